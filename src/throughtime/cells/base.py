@@ -1,0 +1,232 @@
+"""What a cell is: one recurrence, its step and its adjoint; it knows no time and no loss."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputValueError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..tape import Tape
+
+__all__ = ["AbstractCell", "GatedWeights", "rebind"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class AbstractCell(nn.Module, ABC):
+    """One recurrence s_t = step(a_t, s_{t-1}) with its vector-Jacobian product (eq. 1, 9).
+
+    The state is one flat tensor (B, S) with h, the part a layer puts out, first; nothing outside
+    a cell knows what follows it. A subclass sets the four sizes and writes the methods below;
+    `throughtime.testing.check_cell` compares them with autograd.
+
+    Attributes:
+        input_size: I.
+        hidden_size: H, the width of h.
+        state_size: S.
+        preact_size: A, the width of a_t.
+
+    Shapes:
+        x (T, B, I), a_t (B, A), s_t (B, S), delta (V, B, S), adjoint (V, B, A).
+    """
+
+    input_size: int
+    hidden_size: int
+    state_size: int
+    preact_size: int
+
+    @abstractmethod
+    def drive(self, x: Tensor) -> Tensor:
+        """Give the input's part of a_t for all steps at once: (T, B, I) → (T, B, A) (eq. 1)."""
+
+    @abstractmethod
+    def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Take one step (eq. 1) and say what `vjp` will need of it.
+
+        Must be made of differentiable torch operations, without writing into its arguments.
+
+        Args:
+            a_t: (B, A), what `drive` gave for this step.
+            s_prev: (B, S).
+
+        Returns:
+            s_t (B, S), and a tuple of tensors (B, ·). Put ``s_t`` or ``s_prev`` themselves into
+            the tuple where they are needed: they are kept once.
+        """
+
+    @abstractmethod
+    def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Go one step back (eq. 9).
+
+        Args:
+            saved: what `step` returned.
+            delta: dE/ds_t for V losses, (V, B, S).
+
+        Returns:
+            J_tᵀ delta (V, B, S), and the adjoint dE/da_t (V, B, A); columns beyond A may carry
+            whatever else `param_grads` needs of this step.
+        """
+
+    @abstractmethod
+    def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
+        """Give dE/dW for every weight, as one GEMM each over all steps (eq. 5).
+
+        Args:
+            tape: the steps that ``adjoints`` belong to.
+            adjoints: (T, B, A), as `vjp` gave them.
+
+        Returns:
+            One gradient a weight, by the names of `weights`.
+        """
+
+    @abstractmethod
+    def input_grad(self, adjoints: Tensor) -> Tensor:
+        """Give dE/dx from the adjoints: (..., A) → (..., I), the transpose of `drive`."""
+
+    def jacobian(self, saved: tuple[Tensor, ...]) -> Tensor:
+        """Give J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9)."""
+        B, S = saved[0].shape[0], self.state_size
+        identity = torch.eye(S, dtype=saved[0].dtype, device=saved[0].device)
+        delta_prev, _ = self.vjp(saved, identity[:, None, :].expand(S, B, S).contiguous())
+        return delta_prev.transpose(0, 1)
+
+    def gain(self) -> tuple[float, float]:
+        """Give β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
+
+        Raises:
+            UnsupportedError: this cell has no such constants.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no β_W·β_f: eq. 6 bounds a recurrence of the form "
+            "h_t = f(W_h h_{t-1} + …), which only the Elman cell has. "
+            "Use bound(to, since, tight=True), the product of the Jacobians' norms."
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Give the weights by name, in a fixed order."""
+        return dict(self.named_parameters())
+
+
+def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
+    """Give the same module over other weight tensors, leaving ``module`` as it is.
+
+    Args:
+        module: any module.
+        weights: tensors by dotted parameter name; absent names keep theirs.
+        prefix: what the names below ``module`` begin with.
+    """
+    new = object.__new__(type(module))
+    new.__dict__.update(module.__dict__)
+    new._parameters = {
+        name: weights.get(prefix + name, parameter)
+        for name, parameter in module._parameters.items()
+    }  # pyright: ignore[reportAttributeAccessIssue]
+    new._modules = {
+        name: child if child is None else rebind(child, weights, f"{prefix}{name}.")
+        for name, child in module._modules.items()
+    }
+    return new
+
+
+class GatedWeights(AbstractCell):
+    """The weights that Elman, LSTM and GRU share: W_x, W_h and two biases, stacked by gate.
+
+    ``weight_ih`` (A, I), ``weight_hh`` (A, H), ``bias_ih`` and ``bias_hh`` (A) or None.
+    """
+
+    gates: int
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Draw every weight from U(−1/√H, 1/√H), as ``torch.nn`` does.
+
+        Args:
+            input_size: I.
+            hidden_size: H.
+            bias: whether there are biases.
+            device: where the weights live.
+            dtype: of the weights.
+
+        Raises:
+            InputValueError: a size below 1.
+        """
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise InputValueError(
+                f"input_size and hidden_size must be at least 1; got {input_size}, {hidden_size}."
+            )
+        A, spread = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
+
+        def draw(*shape: int) -> nn.Parameter:
+            weight = torch.empty(*shape, device=device, dtype=dtype)
+            return nn.Parameter(weight.uniform_(-spread, spread))
+
+        self.weight_ih = draw(A, input_size)
+        self.weight_hh = draw(A, hidden_size)
+        self.bias_ih = draw(A) if bias else None
+        self.bias_hh = draw(A) if bias else None
+        self._take_sizes()
+
+    def _take_sizes(self) -> None:
+        self.preact_size, self.input_size = self.weight_ih.shape
+        self.hidden_size = self.state_size = self.weight_hh.shape[1]
+
+    @classmethod
+    def over(cls, weights: Mapping[str, Tensor | None], **attributes: object):
+        """Build the cell over existing tensors instead of drawing new ones.
+
+        Args:
+            weights: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``; biases may be absent.
+            attributes: what else the cell's constructor would have set.
+        """
+        cell = object.__new__(cls)
+        nn.Module.__init__(cell)
+        cell._parameters.update({"bias_ih": None, "bias_hh": None, **weights})  # pyright: ignore
+        for name, value in attributes.items():
+            setattr(cell, name, value)
+        cell._take_sizes()
+        return cell
+
+    def weights(self) -> dict[str, Tensor]:
+        """Give the weights by name, in a fixed order."""
+        return {name: w for name, w in self._parameters.items() if w is not None}
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Give W_x x_t + b_ih + b_hh for all steps in one GEMM: (T, B, I) → (T, B, A) (eq. 1)."""
+        bias = None if self.bias_ih is None else self.bias_ih + self.bias_hh
+        return nn.functional.linear(x, self.weight_ih, bias)
+
+    def input_grad(self, adjoints: Tensor) -> Tensor:
+        """Give dE/dx_t = W_xᵀ dE/da_t: (..., A) → (..., I)."""
+        return adjoints[..., : self.preact_size] @ self.weight_ih
+
+    def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
+        """Give the gradients of W_x, W_h and the biases, one GEMM each (eq. 5)."""
+        adjoint_x = adjoints[..., : self.preact_size].flatten(0, 1)
+        return self._grads(tape, adjoint_x, adjoint_x)
+
+    def _grads(self, tape: Tape, adjoint_x: Tensor, adjoint_h: Tensor) -> dict[str, Tensor]:
+        grads = {
+            "weight_ih": adjoint_x.T @ tape.x.flatten(0, 1),
+            "weight_hh": adjoint_h.T @ tape.s_prev().flatten(0, 1)[:, : self.hidden_size],
+        }
+        if self.bias_ih is not None:
+            grads["bias_ih"] = adjoint_x.sum(0)
+            same = adjoint_h is adjoint_x
+            grads["bias_hh"] = grads["bias_ih"].clone() if same else adjoint_h.sum(0)
+        return grads

@@ -1,0 +1,87 @@
+"""The GRU cell as PyTorch defines it: gates r, z, n; the reset gate acts after the product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .base import GatedWeights
+
+if TYPE_CHECKING:
+    from ..tape import Tape
+
+__all__ = ["GRU"]
+
+
+class GRU(GatedWeights):
+    """The gated recurrent unit of Cho et al. (2014), PyTorch's variant (eq. 1, 4, 9).
+
+    With r, z = σ(W_x x_t + b_ih + W_h h_{t-1} + b_hh) for their rows, q = W_hn h_{t-1} + b_hn::
+
+        n = tanh(W_xn x_t + b_in + r ⊙ q)          h_t = (1 − z) ⊙ n + z ⊙ h_{t-1}
+
+    and back::
+
+        δn = delta ⊙ (1 − z) ⊙ (1 − n²)
+        δa = (δn q r(1−r),  delta (h_{t-1} − n) z(1−z),  δn)
+        delta_{t-1} = delta ⊙ z + W_hᵀ (δr, δz, δn ⊙ r)
+
+    The n gate's adjoint is δn on the input's side and δn ⊙ r on the hidden side.
+
+    Shapes:
+        s_t = h_t (B, H): S = H; A = 3H.
+
+    Cost:
+        a step: 6·B·H² operations forward and the same back; keeps 5·B·H values.
+
+    Source:
+        Cho et al. (2014); the variant is that of cuDNN, which ``torch.nn.GRU`` documents.
+
+    Example:
+        >>> cell = GRU(3, 5)
+        >>> s, saved = cell.step(cell.drive(torch.zeros(1, 2, 3))[0], torch.zeros(2, 5))
+        >>> s.shape
+        torch.Size([2, 5])
+    """
+
+    gates = 3
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Give W_x x_t + b_ih + (b_hr, b_hz, 0): b_hn stays inside the reset gate's product."""
+        bias = self.bias_ih
+        if bias is not None:
+            H = self.hidden_size
+            bias = bias + torch.cat((self.bias_hh[: 2 * H], self.bias_hh.new_zeros(H)))
+        return nn.functional.linear(x, self.weight_ih, bias)
+
+    def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Give h_t from a_t and h_{t-1}."""
+        H = self.hidden_size
+        hidden = s_prev @ self.weight_hh.T
+        r, z = (a_t[:, : 2 * H] + hidden[:, : 2 * H]).sigmoid().chunk(2, 1)
+        q = hidden[:, 2 * H :]
+        if self.bias_hh is not None:
+            q = q + self.bias_hh[2 * H :]
+        n = (a_t[:, 2 * H :] + r * q).tanh()
+        h = n + z * (s_prev - n)
+        return h, (torch.cat((r, z, n), 1), q, s_prev)
+
+    def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Go one step back; the adjoint is that of a_t, the input's side (V, B, 3H)."""
+        gates, q, h_prev = saved
+        r, z, n = gates.chunk(3, 1)
+        delta_n = delta * ((1 - z) * (1 - n * n))
+        delta_r = delta_n * (q * r * (1 - r))
+        delta_z = delta * ((h_prev - n) * z * (1 - z))
+        hidden_side = torch.cat((delta_r, delta_z, delta_n * r), -1)
+        delta_prev = delta * z + hidden_side @ self.weight_hh
+        return delta_prev, torch.cat((delta_r, delta_z, delta_n), -1)
+
+    def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
+        """Give the gradients of all weights, one GEMM each (eq. 5)."""
+        H = self.hidden_size
+        adjoint_h = adjoints.clone()
+        adjoint_h[..., 2 * H :] *= tape.saved[0][..., :H]
+        return self._grads(tape, adjoints.flatten(0, 1), adjoint_h.flatten(0, 1))

@@ -1,0 +1,73 @@
+"""What throughtime raises: the fact, what was got, what to do.
+
+Every error derives from `ThroughTimeError` and from the built-in that fits, so that
+``except ValueError`` written for ``torch.nn`` keeps working.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "DtypeError",
+    "FileError",
+    "GraphError",
+    "InputTypeError",
+    "InputValueError",
+    "LayerNotFoundError",
+    "NonFiniteError",
+    "ShapeError",
+    "ThroughTimeError",
+    "UnsupportedError",
+]
+
+
+class ThroughTimeError(Exception):
+    """The root of everything this package raises on purpose."""
+
+
+class ShapeError(ThroughTimeError, ValueError, RuntimeError):
+    """A tensor has another rank or size than its axis letters say.
+
+    Also a `RuntimeError`, because that is what ``torch.nn`` raises for some of these.
+    """
+
+
+class DtypeError(ThroughTimeError, TypeError, ValueError):
+    """A tensor has another dtype than the weights it meets."""
+
+
+class DeviceError(ThroughTimeError, ValueError, RuntimeError):
+    """A tensor lies on another device than the weights it meets."""
+
+
+class InputValueError(ThroughTimeError, ValueError):
+    """An argument has the right type and a value that cannot be served."""
+
+
+class InputTypeError(ThroughTimeError, TypeError):
+    """An argument has the wrong type."""
+
+
+class GraphError(ThroughTimeError, RuntimeError, ValueError):
+    """Losses and traced layers are not connected, or the graph between them is gone."""
+
+
+class LayerNotFoundError(ThroughTimeError, LookupError, ValueError):
+    """There is no such recurrent layer."""
+
+
+class UnsupportedError(ThroughTimeError, NotImplementedError, ValueError):
+    """This cell or layer has no such quantity; the message names the nearest one that it has."""
+
+
+class FileError(ThroughTimeError, OSError, ValueError):
+    """A file cannot be read or written as asked."""
+
+
+class CheckpointError(ThroughTimeError, ValueError):
+    """A checkpoint is truncated, damaged, or of another model; nothing of it was loaded."""
+
+
+class NonFiniteError(ThroughTimeError, ArithmeticError, ValueError):
+    """A loss or a gradient is inf or NaN; the message says where it began."""

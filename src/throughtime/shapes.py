@@ -1,0 +1,72 @@
+"""The axis letters of this package, and the one function that checks a shape against them.
+
+===  =======================================  ===  ==========================================
+ T   time steps                                H   hidden units
+ B   batch rows                                S   state size (H; 2H for the LSTM)
+ I   input features                            A   pre-activation size (H, 4H, 3H)
+ V   losses carried at once
+===  =======================================  ===  ==========================================
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .errors import DeviceError, DtypeError, InputTypeError, ShapeError
+
+__all__ = ["check"]
+
+
+def check(
+    name: str,
+    tensor: Tensor,
+    axes: str,
+    sizes: dict[str, int] | None = None,
+    *,
+    like: Tensor | None = None,
+) -> None:
+    """Raise unless ``tensor`` has the axes and sizes named, and the dtype and device of ``like``.
+
+    Args:
+        name: what the caller calls the tensor, for the message.
+        tensor: the tensor to look at.
+        axes: axis letters in order, separated by spaces: ``"T B I"``.
+        sizes: known sizes by letter; a letter that is absent may have any size.
+        like: a tensor (a weight, usually) whose dtype and device must be met.
+
+    Raises:
+        InputTypeError: ``tensor`` is no tensor.
+        ShapeError: another rank or size.
+        DtypeError: another dtype than ``like``.
+        DeviceError: another device than ``like``.
+
+    Example:
+        >>> check("input", torch.zeros(3, 2, 5), "T B I", {"I": 5})
+    """
+    if not isinstance(tensor, Tensor):
+        raise InputTypeError(f"{name} must be a tensor ({axes}); got {type(tensor).__name__}.")
+    letters = axes.split()
+    sizes = sizes or {}
+    got = tuple(tensor.shape)
+    wanted = ", ".join(f"{c}={sizes[c]}" if c in sizes else c for c in letters)
+    if len(got) != len(letters):
+        raise ShapeError(
+            f"{name} must have {len(letters)} axes ({wanted}); got {len(got)}: shape {got}."
+        )
+    for letter, size in zip(letters, got, strict=True):
+        if letter in sizes and size != sizes[letter]:
+            raise ShapeError(
+                f"{name} must have shape ({wanted}); got {got}: {letter} is {size}, not "
+                f"{sizes[letter]}."
+            )
+    if like is not None:
+        if tensor.dtype != like.dtype:
+            raise DtypeError(
+                f"{name} has dtype {tensor.dtype} but the weights are {like.dtype}; "
+                f"convert one with .to({like.dtype})."
+            )
+        if tensor.device != like.device:
+            raise DeviceError(
+                f"{name} is on {tensor.device} but the weights are on {like.device}; "
+                f"move one with .to('{like.device}')."
+            )

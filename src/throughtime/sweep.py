@@ -1,0 +1,158 @@
+"""The two sweeps through time in plain torch: the reference that every kernel is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .cells.base import AbstractCell
+from .tape import Tape
+
+__all__ = ["adjoints", "backward", "forward", "unroll"]
+
+
+def forward(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> Tape:
+    """Run the recurrence over all steps and keep the tape (eq. 1).
+
+    Args:
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        s_0: the initial state (B, S).
+        active: (T, B) bool; rows that are False keep their state.
+        reset: (T, B) bool; where True the state is zeroed before the step.
+
+    Cost:
+        one GEMM for all inputs and one a step; memory T·B·(S + what the cell saves).
+
+    Example:
+        >>> from throughtime.cells import Elman
+        >>> forward(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).s.shape
+        torch.Size([8, 2, 5])
+    """
+    with torch.no_grad():
+        a = cell.drive(x)
+        T = x.shape[0]
+        s = a.new_empty(T + 1, *s_0.shape)
+        s[0] = s_0
+        buffers: list[Tensor] = []
+        for t in range(1, T + 1):
+            s_prev = s[t - 1]
+            if reset is not None:
+                s_prev = s_prev.masked_fill(reset[t - 1, :, None], 0)
+            s_t, saved = cell.step(a[t - 1], s_prev)
+            s[t] = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
+            if t == 1:
+                buffers = [_buffer(kept, s_t, s_prev, s, T, reset) for kept in saved]
+            for buffer, kept in zip(buffers, saved, strict=True):
+                if kept is not s_t and not (kept is s_prev and reset is None):
+                    buffer[t - 1] = kept
+    return Tape(x, s, tuple(buffers), active, reset)
+
+
+def _buffer(
+    kept: Tensor, s_t: Tensor, s_prev: Tensor, s: Tensor, T: int, reset: Tensor | None
+) -> Tensor:
+    """Give where a saved value goes; states are already kept once, in ``s``."""
+    if kept is s_t:
+        return s[1:]
+    if kept is s_prev and reset is None:
+        return s[:-1]
+    return kept.new_empty(T, *kept.shape)
+
+
+def adjoints(
+    cell: AbstractCell,
+    tape: Tape,
+    g: Tensor,
+    delta: Tensor,
+    last: int | None = None,
+    first: int = 1,
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Go back through time (eq. 9), one step at a time: delta_{t-1} = J_tᵀ delta_t + g_{t-1}.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G) into the first G ≤ S entries of s_1…s_T.
+        delta: what arrives at s_last from beyond it, (V, B, S); not written to.
+        last: the step to begin at; T by default.
+        first: the step to end at.
+
+    Yields:
+        t, delta_t (V, B, S), and the adjoint of step t (V, B, A), for t = last … first; then
+        first − 1, delta_{first−1} and an empty tensor.
+    """
+    G = g.shape[-1]
+    for t in range(last or tape.T, first - 1, -1):
+        delta = delta.clone()
+        delta[..., :G] += g[:, t - 1]
+        delta_prev, adjoint = cell.vjp(tape.at(t), delta)
+        if tape.reset is not None:
+            delta_prev = delta_prev.masked_fill(tape.reset[t - 1, :, None], 0)
+        if tape.active is not None:
+            takes = tape.active[t - 1, :, None]
+            delta_prev = torch.where(takes, delta_prev, delta)
+            adjoint = torch.where(takes, adjoint, 0)
+        yield t, delta, adjoint
+        delta = delta_prev
+    yield first - 1, delta, delta.new_empty(0)
+
+
+def backward(
+    cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Send V losses back through all steps in one sweep (eq. 9).
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G) into the first G ≤ S entries of s_1…s_T.
+        delta_T: what else arrives at s_T, (V, B, S).
+
+    Returns:
+        The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
+
+    Cost:
+        one GEMM a step over V·B rows; memory V·T·B·A.
+    """
+    V, T, B, _ = g.shape
+    delta = g.new_zeros(V, B, cell.state_size) if delta_T is None else delta_T
+    out: Tensor | None = None
+    with torch.no_grad():
+        for t, delta_t, adjoint in adjoints(cell, tape, g, delta):
+            delta = delta_t
+            if t:
+                if out is None:
+                    out = adjoint.new_empty(V, T, B, adjoint.shape[-1])
+                out[:, t - 1] = adjoint
+    assert out is not None
+    return out, delta
+
+
+def unroll(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence as a chain of autograd operations: h (T, B, H) and s_T (B, S).
+
+    The slow way: an autograd graph of every step. It serves second derivatives and as an oracle.
+    """
+    a, s, h = cell.drive(x), s_0, []
+    for t in range(x.shape[0]):
+        if reset is not None:
+            s = torch.where(reset[t, :, None], 0, s)
+        s_t, _ = cell.step(a[t], s)
+        s = s_t if active is None else torch.where(active[t, :, None], s_t, s)
+        h.append(s[:, : cell.hidden_size])
+    return torch.stack(h), s
