@@ -1,0 +1,71 @@
+# Every target does its own set-up: on a fresh machine `make demo` or `make test` is all there is
+# to type. It needs Python 3.10 or later with venv, and the network the first time.
+#
+#   make demo    the main job: train, measure, write throughtime-demo.html
+#   make test    the tests, and every example in a docstring
+#   make lint    ruff, the rooms of the house (import-linter)
+#   make type    pyright
+#   make examples
+#   make check   all of the above but the demo
+
+# PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13 python3.10,$(shell $(p) -c 'import sys; sys.version_info < (3, 10) and sys.exit(1); print("$(p)")' 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PYTEST_ARGS ?= -q -n 2 --dist loadfile
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type examples bench studies check clean
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or later was found; install one, or say PYTHON=/path/to/python." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version)."
+	@$(PYTHON) -m venv $(VENV) || { echo "python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# Stamps: what was installed, and from which pyproject.toml and constraints.txt.
+SETUP := $(BIN)/python pyproject.toml constraints.txt
+$(VENV)/.with-package: $(SETUP)
+	@echo "Installing throughtime and PyTorch into $(VENV) (minutes the first time)."
+	@$(PIP) torch
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.with-dev: $(VENV)/.with-package
+	@echo "Installing the test and development tools into $(VENV)."
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.with-dev
+
+demo: $(VENV)/.with-package
+	$(BIN)/throughtime demo $(ARGS)
+
+test: $(VENV)/.with-dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(ARGS)
+
+lint: $(VENV)/.with-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+type: $(VENV)/.with-dev
+	$(BIN)/pyright
+
+examples: $(VENV)/.with-dev
+	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python -W error $$example; done
+
+bench studies: $(VENV)/.with-dev
+	@set -e; found=; for script in benchmarks/$@*.py benchmarks/$@/*.py; do \
+	  test -e "$$script" || continue; found=1; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done; \
+	test -n "$$found" || echo "There is nothing under benchmarks/ for 'make $@' yet."
+
+check: lint type test examples
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .hypothesis build dist out
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""What every test and every example in a docstring gets: one thread, one seed, `torch` and `tt`."""
+
+from __future__ import annotations
+
+import os
+
+# Two workers with a thread pool each on two cores only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+import throughtime as tt
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Make random weights and inputs the same in every run and in every order of the tests."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def names_for_docstrings(doctest_namespace: dict[str, object]) -> None:
+    """Let the examples in docstrings begin where a reader's session would."""
+    doctest_namespace.update(torch=torch, tt=tt)
