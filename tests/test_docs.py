@@ -1,0 +1,133 @@
+"""The documents: their code runs, their equations are the code's, their links lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import throughtime as tt
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"
+)
+CODE_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EQUATIONS = range(1, 11)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("default_dtype")
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if CODE_BLOCK.search(path.read_text())], ids=name_of
+)
+def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = path.read_text()
+    names: dict[str, object] = {"__name__": "__document__"}
+    for block in CODE_BLOCK.finditer(text):
+        # Blank lines before it, so that a traceback names the document's own line.
+        above = "\n" * (text[: block.start()].count("\n") + 1)
+        exec(compile(above + block[1], name_of(path), "exec"), names)
+
+
+def test_readmes_say_the_same_in_both_languages():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+
+    def code(text: str) -> list[str]:
+        """Give the code without its comments, which are in the reader's language."""
+        blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        return [re.sub(r" +# .*", "", block) for block in blocks]
+
+    def links(text: str) -> set[str]:
+        return set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh-CN.md"}
+
+    def headings(text: str) -> list[str]:
+        return re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+
+    assert code(english) == code(chinese)
+    assert links(english) == links(chinese)
+    assert headings(english) == headings(chinese)
+
+
+def anchors(path: Path) -> set[str]:
+    """Give the anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_within_the_project_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (path.parent / target) if target else path
+        assert file.exists(), f"{name_of(path)} links to {link}"
+        assert not anchor or anchor in anchors(file), f"{name_of(path)} links to {link}"
+
+
+def cited(folder: str) -> dict[int, list[str]]:
+    """Give where each equation number is cited: "eq. 7", "eq. 1, 4, 9", "eq. 3 to 10"."""
+    where: dict[int, list[str]] = {number: [] for number in EQUATIONS}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if path == Path(__file__).resolve():
+            continue
+        text = path.read_text()
+        for phrase in re.findall(
+            r"(?<!source )\beqs?\.\s*(\d+(?:(?:,| to| and|,? or)\s+\d+)*)", text, re.IGNORECASE
+        ):
+            numbers = [int(n) for n in re.findall(r"\d+", phrase)]
+            if " to " in phrase:
+                numbers = list(range(numbers[0], numbers[-1] + 1))
+            for number in numbers:
+                assert number in where, f"{name_of(path)} cites eq. {number}, which does not exist"
+                where[number].append(name_of(path))
+    return where
+
+
+def test_equations_of_math_md_are_numbered_1_to_10():
+    tags = re.findall(r"\\tag\{(\d+)\}", (ROOT / "docs" / "math.md").read_text())
+    assert [int(tag) for tag in tags] == list(EQUATIONS)
+
+
+@pytest.mark.parametrize("folder", ["src", "tests"])
+def test_every_equation_is_cited(folder):
+    missing = [number for number, where in cited(folder).items() if not where]
+    assert not missing, f"no file under {folder}/ cites eq. {missing}"
+
+
+@pytest.mark.parametrize("name", sorted(tt.__all__))
+def test_public_names_have_docstrings(name):
+    thing = getattr(tt, name)
+    if not callable(thing):
+        assert inspect.ismodule(thing) and thing.__doc__
+        return
+    assert (inspect.getdoc(thing) or "").strip(), f"tt.{name} has no docstring"
+    if inspect.isclass(thing):
+        for member, value in vars(thing).items():
+            if not member.startswith("_") and (
+                inspect.isfunction(value) or isinstance(value, property)
+            ):
+                assert inspect.getdoc(value), f"tt.{name}.{member} has no docstring"
+
+
+def test_public_names_are_sorted_and_exist():
+    assert len(set(tt.__all__)) == len(tt.__all__)
+    for name in tt.__all__:
+        assert hasattr(tt, name)
