@@ -10,7 +10,7 @@ from torch import Tensor
 from .cells.base import AbstractCell
 from .tape import Tape
 
-__all__ = ["adjoints", "backward", "forward", "unroll"]
+__all__ = ["adjoints", "backward", "forward", "mask", "unroll"]
 
 
 def forward(
@@ -19,6 +19,8 @@ def forward(
     s_0: Tensor,
     active: Tensor | None = None,
     reset: Tensor | None = None,
+    *,
+    keep: bool = True,
 ) -> Tape:
     """Run the recurrence over all steps and keep the tape (eq. 1).
 
@@ -28,6 +30,7 @@ def forward(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state.
         reset: (T, B) bool; where True the state is zeroed before the step.
+        keep: whether the way back will be taken; without it the tape holds the states alone.
 
     Cost:
         one GEMM for all inputs and one a step; memory T·B·(S + what the cell saves).
@@ -47,25 +50,21 @@ def forward(
             s_prev = s[t - 1]
             if reset is not None:
                 s_prev = s_prev.masked_fill(reset[t - 1, :, None], 0)
-            s_t, saved = cell.step(a[t - 1], s_prev)
+            a_t = a[t - 1]
+            s_t, saved = cell.step(a_t, s_prev)
             s[t] = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
+            if not keep:
+                continue
+            # What is a state or a_t itself is already kept, whole, in ``s`` or ``a``.
+            whole = {id(s_t): s[1:], id(a_t): a}
+            if reset is None:
+                whole[id(s_prev)] = s[:-1]
             if t == 1:
-                buffers = [_buffer(kept, s_t, s_prev, s, T, reset) for kept in saved]
+                buffers = [whole.get(id(k), k.new_empty(T, *k.shape)) for k in saved]
             for buffer, kept in zip(buffers, saved, strict=True):
-                if kept is not s_t and not (kept is s_prev and reset is None):
+                if id(kept) not in whole:
                     buffer[t - 1] = kept
     return Tape(x, s, tuple(buffers), active, reset)
-
-
-def _buffer(
-    kept: Tensor, s_t: Tensor, s_prev: Tensor, s: Tensor, T: int, reset: Tensor | None
-) -> Tensor:
-    """Give where a saved value goes; states are already kept once, in ``s``."""
-    if kept is s_t:
-        return s[1:]
-    if kept is s_prev and reset is None:
-        return s[:-1]
-    return kept.new_empty(T, *kept.shape)
 
 
 def adjoints(
@@ -95,15 +94,23 @@ def adjoints(
         delta = delta.clone()
         delta[..., :G] += g[:, t - 1]
         delta_prev, adjoint = cell.vjp(tape.at(t), delta)
-        if tape.reset is not None:
-            delta_prev = delta_prev.masked_fill(tape.reset[t - 1, :, None], 0)
-        if tape.active is not None:
-            takes = tape.active[t - 1, :, None]
-            delta_prev = torch.where(takes, delta_prev, delta)
-            adjoint = torch.where(takes, adjoint, 0)
+        delta_prev, adjoint = mask(tape, t, delta, delta_prev, adjoint)
         yield t, delta, adjoint
         delta = delta_prev
     yield first - 1, delta, delta.new_empty(0)
+
+
+def mask(
+    tape: Tape, t: int, delta: Tensor, delta_prev: Tensor, adjoint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let nothing pass a reset, and everything pass a step that a row does not take."""
+    if tape.reset is not None:
+        delta_prev = delta_prev.masked_fill(tape.reset[t - 1, :, None], 0)
+    if tape.active is not None:
+        takes = tape.active[t - 1, :, None]
+        delta_prev = torch.where(takes, delta_prev, delta)
+        adjoint = torch.where(takes, adjoint, 0)
+    return delta_prev, adjoint
 
 
 def backward(

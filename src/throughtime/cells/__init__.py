@@ -2,7 +2,8 @@
 
 from .base import AbstractCell
 from .elman import Elman
+from .function import Function
 from .gru import GRU
 from .lstm import LSTM
 
-__all__ = ["GRU", "LSTM", "AbstractCell", "Elman"]
+__all__ = ["GRU", "LSTM", "AbstractCell", "Elman", "Function"]

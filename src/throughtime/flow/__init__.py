@@ -1,0 +1,8 @@
+"""What the gradient does on its way back: measured, neither judged nor drawn."""
+
+from .flow import Flow
+from .layer_flow import LayerFlow
+from .nonfinite import NonFinite
+from .trace import Trace, trace
+
+__all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "trace"]

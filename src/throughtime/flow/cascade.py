@@ -1,0 +1,126 @@
+"""Losses sent back through every recorded layer, from the last run to the first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..layers.bptt import Call, Recording
+from .direct import Direct, grads, merge
+from .pairs import Swept, sweep_losses
+
+__all__ = ["Cascade"]
+
+
+class Cascade:
+    """The way of a loss through several layers: direct parts, sweeps, and the graph between.
+
+    Attributes:
+        recording: the trace's.
+        losses: (V,).
+        directs: what each loss sends straight into each layer.
+        joined: for each call, whether its input or initial state depends on an earlier call.
+    """
+
+    def __init__(self, recording: Recording, losses: Tensor, directs: list[Direct]) -> None:
+        """Look which calls feed which."""
+        self.recording, self.losses, self.directs = recording, losses, directs
+        self.joined = [self._is_joined(i) for i in range(len(recording.calls))]
+
+    def _is_joined(self, i: int) -> bool:
+        call, earlier = self.recording.calls[i], self.recording.calls[:i]
+        ends = [end for end in (call.x, call.s_0) if end.requires_grad]
+        if not earlier or not ends:
+            return False
+        found = grads(
+            self.recording, ends, [torch.zeros_like(end) for end in ends], earlier, cut=True
+        )
+        return any(g is not None for pair in found for g in pair)
+
+    def bytes_per_loss(self) -> int:
+        """Give the memory that one loss needs while it is sent back."""
+        calls = self.recording.calls
+        return sum(
+            call.tape.T
+            * call.tape.B
+            * (call.cell.state_size + call.cell.input_size * joined)
+            * call.tape.s.element_size()
+            for call, joined in zip(calls, self.joined, strict=True)
+        )
+
+    def run(self, which: Tensor, floors: list[Tensor]) -> tuple[list[Tensor], list[Swept]]:
+        """Send the losses ``which`` back through all layers.
+
+        Args:
+            which: (V,) loss numbers.
+            floors: for each call (V,), the lowest k that each loss is followed to.
+
+        Returns:
+            For each call g_v (V, T, B, G), all that enters it, and what its sweep gave.
+        """
+        calls = self.recording.calls
+        g = self.direct(which)
+        swept: list[Swept | None] = [None] * len(calls)
+        for i in reversed(range(len(calls))):
+            call = calls[i]
+            swept[i] = sweep_losses(
+                call.cell, call.tape, g[i], floors[i], want_x=self.joined[i]
+            )
+            if self.joined[i]:
+                for j, more in enumerate(self._pass_on(i, swept[i])):
+                    if more is not None:
+                        g[j] = _add(g[j], more)
+        return g, swept  # pyright: ignore[reportReturnType]
+
+    def direct(self, which: Tensor) -> list[Tensor]:
+        """Give what the losses ``which`` send straight into each call, (V, T, B, G)."""
+        if all(direct.owner is not None for direct in self.directs):
+            return [direct.of(which) for direct in self.directs]
+        calls = self.recording.calls
+        g: list[list[Tensor]] = [[] for _ in calls]
+        for v in which.tolist():
+            seed = torch.zeros_like(self.losses)
+            seed[v] = 1
+            found = grads(self.recording, self.losses, seed, calls, cut=True)
+            for i, pair in enumerate(found):
+                g[i].append(merge(calls[i], *pair))
+        return [torch.stack([_widen(one, many) for one in many]) for many in g]
+
+    def _pass_on(self, i: int, swept: Swept) -> list[Tensor | None]:
+        """Send the gradients of a call's input and initial state on to the calls before it."""
+        call, earlier = self.recording.calls[i], self.recording.calls[:i]
+        assert swept.x is not None
+        ends = [(call.x, swept.x), (call.s_0, swept.s_0)]
+        ends = [(end, g) for end, g in ends if end.requires_grad]
+        if call.inner and not call.s_0.requires_grad:
+            # Between the layers of one module lie dropout, cat and flip, which torch can batch.
+            found = grads(
+                self.recording, [call.x], [swept.x], earlier, cut=True, batched=True
+            )
+            return [_merge_or_none(c, *p) for c, p in zip(earlier, found, strict=True)]
+        rows: list[list[Tensor | None]] = [[] for _ in earlier]
+        for v in range(swept.x.shape[0]):
+            found = grads(
+                self.recording,
+                [end for end, _ in ends],
+                [g[v] for _, g in ends],
+                earlier,
+                cut=True,
+            )
+            for j, pair in enumerate(found):
+                rows[j].append(_merge_or_none(earlier[j], *pair))
+        return [None if many[0] is None else torch.stack(many) for many in rows]  # pyright: ignore
+
+
+def _merge_or_none(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor | None:
+    return None if g_h is None and g_s is None else merge(call, g_h, g_s)
+
+
+def _widen(g: Tensor, others: list[Tensor]) -> Tensor:
+    """Give g with as many state columns as the widest of the others."""
+    width = max(other.shape[-1] for other in others)
+    return torch.nn.functional.pad(g, (0, width - g.shape[-1]))
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    return _widen(a, [a, b]) + _widen(b, [a, b])

@@ -1,0 +1,170 @@
+"""Which loss sends which direct gradient into which step: the g of eq. 9, loss by loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import GraphError, InputValueError
+from ..layers.bptt import Call, Recording
+
+__all__ = ["Direct", "attribute", "grads", "merge", "total"]
+
+
+@dataclass
+class Direct:
+    """The direct gradients of V losses into the states of one layer.
+
+    Attributes:
+        g: their sum (T, B, G), into the first G entries of s_1…s_T.
+        owner: (T, B), the one loss that ``g[t-1, b]`` comes from, −1 where there is none; or None
+            where several losses enter at the same step, so that the sum cannot be told apart.
+    """
+
+    g: Tensor
+    owner: Tensor | None
+
+    def of(self, losses: Tensor) -> Tensor:
+        """Give g_v for the losses named, (V, T, B, G); needs ``owner``."""
+        assert self.owner is not None
+        mine = self.owner[None] == losses[:, None, None]
+        return torch.where(mine[..., None], self.g[None], 0)
+
+
+def grads(
+    recording: Recording,
+    outputs: Tensor | list[Tensor],
+    seeds: Tensor | list[Tensor],
+    calls: list[Call],
+    *,
+    cut: bool,
+    batched: bool = False,
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Give the gradients that arrive at each call's h and s_T.
+
+    Args:
+        recording: the trace's.
+        outputs: what is differentiated.
+        seeds: its adjoint; with ``batched`` a leading axis V.
+        calls: the layers' runs.
+        cut: whether to stop at the calls, which leaves the direct part.
+        batched: whether ``seeds`` carry a leading axis V.
+
+    Raises:
+        GraphError: the graph was freed by a ``backward()`` before.
+    """
+    nodes = [node for call in calls for node in (call.h, call.s_T)]
+    recording.cut = cut
+    try:
+        found = torch.autograd.grad(
+            outputs, nodes, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
+    except RuntimeError as error:
+        if "second time" not in str(error):
+            raise
+        raise GraphError(
+            "the graph from the losses to the layers is gone: backward() freed it. Ask for the "
+            "flow before calling backward(), or call backward(retain_graph=True)."
+        ) from error
+    finally:
+        recording.cut = False
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
+def merge(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
+    """Lay what arrives at h and at s_T out by step: (…, T, B, G).
+
+    A row's final state is its state at its own last step, so that is where g of s_T belongs.
+    """
+    tape, H, S = call.tape, call.cell.hidden_size, call.cell.state_size
+    like = g_h if g_h is not None else g_s
+    lead = () if like is None else like.shape[: like.dim() - (3 if like is g_h else 2)]
+    width = H if g_s is None else S
+    g = tape.s.new_zeros(*lead, tape.T, tape.B, width)
+    if g_h is not None:
+        g[..., :H] += g_h if tape.active is None else g_h.masked_fill(~tape.active[..., None], 0)
+    if g_s is not None:
+        rows = torch.arange(tape.B, device=g.device)
+        g[..., _last_step(call) - 1, rows, :] += g_s
+    return g
+
+
+def _last_step(call: Call) -> Tensor:
+    """Give the last step that each row takes, (B,)."""
+    tape = call.tape
+    if tape.active is None:
+        return torch.full((tape.B,), tape.T, device=tape.s.device)
+    steps = torch.arange(1, tape.T + 1, device=tape.s.device)[:, None]
+    return (steps * tape.active).amax(0)
+
+
+def total(recording: Recording, losses: Tensor) -> list[Tensor]:
+    """Give for every call the sum over losses of all that enters it, later layers' included."""
+    found = grads(recording, losses, torch.ones_like(losses), recording.calls, cut=False)
+    if all(g is None for pair in found for g in pair):
+        raise GraphError(
+            "the losses do not depend on any traced layer. Compute them from what the model "
+            "returned inside the trace, without torch.no_grad() or .detach() in between."
+        )
+    return [merge(call, *pair) for call, pair in zip(recording.calls, found, strict=True)]
+
+
+def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
+    """Find, for every step and row, the one loss whose direct gradient enters there.
+
+    Loss numbers are read off bit by bit: one backward pass with only those losses whose bit j is
+    1, one with the others. Where both leave a gradient, several losses enter, and `Direct.owner`
+    is None. The passes stop at the recurrent layers, so they cost 2·log₂ V readouts.
+
+    Args:
+        recording: the trace's.
+        losses: (V,).
+
+    Raises:
+        InputValueError: there is a loss a batch row rather than a loss a step.
+    """
+    calls, V = recording.calls, losses.numel()
+    summed = grads(recording, losses, torch.ones_like(losses), calls, cut=True)
+    directs = [Direct(merge(call, *p), None) for call, p in zip(calls, summed, strict=True)]
+    index = torch.arange(V, device=losses.device)
+    codes = [torch.full(d.g.shape[:2], -1, device=d.g.device) for d in directs]
+    entered = [(d.g != 0).any(-1) for d in directs]
+    clash = [False] * len(calls)
+    # Weights other than 1 keep two losses from cancelling each other unseen.
+    weights = 0.5 + torch.rand(V, generator=torch.Generator().manual_seed(0)).to(losses)
+    bits = [torch.zeros_like(code) for code in codes]
+    for j in range((V - 1).bit_length()):
+        has_bit = (index >> j) & 1
+        sides = []
+        for side in (has_bit, 1 - has_bit):
+            found = grads(recording, losses, weights * side, calls, cut=True)
+            sides.append([(merge(c, *p) != 0).any(-1) for c, p in zip(calls, found, strict=True)])
+        for i, (one, zero) in enumerate(zip(*sides, strict=True)):
+            clash[i] = clash[i] or bool((one & zero).any())
+            bits[i] = bits[i] + (one.long() << j)
+            entered[i] = entered[i] | one | zero
+    for i, direct in enumerate(directs):
+        if not clash[i]:
+            direct.owner = torch.where(entered[i], bits[i], codes[i])
+    _refuse_a_loss_per_row(directs, V)
+    return directs
+
+
+def _refuse_a_loss_per_row(directs: list[Direct], V: int) -> None:
+    owners = [d.owner for d in directs if d.owner is not None]
+    if len(owners) != len(directs) or V < 2:
+        return
+    rows_match = [
+        owner.shape[1] == V
+        and bool(((owner < 0) | (owner == torch.arange(V, device=owner.device))).all())
+        for owner in owners
+        if bool((owner >= 0).any())
+    ]
+    if rows_match and all(rows_match):
+        raise InputValueError(
+            f"losses has one entry for each of the {V} batch rows; expected one entry a step or a "
+            "loss over all rows. Reduce over the batch first: losses.mean() or "
+            "loss_per_step.mean(batch_axis)."
+        )

@@ -1,0 +1,85 @@
+"""The flow of a whole model: its layers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from ..errors import LayerNotFoundError
+from .layer_flow import LayerFlow
+
+__all__ = ["Flow"]
+
+
+class Flow(Mapping[str, LayerFlow]):
+    """The gradient's way back through every recurrent layer of a model, by the layer's name.
+
+    Names are the module's path and PyTorch's suffix: ``"lstm.l0"``, ``"lstm.l0_reverse"``;
+    ``"l0"`` when the model itself is the layer. A layer's second run is ``"lstm.l0@2"``.
+
+    Attributes:
+        split: "loss" where the losses were 1-D, "step" where a scalar was split by the step at
+            which its gradient enters the layer.
+        html: how a notebook shows a flow; the report sets it.
+    """
+
+    html: Callable[[Flow], str] | None = None
+
+    def __init__(self, layers: dict[str, LayerFlow], split: str) -> None:
+        """Take the layers in the order in which they ran."""
+        self._layers, self.split = layers, split
+
+    def __getitem__(self, name: str) -> LayerFlow:
+        """Give the flow of one layer.
+
+        Raises:
+            LayerNotFoundError: there is no layer of that name.
+        """
+        if name not in self._layers:
+            raise LayerNotFoundError(
+                f"there is no layer {name!r} in this flow; it has {', '.join(self._layers)}."
+            )
+        return self._layers[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether there is such a layer."""
+        return name in self._layers
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        """Count the layers."""
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        """Give a short table."""
+        return _table(self)
+
+    def _repr_html_(self) -> str | None:
+        """Show table and figures in a notebook."""
+        html = type(self).html
+        return None if html is None else html(self)
+
+
+def _table(flow: Flow) -> str:
+    head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
+    rows = [head]
+    for name, layer in flow.items():
+        profile = layer.lag_profile()
+        bad = layer.first_nonfinite
+        rows.append(
+            (
+                name,
+                type(layer.cell).__name__,
+                str(layer.T),
+                str(layer.B),
+                str(layer.S),
+                f"{layer.horizon()} of {len(profile) - 1} steps",
+                f"{float(profile[-1]):.3g}",
+                "none" if bad is None else f"{bad.kind}, {bad.direction}, step {bad.step}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:]))

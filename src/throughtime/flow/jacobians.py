@@ -1,0 +1,70 @@
+"""Jacobians of the recurrence, their products, singular values and Lyapunov exponents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cells.base import AbstractCell
+from ..sweep import adjoints
+from ..tape import Tape
+
+__all__ = ["jacobian_product", "lyapunov", "singular_values", "steps_taken"]
+
+
+def jacobian_product(cell: AbstractCell, tape: Tape, to: int, since: int) -> Tensor:
+    """Give ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S), by sending the identity back (eq. 4).
+
+    Cost:
+        (to − since) steps of S·B rows.
+    """
+    S, B = cell.state_size, tape.B
+    identity = torch.eye(S, dtype=tape.s.dtype, device=tape.s.device)
+    delta = identity[:, None, :].expand(S, B, S)
+    nothing = delta.new_zeros(1).expand(S, tape.T, B, 1)
+    for _, delta_t, _ in adjoints(cell, tape, nothing, delta, last=to, first=since + 1):
+        delta = delta_t
+    return delta.transpose(0, 1).contiguous()
+
+
+def singular_values(jacobian: Tensor) -> Tensor:
+    """Give the singular values, largest first: (B, S, S) → (B, S); NaN where it is not finite."""
+    finite = jacobian.isfinite().flatten(1).all(1)
+    values = torch.linalg.svdvals(torch.where(finite[:, None, None], jacobian, 0).double())
+    return torch.where(finite[:, None], values, torch.nan)
+
+
+def steps_taken(tape: Tape) -> Tensor:
+    """Give (T, B) bool: the steps that a row takes from a state it had before."""
+    taken = torch.ones(tape.T, tape.B, dtype=torch.bool, device=tape.s.device)
+    if tape.active is not None:
+        taken = taken & tape.active
+    return taken if tape.reset is None else taken & ~tape.reset
+
+
+def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
+    """Give the n largest Lyapunov exponents, nats a step, (B, n), by QR along the way back.
+
+    The adjoint recursion delta_{t−1} = J_tᵀ delta_t (eq. 9) is re-orthonormalised at every step;
+    the mean logarithms of R's diagonal are the exponents. With n = S their sum is exactly the
+    mean of ln|det J_t|.
+    """
+    B, S = tape.B, cell.state_size
+    like = tape.s
+    if n == S:
+        start = torch.eye(S, dtype=like.dtype, device=like.device)
+    else:
+        noise = torch.randn(S, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        start = torch.linalg.qr(noise)[0].to(like)
+    q = start.T[:, None, :].expand(n, B, S).contiguous()
+    taken = steps_taken(tape)
+    logs = torch.zeros(B, n, dtype=torch.float64, device=like.device)
+    for t in range(tape.T, since, -1):
+        delta_prev, _ = cell.vjp(tape.at(t), q)
+        orthonormal, r = torch.linalg.qr(delta_prev.permute(1, 2, 0))
+        takes = taken[t - 1, :, None]
+        growth = r.diagonal(dim1=1, dim2=2).abs().double().log()
+        logs += torch.where(takes, growth, 0)
+        q = torch.where(takes, orthonormal.permute(2, 0, 1), q)
+    exponents = logs / taken[since:].sum(0)[:, None]
+    return exponents.sort(1, descending=True).values

@@ -1,0 +1,298 @@
+"""The gradient's way through one layer, taken apart."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..cells.base import AbstractCell
+from ..errors import InputTypeError, InputValueError
+from ..layers.bptt import Call
+from ..sweep import adjoints
+from . import jacobians, lags
+from .nonfinite import NonFinite, first_nonfinite
+from .norms import vector_norm
+
+__all__ = ["LayerFlow"]
+
+# How many losses' adjoints are kept after they were asked for.
+KEPT_LOSSES = 4
+
+
+class LayerFlow:
+    """The gradient's way back through one layer in one direction (eq. 3 to 10).
+
+    Steps are counted in the order in which the layer takes them: for a reverse direction step 1
+    is the input's last.
+
+    Attributes:
+        name: the layer's name.
+        cell: the recurrence, over the weights as they were.
+        tape: the states and what else the forward sweep kept.
+        reverse: whether the layer goes through the input from its end.
+        norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B) at ``[v, k, b]``; exactly 0 where k lies after the loss;
+            NaN where ``window=`` left it out.
+        loss_index: (V,), which losses the rows of ``norms`` are.
+        enters: (V, B), the step at which each loss stands; 0 where it does not reach the row.
+
+    Example:
+        >>> model = torch.nn.RNN(3, 5)
+        >>> with tt.trace(model) as trace:
+        ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+        >>> flow = trace.flow(losses)["l0"]
+        >>> flow.norms.shape, flow.weight_grad("weight_hh", loss=6, step=2).shape
+        (torch.Size([7, 8, 2]), torch.Size([5, 5]))
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        norms: Tensor,
+        loss_index: Tensor,
+        enters: Tensor,
+        g: Tensor,
+        g_of: Callable[[int], Tensor],
+        losses: int,
+    ) -> None:
+        """Take what the trace measured.
+
+        Args:
+            call: the layer's run.
+            norms: (V, T+1, B).
+            loss_index: (V,).
+            enters: (V, B).
+            g: all that enters the layer, summed over losses (T, B, G).
+            g_of: the same for one loss.
+            losses: how many losses there are.
+        """
+        self.name, self.cell, self.tape, self.reverse = call.name, call.cell, call.tape, call.reverse
+        self.norms, self.loss_index, self.enters = norms, loss_index, enters
+        self._g, self._g_of, self._losses = g, g_of, losses
+        self._kept: OrderedDict[int | None, tuple[Tensor, Tensor]] = OrderedDict()
+
+    @property
+    def T(self) -> int:
+        """How many steps there are."""
+        return self.tape.T
+
+    @property
+    def B(self) -> int:
+        """How many batch rows there are."""
+        return self.tape.B
+
+    @property
+    def S(self) -> int:
+        """How many entries the state has."""
+        return self.cell.state_size
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The weights that `weight_grad` knows."""
+        return tuple(self.cell.weights())
+
+    @cached_property
+    def total_norms(self) -> Tensor:
+        """‖dE/ds_k‖₂ of the summed loss, (T+1, B)."""
+        return vector_norm(self.adjoint())
+
+    def adjoint(self, loss: int | None = None) -> Tensor:
+        """Give dE_v/ds_k for all k, (T+1, B, S) (eq. 9); ``loss=None`` sums over the losses.
+
+        Args:
+            loss: the loss's index, from 0; None for the sum.
+
+        Raises:
+            InputValueError: there is no such loss.
+            GraphError: the graph between the layers was freed before one loss was asked for.
+        """
+        return self._swept(loss)[0]
+
+    def weight_grad(
+        self, name: str, loss: int | None = None, step: int | None = None
+    ) -> Tensor:
+        """Give one term of ∂E/∂W = Σ_t Σ_k … (eq. 5), in the shape of the weight.
+
+        Args:
+            name: ``"weight_hh"``, ``"weight_ih"``, ``"bias_hh"``, ``"bias_ih"``; for other cells
+                one of `weight_names`.
+            loss: the loss that the error arose at, from 0; None sums over all.
+            step: the step k that it reached, 1 to T; None sums over all. With both None this is
+                what ``backward()`` leaves in ``.grad``.
+
+        Raises:
+            InputValueError: no such weight, loss or step.
+
+        Cost:
+            one sweep a loss, kept for the next question about it; then one GEMM.
+        """
+        if name not in self.weight_names:
+            raise InputValueError(
+                f"{self.name} has no weight {name!r}; it has {', '.join(self.weight_names)}."
+            )
+        adjoint, tape = self._swept(loss)[1], self.tape
+        if step is not None:
+            self._check_step("step", step, 1)
+            adjoint, tape = adjoint[step - 1 : step], tape.steps(step, step)
+        return self.cell.param_grads(tape, adjoint)[name]
+
+    def weight_norms(self, name: str) -> Tensor:
+        """Give the Frobenius norm of each step's term of dE/dW, (T,) (eq. 5, summed over t)."""
+        terms = (self.weight_grad(name, step=k) for k in range(1, self.T + 1))
+        return torch.stack([vector_norm(term.flatten()) for term in terms])
+
+    def weight_share(self, name: str) -> Tensor:
+        """Give each step's signed share ⟨G_k, G⟩/‖G‖² of dE/dW, (T,); the shares sum to 1."""
+        whole = self.weight_grad(name).flatten().double()
+        scale = vector_norm(whole)
+        whole = whole / scale
+        terms = (self.weight_grad(name, step=k) for k in range(1, self.T + 1))
+        return torch.stack([(term.flatten().double() / scale) @ whole for term in terms])
+
+    def jacobian(self, step: int) -> Tensor:
+        """Give J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4)."""
+        self._check_step("step", step, 1)
+        return self.jacobian_product(step, step - 1)
+
+    def jacobian_product(self, to: int, since: int) -> Tensor:
+        """Give ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S) (eq. 4).
+
+        Raises:
+            InputValueError: not 0 ≤ since ≤ to ≤ T.
+        """
+        self._check_span(to, since)
+        return jacobians.jacobian_product(self.cell, self.tape, to, since)
+
+    def singular_values(self, step: int) -> Tensor:
+        """Give the singular values of J_t, largest first, (B, S)."""
+        return jacobians.singular_values(self.jacobian(step))
+
+    def bound(self, to: int, since: int, tight: bool = False) -> Tensor:
+        """Give an upper bound of ‖∂s_to/∂s_since‖₂ for each row, (B,), float64 (eq. 7).
+
+        Args:
+            to: the later step.
+            since: the earlier one, from 0.
+            tight: Π_j ‖J_j‖₂ instead of (β_W β_f)^{t−k}; for any cell, at one SVD a step and row.
+
+        Raises:
+            InputValueError: not 0 ≤ since ≤ to ≤ T.
+            UnsupportedError: not ``tight``, and the cell has no β.
+        """
+        self._check_span(to, since)
+        if not tight:
+            beta_W, beta_f = self.cell.gain()
+            active = self.tape.active
+            steps = torch.full((self.B,), to - since, device=self.norms.device)
+            if active is not None:
+                steps = active[since:to].sum(0)
+            return torch.pow(
+                torch.tensor(beta_W * beta_f, dtype=torch.float64, device=steps.device), steps
+            )
+        product = torch.ones(self.B, dtype=torch.float64, device=self.norms.device)
+        for j in range(since + 1, to + 1):
+            product = product * self.singular_values(j)[:, 0]
+        return product
+
+    def lyapunov(self, n: int | None = None, *, since: int = 0) -> Tensor:
+        """Give the n largest Lyapunov exponents in nats a step, (B, n), largest first.
+
+        Args:
+            n: how many; all S where None.
+            since: only the steps after this one count, for a start that is not typical.
+
+        Raises:
+            InputValueError: not 1 ≤ n ≤ S, or not 0 ≤ since < T.
+
+        Cost:
+            T steps of n·B rows, each with a QR of (S, n).
+        """
+        n = self.S if n is None else n
+        if not 1 <= n <= self.S or not 0 <= since < self.T:
+            raise InputValueError(
+                f"lyapunov needs 1 <= n <= S={self.S} and 0 <= since < T={self.T}; "
+                f"got n={n}, since={since}."
+            )
+        return jacobians.lyapunov(self.cell, self.tape, n, since)
+
+    def lag_profile(self) -> Tensor:
+        """Give the typical norm at each lag, relative to lag 0: the median over losses and rows.
+
+        Lag is the loss's step minus k. Pairs that a reset separates do not count. NaN where no
+        pair has that lag.
+        """
+        return self._profile.clone()
+
+    @cached_property
+    def _profile(self) -> Tensor:
+        return lags.profile(self.norms, self.enters, self.tape)
+
+    def norms_by_lag(self) -> Tensor:
+        """Give every pair's norm by lag, relative to lag 0: (V, L, B), NaN where there is none."""
+        return lags.by_lag(self.norms, self.enters, self.tape)
+
+    def horizon(self, fraction: float = 0.01) -> int:
+        """Give the last lag at which `lag_profile` is still at or above ``fraction``.
+
+        Raises:
+            InputValueError: ``fraction`` is not above 0.
+        """
+        if not fraction > 0:
+            raise InputValueError(f"fraction must be above 0; got {fraction}.")
+        return lags.horizon(self._profile, fraction)
+
+    @cached_property
+    def first_nonfinite(self) -> NonFinite | None:
+        """Where the first inf or NaN stands, forward or backward; None where all is finite."""
+        return first_nonfinite(self.tape.s, self.adjoint())
+
+    def __repr__(self) -> str:
+        """Give one line."""
+        return (
+            f"LayerFlow({self.name}: {type(self.cell).__name__}, T={self.T}, B={self.B}, "
+            f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon()})"
+        )
+
+    def _swept(self, loss: int | None) -> tuple[Tensor, Tensor]:
+        """Give dE/ds (T+1, B, S) and the adjoints of a_t (T, B, A) of one loss or of their sum."""
+        if loss is not None:
+            _check_integer("loss", loss)
+            if not 0 <= loss < self._losses:
+                raise InputValueError(
+                    f"loss must lie in 0…{self._losses - 1}; got {loss}."
+                )
+        if loss in self._kept:
+            self._kept.move_to_end(loss)
+            return self._kept[loss]
+        g = self._g if loss is None else self._g_of(loss)
+        delta = self.tape.s.new_empty(self.T + 1, self.B, self.S)
+        adjoint: list[Tensor] = []
+        start = delta.new_zeros(1, self.B, self.S)
+        for t, delta_t, adjoint_t in adjoints(self.cell, self.tape, g[None], start):
+            delta[t] = delta_t[0]
+            if t:
+                adjoint.append(adjoint_t[0])
+        self._kept[loss] = (delta, torch.stack(adjoint[::-1]))
+        singles = [key for key in self._kept if key is not None]
+        if len(singles) > KEPT_LOSSES:
+            del self._kept[singles[0]]
+        return self._kept[loss]
+
+    def _check_step(self, name: str, step: int, least: int) -> None:
+        _check_integer(name, step)
+        if not least <= step <= self.T:
+            raise InputValueError(f"{name} must lie in {least}…T={self.T}; got {step}.")
+
+    def _check_span(self, to: int, since: int) -> None:
+        self._check_step("to", to, 0)
+        self._check_step("since", since, 0)
+        if since > to:
+            raise InputValueError(f"since must not lie after to; got to={to}, since={since}.")
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(f"{name} must be an integer; got {value!r}.")

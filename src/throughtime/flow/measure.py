@@ -1,0 +1,183 @@
+"""From a recording and its losses to the flow: direct parts, sweeps in chunks, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..layers.bptt import Call, Recording
+from .cascade import Cascade
+from .direct import Direct, attribute, total
+from .flow import Flow
+from .layer_flow import LayerFlow
+from .pairs import sweep_losses
+
+__all__ = ["measure"]
+
+
+def measure(
+    recording: Recording, losses: Tensor, window: int | None, every: int | None, memory: int
+) -> Flow:
+    """Give the flow of checked losses; `Trace.flow` says what the arguments are."""
+    with torch.no_grad():
+        entering = total(recording, losses)
+    if losses.dim() == 0:
+        layers = [
+            _by_step(call, g, window, every, memory)
+            for call, g in zip(recording.calls, entering, strict=True)
+        ]
+    else:
+        layers = _by_loss(recording, losses, entering, window, every, memory)
+    return Flow({layer.name: layer for layer in layers}, "step" if losses.dim() == 0 else "loss")
+
+
+def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
+    """Give every so manieth loss, counted from the last one."""
+    return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
+
+
+def _floor(enters: Tensor, window: int | None) -> Tensor:
+    """Give the lowest k to follow each loss to, (V,), from the steps of its rows (V, B)."""
+    if window is None:
+        return torch.zeros_like(enters[:, 0])
+    earliest = torch.where(enters > 0, enters, enters.amax(1, keepdim=True)).amin(1)
+    return (earliest - window).clamp(min=0)
+
+
+def _leave_out(norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
+    """Mark what lies beyond the window as not measured."""
+    if window is not None:
+        k = torch.arange(norms.shape[1], device=norms.device)[None, :, None]
+        norms.masked_fill_(k < enters[:, None, :] - window, torch.nan)
+    return norms
+
+
+def _by_step(
+    call: Call, g: Tensor, window: int | None, every: int | None, memory: int
+) -> LayerFlow:
+    """Split a scalar loss by the step at which its gradient enters the layer."""
+    T, B, G = g.shape
+    steps = torch.arange(1, T + 1, device=g.device)
+    direct = Direct(g, (steps - 1)[:, None].expand(T, B))
+    which = _chosen(T, every, g.device)
+    enters = torch.where((g != 0).any(-1), steps[:, None], 0)[which]
+    norms = g.new_empty(len(which), T + 1, B)
+    for part in _chunks(len(which), T * B * call.cell.state_size * g.element_size(), memory):
+        chosen = which[part]
+        floor = _floor((chosen + 1)[:, None], window)
+        norms[part] = sweep_losses(
+            call.cell, call.tape, direct.of(chosen), floor, want_x=False
+        ).norms
+    return LayerFlow(
+        call,
+        _leave_out(norms, enters, window),
+        which,
+        enters,
+        g,
+        lambda loss: direct.of(torch.tensor([loss], device=g.device))[0],
+        T,
+    )
+
+
+def _by_loss(
+    recording: Recording,
+    losses: Tensor,
+    entering: list[Tensor],
+    window: int | None,
+    every: int | None,
+    memory: int,
+) -> list[LayerFlow]:
+    """Split by the entries of a vector of losses."""
+    calls, V = recording.calls, losses.numel()
+    cascade = Cascade(recording, losses, attribute(recording, losses))
+    which = _chosen(V, every, losses.device)
+    norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in calls]
+    enters = [torch.zeros(len(which), c.tape.B, dtype=torch.long, device=c.tape.s.device) for c in calls]
+    room = V * cascade.bytes_per_loss()
+    kept: list[list[Tensor]] = [[] for _ in calls]
+    for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
+        chosen = which[part]
+        stands = _standing(calls, cascade.direct(chosen))
+        floors = [_floor(at, window) for at in stands]
+        g, swept = cascade.run(chosen, floors)
+        for i in range(len(calls)):
+            norms[i][part] = swept[i].norms
+            enters[i][part] = stands[i]
+            if room <= memory and every is None and window is None:
+                kept[i].append(g[i])
+    layers = []
+    for i, call in enumerate(calls):
+        g_of = _one_loss(cascade, i, kept[i])
+        layers.append(
+            LayerFlow(
+                call,
+                _leave_out(norms[i], enters[i], window),
+                which,
+                enters[i],
+                entering[i],
+                g_of,
+                V,
+            )
+        )
+    return layers
+
+
+def _one_loss(cascade: Cascade, i: int, kept: list[Tensor]) -> Callable[[int], Tensor]:
+    """Give what enters call i from one loss: kept where it was small, else sent back again."""
+    direct = cascade.directs[i]
+    calls = cascade.recording.calls
+    device = cascade.losses.device
+    if direct.owner is not None and not any(cascade.joined[i + 1 :]):
+        return lambda loss: direct.of(torch.tensor([loss], device=device))[0]
+    if kept:
+        return lambda loss: _among(kept, loss)
+
+    def send_back(loss: int) -> Tensor:
+        floors = [torch.zeros(1, dtype=torch.long, device=device) for _ in calls]
+        return cascade.run(torch.tensor([loss], device=device), floors)[0][i][0]
+
+    return send_back
+
+
+def _among(kept: list[Tensor], loss: int) -> Tensor:
+    for part in kept:
+        if loss < part.shape[0]:
+            return part[loss]
+        loss -= part.shape[0]
+    raise IndexError(loss)
+
+
+def _standing(calls: list[Call], direct: list[Tensor]) -> list[Tensor]:
+    """Give the step at which each loss stands in each layer and row, (V, B).
+
+    That is the last step, by the clock of the input, which the loss reads directly from a layer
+    of the same length; for layers that no loss reads directly it is taken from those that one
+    does. A loss then has one time, also in a layer below a bidirectional one, where its gradient
+    comes in from later steps too.
+    """
+    clocks: dict[tuple[int, int], Tensor] = {}
+    for call, g in zip(calls, direct, strict=True):
+        T, B = call.tape.T, call.tape.B
+        reads = (g != 0).any(-1)
+        if call.reverse:
+            reads = reads.flip(1)
+        steps = torch.arange(1, T + 1, device=g.device)[None, :, None]
+        latest = (reads * steps).amax(1)
+        clocks[T, B] = torch.maximum(clocks.get((T, B), torch.zeros_like(latest)), latest)
+    standing = []
+    for call in calls:
+        T, B = call.tape.T, call.tape.B
+        clock = clocks[T, B]
+        # Losses that read only layers of another length stand at this one's end.
+        clock = torch.where((clock == 0).all(1, keepdim=True), T, clock)
+        at = T + 1 - clock if call.reverse else clock
+        standing.append(torch.where(clock == 0, 0, at))
+    return standing
+
+
+def _chunks(V: int, bytes_per_loss: int, memory: int) -> list[slice]:
+    """Give slices of the losses that fit into ``memory`` together."""
+    size = max(1, memory // max(1, bytes_per_loss))
+    return [slice(first, min(first + size, V)) for first in range(0, V, size)]

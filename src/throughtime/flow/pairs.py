@@ -1,0 +1,88 @@
+"""The norms of all pairs (t, k) from one sweep with a leading axis of losses (eq. 9)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cells.base import AbstractCell
+from ..sweep import mask
+from ..tape import Tape
+from .norms import vector_norm
+
+__all__ = ["Swept", "sweep_losses"]
+
+
+class Swept(NamedTuple):
+    """What one sweep over V losses gave.
+
+    Attributes:
+        norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B).
+        x: ∂E_v/∂x (V, T, B, I), if asked for.
+        s_0: ∂E_v/∂s_0 (V, B, S).
+    """
+
+    norms: Tensor
+    x: Tensor | None
+    s_0: Tensor
+
+
+def sweep_losses(
+    cell: AbstractCell,
+    tape: Tape,
+    g: Tensor,
+    floor: Tensor,
+    *,
+    want_x: bool,
+) -> Swept:
+    """Send V losses back in one sweep, each only over the steps between its entry and its floor.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G).
+        floor: (V,) the lowest k that each loss is followed to.
+        want_x: whether the inputs' gradients are wanted too.
+
+    Cost:
+        Σ_v (entry − floor) steps of B rows; memory V·B·S, and V·T·B·I for the inputs.
+    """
+    V, T, B, G = g.shape
+    steps = torch.arange(1, T + 1, device=g.device)
+    entered = (g != 0).flatten(2).any(-1)
+    entry = (entered * steps).amax(1)
+    # A loss whose gradient has underflowed to exactly 0, with nothing more to enter, is done.
+    final_entry = torch.where(entered, steps, T + 1).amin(1)
+    # Sorted by entry, the losses under way at any step are neighbours.
+    order = torch.argsort(entry, stable=True)
+    back = torch.argsort(order)
+    sorted_already = bool((order[:-1] < order[1:]).all())
+    if not sorted_already:
+        g, entry, floor, final_entry = g[order], entry[order], floor[order], final_entry[order]
+    norms = g.new_zeros(V, T + 1, B)
+    grad_x = g.new_zeros(V, T, B, cell.input_size) if want_x else None
+    delta = g.new_zeros(V, B, cell.state_size)
+    last, lowest = int(entry[-1]), int(floor.min())
+    done = torch.zeros(V, dtype=torch.bool, device=g.device)
+    for t in range(last, max(lowest, 1) - 1, -1):
+        under_way = ((entry >= t) & (floor <= t) & ~done).nonzero()
+        if not len(under_way):
+            continue
+        rows = slice(int(under_way[0]), int(under_way[-1]) + 1)
+        delta[rows, :, :G] += g[rows, t - 1]
+        norms[rows, t] = vector_norm(delta[rows])
+        done[rows] = (norms[rows, t] == 0).all(1) & (final_entry[rows] >= t)
+        delta_prev, adjoint = cell.vjp(tape.at(t), delta[rows])
+        delta_prev, adjoint = mask(tape, t, delta[rows], delta_prev, adjoint)
+        if grad_x is not None:
+            grad_x[rows, t - 1] = cell.input_grad(adjoint)
+        delta[rows] = delta_prev
+    if lowest == 0:
+        norms[:, 0] = vector_norm(delta)
+    if not sorted_already:
+        norms, delta = norms[back], delta[back]
+        grad_x = None if grad_x is None else grad_x[back]
+    return Swept(norms, grad_x, delta)
+

@@ -1,0 +1,209 @@
+"""Backpropagation through time as one autograd node, whatever the number of steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .. import sweep
+from ..cells.base import AbstractCell, rebind
+from ..tape import Tape
+
+__all__ = ["Call", "Recording", "bptt"]
+
+
+@dataclass
+class Recording:
+    """What a trace collects: every run of a recurrent layer, in the order in which they ran.
+
+    Attributes:
+        calls: the runs.
+        cut: while True, no gradient passes through any recorded run, so that what arrives at its
+            outputs is the direct part g alone (eq. 9).
+        anchor: requires grad, so that outputs do too where every parameter is frozen.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    cut: bool = False
+    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+
+
+@dataclass
+class Call:
+    """One run of one layer in one direction.
+
+    Attributes:
+        name: the layer's name in the flow.
+        cell: the recurrence, over copies of the weights as they were.
+        tape: what the forward sweep kept.
+        x: the input as the graph knows it (T, B, I).
+        s_0: the initial state as the graph knows it (B, S).
+        h: the output (T, B, H).
+        s_T: the final state (B, S).
+        inner: whether ``x`` comes from the layer below in the same module.
+        reverse: whether its step 1 is the input's last.
+    """
+
+    name: str
+    cell: AbstractCell
+    tape: Tape
+    x: Tensor
+    s_0: Tensor
+    h: Tensor
+    s_T: Tensor
+    inner: bool
+    reverse: bool
+
+
+class BPTT(torch.autograd.Function):
+    """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
+
+    @staticmethod
+    def forward(ctx, cell, active, reset, recording, keep, x, s_0, anchor, *weights):
+        """Run the sweep: h (T, B, H), s_T (B, S)."""
+        del anchor
+        with torch.autocast(x.device.type, enabled=False):
+            tape = sweep.forward(cell, x, s_0, active, reset, keep=keep)
+        h = tape.s[1:, :, : cell.hidden_size]
+        if active is not None:
+            h = h.masked_fill(~active[..., None], 0)
+        elif recording is not None:
+            h = h.clone()
+        if keep:
+            ctx.save_for_backward(x, s_0, *weights, tape.s, *tape.saved)
+        ctx.cell, ctx.active, ctx.reset, ctx.recording = cell, active, reset, recording
+        ctx.tape = tape if recording is not None else None
+        ctx.set_materialize_grads(False)
+        return h.contiguous(), tape.s[-1].clone()
+
+    @staticmethod
+    def backward(ctx, g_h, g_s):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Run the sweep back: gradients of x, s_0 and the weights."""
+        nothing = (None,) * len(ctx.needs_input_grad)
+        if (ctx.recording is not None and ctx.recording.cut) or (g_h is None and g_s is None):
+            return nothing
+        x, s_0, *rest = ctx.saved_tensors
+        names = list(ctx.cell.weights())
+        weights = dict(zip(names, rest, strict=False))
+        s, *saved = rest[len(names) :]
+        cell = rebind(ctx.cell, weights)
+        if torch.is_grad_enabled():
+            return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
+        tape = Tape(x, s, tuple(saved), ctx.active, ctx.reset)
+        with torch.autocast(x.device.type, enabled=False):
+            return _grads(ctx, cell, tape, g_h, g_s)
+
+
+def _grads(ctx, cell: AbstractCell, tape: Tape, g_h: Tensor | None, g_s: Tensor | None):
+    """Give the gradients that are wanted, from one backward sweep."""
+    needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[5:]
+    if g_h is None:
+        g_h = tape.s.new_zeros(tape.T, tape.B, 1)
+    elif ctx.active is not None:
+        g_h = g_h.masked_fill(~ctx.active[..., None], 0)
+    adjoints, delta_0 = sweep.backward(
+        cell, tape, g_h[None], None if g_s is None else g_s[None]
+    )
+    by_name = cell.param_grads(tape, adjoints[0]) if any(needs_weights) else {}
+    return (
+        *(None,) * 5,
+        cell.input_grad(adjoints[0]) if needs_x else None,
+        delta_0[0] if needs_s0 else None,
+        None,
+        *(
+            by_name[name] if needed else None
+            for name, needed in zip(cell.weights(), needs_weights, strict=True)
+        ),
+    )
+
+
+def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, g_s):
+    """Give the gradients as differentiable functions, through an unrolled graph.
+
+    This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
+    """
+    h, s_T = sweep.unroll(cell, x, s_0, ctx.active, ctx.reset)
+    outputs = [(o, g) for o, g in ((h, g_h), (s_T, g_s)) if g is not None]
+    inputs = [x, s_0, *cell.weights().values()]
+    needs = [*ctx.needs_input_grad[5:7], *ctx.needs_input_grad[8:]]
+    wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
+    if not wanted:
+        return (None,) * len(ctx.needs_input_grad)
+    grads = iter(
+        torch.autograd.grad(
+            [o for o, _ in outputs],
+            wanted,
+            [g for _, g in outputs],
+            create_graph=True,
+            allow_unused=True,
+        )
+    )
+    g_x, g_s0, *g_weights = (next(grads) if needed else None for needed in needs)
+    return (*(None,) * 5, g_x, g_s0, None, *g_weights)
+
+
+def bptt(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    recording: Recording | None = None,
+    name: str = "",
+    inner: bool = False,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run one layer in one direction, differentiably by exact BPTT.
+
+    Args:
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        s_0: the initial state (B, S).
+        active: (T, B) bool; rows that are False keep their state and put out 0.
+        reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        recording: where a trace collects this run.
+        name: the layer's name in the flow.
+        inner: whether ``x`` comes from the layer below in the same module.
+        reverse: whether the caller turned time around.
+
+    Returns:
+        h (T, B, H) and s_T (B, S).
+
+    Cost:
+        two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
+    """
+    weights = cell.weights()
+    anchor = None if recording is None else recording.anchor
+    inputs = (x, s_0, anchor, *weights.values())
+    keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
+    h, s_T = BPTT.apply(
+        cell, active, reset, recording, keep, *inputs
+    )  # pyright: ignore[reportGeneralTypeIssues]
+    if recording is not None:
+        node = h.grad_fn
+        if node is not None and node.tape is not None:
+            copies = {n: w.detach().clone() for n, w in weights.items()}
+            t = node.tape
+            tape = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            node.tape = None
+            recording.calls.append(
+                Call(
+                    _numbered(name, recording), rebind(cell, copies), tape, x, s_0, h, s_T,
+                    inner, reverse,
+                )
+            )
+    return h, s_T
+
+
+def _numbered(name: str, recording: Recording) -> str:
+    """Give a layer's second run its own name: ``l0``, ``l0@2``, …"""
+    taken = {call.name for call in recording.calls}
+    runs = 1
+    numbered = name
+    while numbered in taken:
+        runs += 1
+        numbered = f"{name}@{runs}"
+    return numbered

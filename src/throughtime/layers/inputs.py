@@ -1,0 +1,154 @@
+"""What a layer accepts: padded or packed, batched or not; checked once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
+from ..shapes import check
+
+__all__ = ["Batch", "mask_input", "read", "write"]
+
+
+class Batch(NamedTuple):
+    """An input in the layout of the sweeps, and how to give the output back as it came.
+
+    Attributes:
+        x: (T, B, I).
+        active: (T, B) bool, or None where every row takes every step.
+        reset: (T, B) bool within ``active``, or None.
+        batched: False where the caller gave no batch axis.
+        packed: the caller's packed sequence, if it was one.
+    """
+
+    x: Tensor
+    active: Tensor | None
+    reset: Tensor | None
+    batched: bool
+    packed: PackedSequence | None
+
+
+def read(
+    input: Tensor | PackedSequence,
+    weight: Tensor,
+    input_size: int,
+    *,
+    batch_first: bool,
+    lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+) -> Batch:
+    """Check a layer's input and lay it out as (T, B, I).
+
+    Raises:
+        InputTypeError: ``input`` is neither a tensor nor a PackedSequence.
+        ShapeError: wrong rank or size, or no time step at all.
+        DtypeError: another dtype than the weights'.
+        DeviceError: another device than the weights'.
+        InputValueError: lengths outside 1…T, or lengths beside a PackedSequence.
+    """
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise InputValueError(
+                "lengths= was given beside a PackedSequence, which has its own; drop one of them."
+            )
+        check("input.data", _cast(input.data, weight), "N I", {"I": input_size}, like=weight)
+        x, active = _unpack(input, weight)
+        return Batch(x, active, _check_reset(reset, x, active), True, input)
+    if not isinstance(input, Tensor):
+        raise InputTypeError(
+            f"input must be a tensor or a PackedSequence; got {type(input).__name__}."
+        )
+    if input.dim() not in (2, 3):
+        order = "B T I" if batch_first else "T B I"
+        raise ShapeError(
+            f"input must have 3 axes ({order}), or 2 (T I) without a batch; got {input.dim()}: "
+            f"shape {tuple(input.shape)}."
+        )
+    batched = input.dim() == 3
+    x = _cast(input, weight)
+    axes = "T I" if not batched else "B T I" if batch_first else "T B I"
+    check("input", x, axes, {"I": input_size}, like=weight)
+    x = x.unsqueeze(1) if not batched else x.transpose(0, 1) if batch_first else x
+    if x.shape[0] == 0:
+        raise ShapeError(f"input must have at least one time step; got T=0: {tuple(input.shape)}.")
+    active = None if lengths is None else _active(lengths, x)
+    return Batch(mask_input(x, active), active, _check_reset(reset, x, active), batched, None)
+
+
+def write(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence:
+    """Give a layer's output (T, B, ·) in the layout its input had."""
+    if batch.packed is not None:
+        p = batch.packed
+        if p.sorted_indices is not None:
+            h = h.index_select(1, p.sorted_indices)
+        data = h[_packed_mask(p, h.device)]
+        return PackedSequence(data, p.batch_sizes, p.sorted_indices, p.unsorted_indices)
+    if not batch.batched:
+        return h.squeeze(1)
+    return h.transpose(0, 1) if batch_first else h
+
+
+def mask_input(x: Tensor, active: Tensor | None) -> Tensor:
+    """Zero what lies past a row's length: a NaN there must not reach dE/dW_x as 0·NaN."""
+    return x if active is None else x.masked_fill(~active[..., None], 0)
+
+
+def _cast(x: Tensor, weight: Tensor) -> Tensor:
+    """Under autocast an upstream layer puts out half precision; the sweep keeps the weights'."""
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
+        return x.to(weight.dtype)
+    return x
+
+
+def _packed_mask(packed: PackedSequence, device: torch.device) -> Tensor:
+    sizes = packed.batch_sizes.to(device)
+    return torch.arange(int(packed.batch_sizes[0]), device=device) < sizes[:, None]
+
+
+def _unpack(packed: PackedSequence, weight: Tensor) -> tuple[Tensor, Tensor]:
+    mask = _packed_mask(packed, packed.data.device)
+    data = _cast(packed.data, weight)
+    x = data.new_zeros(*mask.shape, data.shape[1]).index_put(mask.nonzero(as_tuple=True), data)
+    if packed.unsorted_indices is not None:
+        x = x.index_select(1, packed.unsorted_indices)
+        mask = mask.index_select(1, packed.unsorted_indices)
+    return x, mask
+
+
+def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
+    T, B, _ = x.shape
+    try:
+        steps = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(
+            f"lengths must be B={B} integers; got {type(lengths).__name__}: {error}."
+        ) from error
+    if steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool:
+        raise DtypeError(f"lengths must be integers; got {steps.dtype}.")
+    check("lengths", steps, "B", {"B": B})
+    if B and (int(steps.min()) < 1 or int(steps.max()) > T):
+        raise InputValueError(
+            f"lengths must lie in 1…T={T}; got {int(steps.min())} to {int(steps.max())}. "
+            "Drop empty rows, or cut longer ones."
+        )
+    return torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
+
+
+def _check_reset(reset: Tensor | None, x: Tensor, active: Tensor | None) -> Tensor | None:
+    if reset is None:
+        return None
+    T, B, _ = x.shape
+    hint = f"reset must be a bool tensor (T={T}, B={B}), time first also with batch_first"
+    if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
+        got = reset.dtype if isinstance(reset, Tensor) else type(reset).__name__
+        raise DtypeError(f"{hint}; got {got}.")
+    if tuple(reset.shape) != (T, B):
+        raise ShapeError(f"{hint}; got shape {tuple(reset.shape)}.")
+    if reset.device != x.device:
+        raise DeviceError(f"reset is on {reset.device} but the input is on {x.device}.")
+    return reset if active is None else reset & active

@@ -1,0 +1,136 @@
+"""`RNN`, `LSTM` and `GRU`: the modules of ``torch.nn``, trained by exact BPTT in one node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..cells.elman import check_nonlinearity
+from ..errors import InputTypeError
+from .stack import run
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+
+class _Through(nn.RNNBase):
+    """What the three modules share: the call."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx=None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ):
+        """Run the layers over a sequence (eq. 1) and be ready for exact BPTT (eq. 9, 5).
+
+        Args:
+            input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) without a batch; or packed.
+            hx: the initial state as ``torch.nn`` takes it; zeros where None.
+            lengths: (B,) integers; past a row's length its state stays and its output is 0.
+            reset: (T, B) bool; where True the row's state is zeroed before that step, and no
+                gradient passes. The reverse direction is cut at the same boundary.
+
+        Returns:
+            The output and the final state, as ``torch.nn`` returns them.
+
+        Raises:
+            ShapeError: an input or state of the wrong shape, or T = 0.
+            DtypeError: an input or state of another dtype than the weights.
+            DeviceError: an input or state on another device than the weights.
+            InputTypeError: an input or state of the wrong type.
+            InputValueError: lengths outside 1…T, or beside a PackedSequence.
+        """
+        return run(self, input, hx, lengths=lengths, reset=reset)
+
+
+class RNN(_Through, nn.RNN):
+    """`torch.nn.RNN` by exact BPTT: h_t = f(W_x x_t + W_h h_{t-1} + b) (eq. 1).
+
+    Arguments, ``state_dict``, call and results are those of `torch.nn.RNN`; ``nonlinearity`` may
+    also be ``"sigmoid"`` or ``"identity"``, and the call takes ``lengths=`` and ``reset=``.
+
+    Shapes:
+        input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H), for L layers in D directions.
+
+    Cost:
+        memory T·B·H a layer beyond the input, and no autograd graph of the steps.
+
+    Raises:
+        InputValueError: an unknown nonlinearity.
+
+    Source:
+        Elman (1990); BPTT as in Werbos (1990).
+
+    Example:
+        >>> output, h_n = RNN(3, 5, nonlinearity="sigmoid")(torch.zeros(7, 2, 3))
+        >>> output.shape, h_n.shape
+        (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        """Take the arguments of `torch.nn.RNN`."""
+        nonlinearity = kwargs.get("nonlinearity", args[3] if len(args) > 3 else "tanh")
+        if not isinstance(nonlinearity, str):
+            raise InputTypeError(f"nonlinearity must be a name; got {nonlinearity!r}.")
+        check_nonlinearity(nonlinearity)
+        if len(args) > 3:
+            args = (*args[:3], "tanh", *args[4:])
+        else:
+            kwargs["nonlinearity"] = "tanh"
+        super().__init__(*args, **kwargs)
+        self.nonlinearity = nonlinearity
+        self.mode = f"RNN_{nonlinearity.upper()}"
+
+
+class LSTM(_Through, nn.LSTM):
+    """`torch.nn.LSTM` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.LSTM`.
+
+    Arguments, ``state_dict``, call and results are those of `torch.nn.LSTM`, ``proj_size``
+    included; the call also takes ``lengths=`` and ``reset=``.
+
+    Shapes:
+        input (T, B, I) → output (T, B, D·H), (h_n, c_n) each (L·D, B, H).
+
+    Cost:
+        memory 6·T·B·H a layer beyond the input, and no autograd graph of the steps.
+
+    Raises:
+        ValueError: what `torch.nn.LSTM` raises for its arguments.
+
+    Source:
+        Hochreiter and Schmidhuber (1997); Gers, Schmidhuber and Cummins (2000).
+
+    Example:
+        >>> output, (h_n, c_n) = LSTM(3, 5, num_layers=2)(torch.zeros(7, 2, 3))
+        >>> output.shape, c_n.shape
+        (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]))
+    """
+
+
+class GRU(_Through, nn.GRU):
+    """`torch.nn.GRU` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.GRU`.
+
+    Arguments, ``state_dict``, call and results are those of `torch.nn.GRU`; the call also takes
+    ``lengths=`` and ``reset=``.
+
+    Shapes:
+        input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H).
+
+    Cost:
+        memory 5·T·B·H a layer beyond the input, and no autograd graph of the steps.
+
+    Raises:
+        ValueError: what `torch.nn.GRU` raises for its arguments.
+
+    Source:
+        Cho et al. (2014), in the variant of cuDNN.
+
+    Example:
+        >>> output, h_n = GRU(3, 5, bidirectional=True)(torch.zeros(7, 2, 3))
+        >>> output.shape, h_n.shape
+        (torch.Size([7, 2, 10]), torch.Size([2, 2, 5]))
+    """

@@ -1,0 +1,110 @@
+"""One layer over any cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Function
+from ..cells.base import AbstractCell
+from ..errors import InputTypeError
+from ..shapes import check
+from .bptt import Recording, bptt
+from .inputs import read, write
+
+__all__ = ["Recurrent", "run_cell"]
+
+
+class Recurrent(nn.Module):
+    """One layer over any cell, by exact BPTT (eq. 1, 9, 5).
+
+    Shapes:
+        input (T, B, I) → output (T, B, H), final state (B, S).
+
+    Cost:
+        the cell's steps; memory T·B·(S + what the cell saves).
+
+    Raises:
+        InputTypeError: ``cell`` is no `throughtime.cells.AbstractCell`.
+
+    Example:
+        >>> from throughtime.cells import Elman
+        >>> output, s_n = Recurrent(Elman(3, 5, "relu"))(torch.zeros(7, 2, 3))
+        >>> output.shape, s_n.shape
+        (torch.Size([7, 2, 5]), torch.Size([2, 5]))
+    """
+
+    def __init__(self, cell: AbstractCell, *, batch_first: bool = False) -> None:
+        """Wrap a cell.
+
+        Args:
+            cell: the recurrence.
+            batch_first: whether input and output are (B, T, ·).
+        """
+        super().__init__()
+        if not isinstance(cell, AbstractCell):
+            raise InputTypeError(
+                f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. "
+                "throughtime.cells.Function makes one of any step function."
+            )
+        self.cell = cell
+        self.batch_first = batch_first
+
+    def forward(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+    ):
+        """Run the cell over a sequence.
+
+        Args:
+            input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) without a batch; or packed.
+            hx: the initial state s_0 (B, S), or (S,) without a batch; zeros where None.
+            lengths: (B,) integers; past a row's length its state stays and its output is 0.
+            reset: (T, B) bool; where True the row's state is zeroed before that step.
+
+        Returns:
+            The output and the final state s_T.
+
+        Raises:
+            ShapeError: an input, state, or what the step returned has the wrong shape.
+            DtypeError: likewise its dtype.
+            GraphError: a step function uses a tensor that requires grad and is not its weight.
+            InputValueError: lengths outside 1…T.
+        """
+        return run_cell(self, input, hx, lengths=lengths, reset=reset)
+
+
+def run_cell(
+    module: Recurrent,
+    input: Tensor,
+    hx: Tensor | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    recording: Recording | None = None,
+    path: str = "",
+):
+    """Run a `Recurrent`; with ``recording``, for a trace."""
+    cell = module.cell
+    weights = [w for w in cell.weights().values() if w.is_floating_point()]
+    like = weights[0] if weights else input if isinstance(input, Tensor) else input.data
+    batch = read(
+        input, like, cell.input_size, batch_first=module.batch_first, lengths=lengths, reset=reset
+    )
+    B, S = batch.x.shape[1], cell.state_size
+    if hx is None:
+        s_0 = batch.x.new_zeros(B, S)
+    else:
+        check("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
+        s_0 = hx if batch.batched else hx.unsqueeze(0)
+    if isinstance(cell, Function) and torch.is_grad_enabled():
+        cell.check_weights(batch.x[0], s_0)
+    name = f"{path}.l0" if path else "l0"
+    h, s_T = bptt(cell, batch.x, s_0, batch.active, batch.reset, recording=recording, name=name)
+    return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)

@@ -1,0 +1,175 @@
+"""Several layers and directions over one input, as ``torch.nn``'s recurrent modules have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..cells import GRU, LSTM, Elman
+from ..cells.base import AbstractCell
+from ..errors import InputTypeError
+from ..shapes import check
+from .bptt import Recording, bptt
+from .inputs import Batch, read, write
+
+__all__ = ["cell_of", "run"]
+
+# What nn.RNNBase calls its modes, and the nonlinearity each has.
+ELMAN_MODES = {
+    "RNN_TANH": "tanh",
+    "RNN_RELU": "relu",
+    "RNN_SIGMOID": "sigmoid",
+    "RNN_IDENTITY": "identity",
+}
+
+
+def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
+    """Give the cell of one layer and direction, over the module's own weights.
+
+    Args:
+        module: a recurrent module of ``torch.nn`` or of this package.
+        suffix: PyTorch's: ``"l0"``, ``"l0_reverse"``, ``"l1"``, …
+    """
+    names = ["weight_ih", "weight_hh"]
+    if module.bias:
+        names += ["bias_ih", "bias_hh"]
+    if getattr(module, "proj_size", 0):
+        names.append("weight_hr")
+    weights = {name: getattr(module, f"{name}_{suffix}") for name in names}
+    if module.mode == "LSTM":
+        return LSTM.over(weights)
+    if module.mode == "GRU":
+        return GRU.over(weights)
+    return Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
+
+
+def run(
+    module: nn.RNNBase,
+    input: Tensor | PackedSequence,
+    hx: Tensor | tuple[Tensor, Tensor] | None = None,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    recording: Recording | None = None,
+    path: str = "",
+):
+    """Run a recurrent module of ``torch.nn`` or of this package by exact BPTT.
+
+    Args:
+        module: an `nn.RNN`, `nn.LSTM`, `nn.GRU` or one of this package's.
+        input: (T, B, I), (B, T, I) with ``batch_first``, (T, I), or a PackedSequence.
+        hx: the initial state, as ``torch.nn`` takes it; zeros where None.
+        lengths: (B,) how many steps each row takes.
+        reset: (T, B) bool, True where a row's state is zeroed before the step.
+        recording: where a trace collects the runs.
+        path: the module's path in its model.
+
+    Returns:
+        What ``torch.nn`` returns: the output, and h_n or (h_n, c_n).
+
+    Raises:
+        ShapeError: an input or state of the wrong shape, or T = 0.
+        DtypeError: an input or state of another dtype than the weights.
+        DeviceError: an input or state on another device than the weights.
+        InputTypeError: an input or state of the wrong type.
+        InputValueError: lengths outside 1…T.
+    """
+    weight = module.weight_ih_l0
+    batch = read(
+        input,
+        weight,
+        module.input_size,
+        batch_first=module.batch_first,
+        lengths=lengths,
+        reset=reset,
+    )
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    cells = {
+        f"l{layer}{direction}": cell_of(module, f"l{layer}{direction}")
+        for layer in range(module.num_layers)
+        for direction in directions
+    }
+    widths = _state_widths(module)
+    states = _initial_states(module, batch, hx, len(cells), widths, weight)
+    x, finals = batch.x, []
+    for layer in range(module.num_layers):
+        outputs = []
+        for direction in directions:
+            suffix = f"l{layer}{direction}"
+            h, s_T = _one_direction(
+                cells[suffix],
+                x,
+                states[len(finals)],
+                batch,
+                reverse=direction != "",
+                recording=recording,
+                name=f"{path}.{suffix}" if path else suffix,
+                inner=layer > 0,
+            )
+            outputs.append(h)
+            finals.append(s_T)
+        x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        if module.dropout and module.training and layer < module.num_layers - 1:
+            x = nn.functional.dropout(x, module.dropout, True)
+    return write(batch, x, module.batch_first), _final_states(module, batch, finals, widths)
+
+
+def _one_direction(
+    cell: AbstractCell, x: Tensor, s_0: Tensor, batch: Batch, *, reverse: bool, **where
+) -> tuple[Tensor, Tensor]:
+    """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
+    active, reset = batch.active, batch.reset
+    if not reverse:
+        return bptt(cell, x, s_0, active, reset, **where)
+    if active is not None:
+        active = active.flip(0)
+    if reset is not None:
+        # The boundary before step t lies, for the reverse direction, before its step t−1.
+        reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
+    h, s_T = bptt(cell, x.flip(0), s_0, active, reset, reverse=True, **where)
+    return h.flip(0), s_T
+
+
+def _state_widths(module: nn.RNNBase) -> tuple[int, ...]:
+    """Give the widths of the parts of the state: (H,), or (P or H, H) for the LSTM."""
+    if module.mode == "LSTM":
+        return (module.proj_size or module.hidden_size, module.hidden_size)
+    return (module.hidden_size,)
+
+
+def _initial_states(
+    module: nn.RNNBase, batch: Batch, hx, runs: int, widths: tuple[int, ...], weight: Tensor
+) -> list[Tensor]:
+    """Give s_0 (B, S) for each layer and direction."""
+    B = batch.x.shape[1]
+    if hx is None:
+        zeros = batch.x.new_zeros(B, sum(widths))
+        return [zeros] * runs
+    parts = (hx,) if len(widths) == 1 else hx
+    if len(widths) == 2 and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
+        raise InputTypeError(
+            f"hx must be the pair (h_0, c_0) for an LSTM; got {type(hx).__name__}."
+        )
+    names = ("hx",) if len(widths) == 1 else ("h_0", "c_0")
+    laid_out = []
+    for name, part, width in zip(names, parts, widths, strict=True):
+        axes = "L B H" if batch.batched else "L H"
+        part = part.to(weight.dtype) if torch.is_autocast_enabled(weight.device.type) else part
+        check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
+        laid_out.append(part if batch.batched else part.unsqueeze(1))
+    states = laid_out[0] if len(laid_out) == 1 else torch.cat(laid_out, -1)
+    return list(states.unbind(0))
+
+
+def _final_states(
+    module: nn.RNNBase, batch: Batch, finals: list[Tensor], widths: tuple[int, ...]
+):
+    """Give h_n, or (h_n, c_n), with a leading axis of layers and directions."""
+    s_n = torch.stack(finals)
+    if not batch.batched:
+        s_n = s_n.squeeze(1)
+    parts = s_n.split(widths, -1)
+    return parts[0] if len(widths) == 1 else tuple(parts)
