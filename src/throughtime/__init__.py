@@ -1,20 +1,50 @@
 """The gradient's way back through time in a recurrent network."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from . import cells, errors
+from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
 from .layers import GRU, LSTM, RNN, Recurrent, convert
+
+if TYPE_CHECKING:
+    from . import testing
+    from .report import figure, write_report
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Diagnosis",
+    "Evidence",
     "Flow",
     "LayerFlow",
     "NonFinite",
     "Recurrent",
     "Trace",
+    "Verdict",
     "cells",
     "convert",
+    "diagnose",
     "errors",
+    "figure",
+    "testing",
     "trace",
+    "write_report",
 ]
+
+# Loaded when first asked for, so that importing the package stays quick.
+LAZY = {"figure": "report", "write_report": "report", "testing": ""}
+
+
+def __getattr__(name: str):
+    """Import what is drawn, and what only tests need, when it is first asked for."""
+    if name not in LAZY:
+        raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
+    from importlib import import_module
+
+    if not LAZY[name]:
+        return import_module(f".{name}", __name__)
+    return getattr(import_module(f".{LAZY[name]}", __name__), name)
