@@ -50,7 +50,9 @@ def ragged_and_reset() -> None:
     gru(x, reset=reset)[0][-1].sum().backward()
     assert x.grad is not None
     reach = x.grad.norm(dim=-1)
-    print(f"reset=: {reach[9, 0]:.1f} of the last output reaches step 10, {reach[10, 0]:.1e} step 11.")
+    print(
+        f"reset=: of the last output {reach[9, 0]:.0f} reaches step 10, {reach[10, 0]:.0e} step 11."
+    )
     assert reach[9, 0] == 0 < reach[10, 0]
 
 

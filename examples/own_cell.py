@@ -1,6 +1,6 @@
 """A recurrence of your own, two ways: as a plain function, and as a cell with its own adjoint.
 
-The leaky unit h_t = h_{t-1} + γ (tanh(W_x x_t + W_h h_{t-1} + b) − h_{t-1}) serves as the example.
+The leaky unit h_t = h_{t-1} + γ (tanh(W_x x_t + W_h h_{t-1}) − h_{t-1}) serves as the example.
 
 Run: python examples/own_cell.py
 """
@@ -14,12 +14,12 @@ import throughtime as tt
 from throughtime.cells.base import GatedWeights
 from throughtime.testing import check_cell
 
+GAMMA = 0.1
 
-def leaky(
-    x_t: Tensor, h: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor, gamma: float = 0.1
-) -> Tensor:
+
+def leaky(x_t: Tensor, h: Tensor, W_x: Tensor, W_h: Tensor) -> Tensor:
     """Take one step, the only thing that `Function` needs; autograd gives its adjoint."""
-    return h + gamma * (torch.tanh(x_t @ W_x.T + h @ W_h.T + b) - h)
+    return h + GAMMA * (torch.tanh(x_t @ W_x.T + h @ W_h.T) - h)
 
 
 class Leaky(GatedWeights):
@@ -31,32 +31,29 @@ class Leaky(GatedWeights):
     """
 
     gates = 1
-    gamma = 0.1
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give h_t; u is what the way back needs."""
         u = torch.tanh(torch.addmm(a_t, s_prev, self.weight_hh.T))
-        return torch.lerp(s_prev, u, self.gamma), (u,)
+        return torch.lerp(s_prev, u, GAMMA), (u,)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; weight gradients follow from the adjoint and are inherited."""
         (u,) = saved
-        adjoint = delta * (self.gamma * (1 - u * u))
-        return (1 - self.gamma) * delta + adjoint @ self.weight_hh, adjoint
+        adjoint = delta * (GAMMA * (1 - u * u))
+        return (1 - GAMMA) * delta + adjoint @ self.weight_hh, adjoint
 
 
 def main() -> None:
     """Run both on the same weights, and look how far their gradient reaches."""
     torch.manual_seed(0)
     I, H, T = 3, 16, 100
-    cell = Leaky(I, H)
+    cell = Leaky(I, H, bias=False)
     check_cell(cell)
     print("Leaky: its adjoint, Jacobian and weight gradients agree with autograd.")
 
-    weights = {"W_x": cell.weight_ih, "W_h": cell.weight_hh, "b": cell.bias_ih + cell.bias_hh}
-    function = tt.cells.Function(
-        leaky, I, H, weights={name: weight.detach().clone() for name, weight in weights.items()}
-    )
+    weights = {"W_x": cell.weight_ih.detach(), "W_h": cell.weight_hh.detach()}
+    function = tt.cells.Function(leaky, I, H, weights=weights)
 
     x = torch.randn(T, 2, I)
     reach = {}

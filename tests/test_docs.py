@@ -131,3 +131,9 @@ def test_public_names_are_sorted_and_exist():
     assert len(set(tt.__all__)) == len(tt.__all__)
     for name in tt.__all__:
         assert hasattr(tt, name)
+
+
+def test_the_report_carries_the_same_equations():
+    from throughtime.report.equations import EQUATIONS as IN_REPORT
+
+    assert list(IN_REPORT) == list(EQUATIONS)
