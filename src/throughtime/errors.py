@@ -7,6 +7,7 @@ Every error derives from `ThroughTimeError` and from the built-in that fits, so 
 from __future__ import annotations
 
 __all__ = [
+    "CheckError",
     "CheckpointError",
     "DeviceError",
     "DtypeError",
@@ -63,6 +64,10 @@ class UnsupportedError(ThroughTimeError, NotImplementedError, ValueError):
 
 class FileError(ThroughTimeError, OSError, ValueError):
     """A file cannot be read or written as asked."""
+
+
+class CheckError(ThroughTimeError, AssertionError):
+    """A check of a cell or a kernel failed; the message says which quantity, and where."""
 
 
 class CheckpointError(ThroughTimeError, ValueError):
