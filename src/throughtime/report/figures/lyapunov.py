@@ -1,0 +1,125 @@
+"""The Lyapunov spectrum: how fast each direction grows or decays over the whole sequence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputValueError
+from .. import palette
+from ..arrange import array
+from ..numbers import number, steps
+from .base import Drawing, layout, level
+
+__all__ = ["draw"]
+
+WORK = 2e10  # operations that the decompositions may cost: T·B·S·n²
+FLAT = 1e-3  # nats a step within which an exponent counts as 0
+
+
+def draw(layer: Any, *, n: int = 32) -> Drawing:
+    """Draw the n largest Lyapunov exponents, each row of the batch and their median (eq. 4).
+
+    Args:
+        layer: a LayerFlow.
+        n: how many; at most S.
+
+    Raises:
+        InputValueError: ``n`` is below 1.
+    """
+    if n < 1:
+        raise InputValueError(f"n, the number of exponents, must be at least 1; got {n}.")
+    affordable = math.sqrt(WORK / (layer.T * layer.B * layer.S))
+    n = max(1, min(n, layer.S, max(int(affordable), 4)))
+    values = array(layer.lyapunov(n))
+    shown = np.where(np.isfinite(values), values, np.nan)
+    x = np.arange(1, n + 1)
+    rows = np.isfinite(shown).any(1).nonzero()[0]
+    middle = np.array([np.median(c[np.isfinite(c)]) if np.isfinite(c).any() else np.nan
+                       for c in shown.T])  # fmt: skip
+    dots = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": np.tile(x, len(rows)),
+            "y": shown[rows].ravel(),
+            "name": "rows of the batch",
+            "marker": {"color": palette.GUIDE, "size": 4, "opacity": 0.6},
+            "hovertemplate": "exponent %{x}: %{y:.3f}<extra></extra>",
+        }
+    ]
+    line = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": x,
+        "y": middle,
+        "name": "median of the rows",
+        "line": {"color": palette.MEASURED, "width": 2},
+        "marker": {"size": 7},
+        "hovertemplate": "exponent %{x}: %{y:.3f} nats a step<extra></extra>",
+    }
+    low, high = _range(shown)
+    return Drawing(
+        heading="How fast do directions grow or decay over the whole sequence?",
+        caption=_caption(middle, layer.T),
+        note=_note(layer, n, values),
+        equations=(4, 7),
+        data=[*(dots if layer.B > 1 else []), line, level(0, 0.5, n + 0.5, "0: keeps its size")],
+        layout=layout(
+            "exponent, largest first",
+            "nats a step",
+            xaxis={"range": [0.5, n + 0.5], **({"dtick": 1} if n <= 12 else {})},
+            yaxis={"range": [low, high]},
+            showlegend=True,
+        ),
+        height=320,
+        empty=not np.isfinite(middle).any(),
+    )
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    seen = values[np.isfinite(values)]
+    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    room = max(0.12 * (high - low), 0.02)
+    return low - room, high + room
+
+
+def _caption(middle: np.ndarray, T: int) -> str:
+    largest = middle[0]
+    if not math.isfinite(largest):
+        return "The largest exponent is not finite: nothing lasts even one step, or all overflows."
+    text = f"The largest exponent is {number(largest)} nats a step: "
+    if abs(largest) < FLAT:
+        return text + (
+            "in its best direction the gradient neither grows nor decays, so distance by itself "
+            "takes nothing from it there."
+        )
+    half = math.log(2) / abs(largest)
+    every = number(half, 2)
+    every = "at every step" if every == "1" else f"every {every} steps"
+    often = "by more than half at every step" if half < 1 else f"by half {every}"
+    if largest < 0:
+        return text + (
+            f"even in its best direction the gradient shrinks {often}; over {steps(T)} "
+            f"it keeps {number(math.exp(max(largest * T, -700)), 2)} of its size. To reach "
+            "further, bring it closer to 0: a larger recurrent gain, or gates that stay open."
+        )
+    grown = largest * T
+    return text + (
+        f"in its best direction the gradient doubles {every}"
+        + (f", {number(math.exp(grown), 2)}-fold over {steps(T)}" if grown < 700 else "")
+        + ". Clip it, or lower the recurrent gain."
+    )
+
+
+def _note(layer: Any, n: int, values: np.ndarray) -> str:
+    notes = [f"Over the {steps(layer.T)} of this sequence, not in the limit."]
+    if n < layer.S:
+        notes.append(f"The {n} largest of {layer.S}.")
+    missing = (~np.isfinite(values)).sum()
+    if missing:
+        notes.append(f"{missing} of {values.size} values are not finite and not drawn.")
+    return " ".join(notes)

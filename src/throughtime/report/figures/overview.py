@@ -1,0 +1,107 @@
+"""All layers of a flow on one pair of axes: which of them is the one that forgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import palette
+from ..arrange import array
+from ..numbers import percent, steps
+from .base import Drawing, guide, label, layout
+
+__all__ = ["draw"]
+
+
+def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
+    """Draw the lag profile of every layer of a flow on one pair of axes (eq. 7).
+
+    Args:
+        flow: a Flow.
+        fraction: what the horizon's gradient must still be of lag 0.
+    """
+    profiles = {name: array(layer.lag_profile()) for name, layer in flow.items()}
+    horizons = {name: int(layer.horizon(fraction)) for name, layer in flow.items()}
+    seen = np.concatenate(list(profiles.values())) if profiles else np.zeros(0)
+    seen = np.log10(seen[np.isfinite(seen) & (seen > 0)])
+    low, high = (min(seen.min(), -2.0), max(seen.max(), 0.0)) if len(seen) else (-2.0, 0.0)
+    room = max(0.06 * (high - low), 0.2)
+    data = []
+    for i, (name, profile) in enumerate(profiles.items()):
+        y = np.where(np.isfinite(profile) & (profile > 0), profile, np.nan)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(y) > 12 else "lines+markers",
+                "x": np.arange(len(y)),
+                "y": y,
+                "name": name,
+                "line": {
+                    "color": palette.COLORWAY[i % len(palette.COLORWAY)],
+                    "width": 2.25,
+                    "dash": palette.DASHES[i % len(palette.DASHES)],
+                },
+                "hovertemplate": f"{name} %{{y:.2e}}<extra></extra>",
+            }
+        )
+    return Drawing(
+        heading="Which layer forgets first?",
+        caption=_caption(horizons, profiles),
+        equations=(4, 7),
+        data=data,
+        layout=layout(
+            "lag t − k: steps between the loss and the state",
+            "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
+            xaxis={"rangemode": "tozero"},
+            yaxis={"type": "log", "exponentformat": "power", "range": [low - room, high + room]},
+            shapes=[guide("y", fraction)],
+            annotations=[
+                label(
+                    f"{percent(fraction)} of lag 0",
+                    x=1,
+                    xref="x domain",
+                    xanchor="right",
+                    y=np.log10(fraction),
+                    yanchor="bottom",
+                )
+            ],
+            showlegend=True,
+            hovermode="x unified",
+        ),
+        height=340,
+    )
+
+
+def _caption(horizons: dict[str, int], profiles: dict[str, np.ndarray]) -> str:
+    longest = {name: len(profile) - 1 for name, profile in profiles.items()}
+    broken = [name for name, p in profiles.items() if np.isinf(p).any() or np.isnan(p).all()]
+    if broken:
+        return (
+            f"{_names(broken)} {'has' if len(broken) == 1 else 'have'} no finite gradient at some "
+            "lag; begin there: what the other layers show rests on numbers that passed through."
+        )
+    if len(horizons) < 2:
+        return "There is one layer, and this is how far its gradient lasts."
+    short = min(horizons, key=lambda name: horizons[name])
+    far = max(horizons, key=lambda name: horizons[name])
+    if horizons[short] >= longest[short]:
+        return (
+            f"In all {len(horizons)} layers the gradient keeps 1 % or more over every lag that was "
+            "measured: none of them forgets within these steps."
+        )
+    if horizons[short] == horizons[far]:
+        return (
+            f"All {len(horizons)} layers keep 1 % of the gradient for {steps(horizons[far])}, "
+            "and no further."
+        )
+    return (
+        f"The gradient lasts shortest in {short}, {steps(horizons[short])}, and longest in {far}, "
+        f"{steps(horizons[far])}. Begin with {short}: along the time axis of a layer nothing comes "
+        "back from further than its own horizon."
+    )
+
+
+def _names(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,243 @@
+"""The map of pairs (t, k): how much of the loss at step t reaches the state at step k."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import palette
+from ..arrange import STEPS, Pairs, by_pair
+from ..numbers import number, power, ratio, steps
+from .base import Drawing, decades, label, layout
+
+__all__ = ["draw"]
+
+
+def draw(layer: Any, *, most: int = STEPS) -> Drawing:
+    """Draw log10 ‖∂E_t/∂s_k‖ over all pairs (t, k): each line of the map is one loss (eq. 3).
+
+    Args:
+        layer: a LayerFlow.
+        most: above so many steps, each n-th is drawn.
+    """
+    pairs = by_pair(layer, most)
+    one = len(pairs.t) < 2
+    horizon = int(layer.horizon())
+    return Drawing(
+        heading="Which steps does each loss reach?",
+        caption=_caption(layer, pairs, horizon),
+        note=_note(layer, pairs),
+        equations=(3, 4, 5, 9),
+        data=[
+            *_flat(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0 (underflow)"),
+            *_flat(pairs, pairs.broken, palette.NONFINITE, "not finite (inf or NaN)"),
+            _heat(pairs),
+            *_hatch(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0 (underflow)"),
+            *_hatch(pairs, pairs.broken, palette.NONFINITE, "not finite (inf or NaN)"),
+            *_horizon(pairs, horizon),
+        ],
+        layout=layout(
+            "k: the step that the gradient reaches",
+            "t: the step of the loss",
+            xaxis={"range": [-0.5, layer.T + 0.5], "showgrid": False},
+            yaxis={
+                "showgrid": False,
+                **({"tickvals": pairs.t.tolist(), "automargin": True} if len(pairs.t) < 4 else {}),
+            },
+            margin={"l": 8, "r": 12, "t": 64, "b": 8},
+            annotations=_horizon_label(pairs, horizon),
+        ),
+        height=250 if one else 520,
+        empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
+    )
+
+
+def _range(pairs: Pairs) -> tuple[float, float]:
+    """Give the decades of the colour scale: at least two, so that equal norms look equal."""
+    seen = np.log10(pairs.norm[np.isfinite(pairs.norm)])
+    if not len(seen):
+        return -1.0, 1.0
+    low, high = float(seen.min()), float(seen.max())
+    room = max(0.0, 2 - (high - low)) / 2
+    return low - room, high + room
+
+
+def _heat(pairs: Pairs) -> dict[str, Any]:
+    low, high = _range(pairs)
+    ticks = decades(low, high)
+    return {
+        "type": "heatmap",
+        "x": pairs.k,
+        "y": pairs.t,
+        "z": np.log10(pairs.norm).astype(np.float32),
+        "zmin": low,
+        "zmax": high,
+        "colorscale": palette.MAP_SCALE,
+        "hoverongaps": False,
+        "hovertemplate": "the loss at step %{y}<br>reaches the state at step %{x}"
+        "<br>with a norm of 10<sup>%{z:.2f}</sup><extra></extra>",
+        "colorbar": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "bottom",
+            "ypad": 6,
+            "xpad": 0,
+            "len": 0.75,
+            "thickness": 10,
+            "outlinewidth": 0,
+            "title": {"text": "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖", "side": "top"},
+            "tickvals": ticks,
+            "ticktext": [power(n) for n in ticks],
+            "ticklen": 3,
+        },
+    }
+
+
+def _flat(pairs: Pairs, where: np.ndarray, colour: str, name: str) -> list[dict[str, Any]]:
+    """Colour the cells that have no logarithm, in one flat colour of their own."""
+    if not where.any():
+        return []
+    return [
+        {
+            "type": "heatmap",
+            "x": pairs.k,
+            "y": pairs.t,
+            "z": np.where(where, 1, np.nan).astype(np.float32),
+            "colorscale": [[0, colour], [1, colour]],
+            "showscale": False,
+            "opacity": 0.45,
+            "hoverongaps": False,
+            "hovertemplate": "the loss at step %{y}, the state at step %{x}:"
+            f"<br>{name}<extra></extra>",
+        }
+    ]
+
+
+def _hatch(pairs: Pairs, where: np.ndarray, colour: str, name: str) -> list[dict[str, Any]]:
+    """Hatch the same cells with thin lines, so that colour is not all that tells them apart."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for i in range(0, len(pairs.t), max(len(pairs.t) // 40, 1)):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], where[i].astype(int), [0]])))
+        for start, stop in edges.reshape(-1, 2):
+            x += [pairs.k[start] - 0.5, pairs.k[stop - 1] + 0.5, None]
+            y += [pairs.t[i], pairs.t[i], None]
+    if not x:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "y": y,
+            "name": name,
+            "line": {"color": colour, "width": 1},
+            "hoverinfo": "skip",
+            "showlegend": True,
+        }
+    ]
+
+
+def _horizon(pairs: Pairs, horizon: int) -> list[dict[str, Any]]:
+    """Draw the diagonal k = t − horizon."""
+    if not _has_horizon(pairs, horizon):
+        return []
+    ends = np.array([horizon, pairs.t[-1]])
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": ends - horizon,
+            "y": ends,
+            "name": f"horizon: {steps(horizon)} back",
+            "line": {"color": "#ffffff", "width": 1.5, "dash": "dash"},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+    ]
+
+
+def _has_horizon(pairs: Pairs, horizon: int) -> bool:
+    return len(pairs.t) > 1 and 0 < horizon < pairs.t[-1]
+
+
+def _horizon_label(pairs: Pairs, horizon: int) -> list[dict[str, Any]]:
+    if not _has_horizon(pairs, horizon):
+        return []
+    return [
+        # The corner below the diagonal is always empty.
+        label(
+            f"dashed: horizon, {steps(horizon)} back",
+            x=1,
+            xref="x domain",
+            xanchor="right",
+            y=0.03,
+            yref="y domain",
+            yanchor="bottom",
+        )
+    ]
+
+
+def _caption(layer: Any, pairs: Pairs, horizon: int) -> str:
+    if not len(pairs.t):
+        return "No loss sends a gradient into this layer, so the map is empty."
+    seen = pairs.norm[np.isfinite(pairs.norm)]
+    how = (
+        "Each line is one loss; from its own step on the diagonal it runs back in time to the left."
+        if len(pairs.t) > 1
+        else f"All of the loss enters at step {pairs.t[0]}; to the left it runs back in time."
+    )
+    if not len(seen):
+        return f"{how} No pair has a norm that is finite and above 0."
+    t, k = int(pairs.t[-1]), int(pairs.k[0])
+    # Along the last loss: where it enters, and the earliest step that was measured.
+    line = pairs.norm[-1]
+    ends = line[np.isfinite(line)]
+    text = how
+    if len(ends) > 1:
+        k = int(pairs.k[np.flatnonzero(np.isfinite(line))[0]])
+        change = math.log10(ends[0]) - math.log10(ends[-1])
+        text += (
+            f" The last, at step {t}, has a norm of {number(ends[-1], 2)} there and "
+            f"{number(ends[0], 2)} at step {k}{_times(change)}."
+        )
+    if pairs.broken.any():
+        first = int(pairs.t[np.flatnonzero(pairs.broken.any(1))[0]])
+        text += f" From the loss at step {first} on there are gradients that are not finite."
+    if pairs.zero.any():
+        share = pairs.zero.sum() / (pairs.t[:, None] >= pairs.k).sum()
+        text += f" {100 * share:.0f} % of all pairs are exactly 0: underflow, not a small value."
+    return text + _what_follows(layer, pairs, horizon)
+
+
+def _times(log10: float) -> str:
+    if abs(log10) < 0.05:
+        return ", about the same"
+    return f", {ratio(log10)} of that" if log10 < 0 else f", {ratio(log10)} times that"
+
+
+def _what_follows(layer: Any, pairs: Pairs, horizon: int) -> str:
+    last = int(pairs.t[-1])
+    if pairs.broken.any():
+        return " Until that is mended, no loss beyond that step can teach this layer anything."
+    if 0 < horizon < last:
+        return (
+            f" Left of the dashed line, {steps(horizon)} before its loss, a state gets less than "
+            "1 % of the gradient: it is hardly taught by that loss."
+        )
+    if horizon >= last:
+        return " Every state gets at least 1 % of what the loss's own step gets."
+    return " Not even the step before its loss gets 1 % of the gradient."
+
+
+def _note(layer: Any, pairs: Pairs) -> str:
+    notes = ["White where k lies after the loss."] if len(pairs.t) > 1 else []
+    if layer.B > 1:
+        notes.append(f"Median over the {layer.B} rows of the batch.")
+    if pairs.every > 1:
+        notes.append(f"{layer.T} steps are too many to draw: each {pairs.every}th is shown.")
+    return " ".join(notes).replace("White", "Empty").replace("2th", "2nd").replace("3th", "3rd")

@@ -1,0 +1,223 @@
+"""A text whose words are shaded by how much of a loss's gradient reaches them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import InputValueError
+from ..arrange import array
+from ..numbers import number, percent
+from .base import Drawing
+
+__all__ = ["Shaded", "draw", "legend_html", "shade", "words_html"]
+
+DECADES = 6.0  # below 10⁻⁶ of the strongest word, a word looks blank
+SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥", "": "∅"}
+
+
+class Shaded(NamedTuple):
+    """Words and what of the gradient reaches each.
+
+    Attributes:
+        words: one a step.
+        norms: ‖∂E_t/∂s_k‖ at each word (T,).
+        strength: 0 to 1: 1 + log10(norm / largest) / 6, at least 0.
+        step: where the loss enters.
+    """
+
+    words: tuple[str, ...]
+    norms: np.ndarray
+    strength: np.ndarray
+    step: int
+
+
+def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int = 0) -> Shaded:
+    """Give how much of one loss's gradient reaches each word (eq. 3).
+
+    Args:
+        layer: a LayerFlow.
+        words: one a step, in the order that the layer reads them.
+        loss: which loss; by default the one that enters last.
+        row: which batch row.
+
+    Raises:
+        InputValueError: another number of words than steps, no such row, or no such loss.
+    """
+    if isinstance(words, str):
+        raise InputValueError("words must be a sequence with one entry a step; got one str.")
+    words = tuple(str(word) for word in words)
+    if len(words) != layer.T:
+        raise InputValueError(
+            f"words must have one entry a step: {layer.name} took {layer.T} steps; "
+            f"got {len(words)} words."
+        )
+    if not 0 <= row < layer.B:
+        raise InputValueError(f"row must be 0 to {layer.B - 1}; got {row}.")
+    enters = layer.enters.cpu().numpy()[:, row]
+    known = layer.loss_index.cpu().tolist()
+    if loss is None:
+        line = int(enters.argmax()) if len(enters) else 0
+    elif loss in known:
+        line = known.index(loss)
+    else:
+        raise InputValueError(f"there is no loss {loss} in this flow; it has {_range(known)}.")
+    norms = array(layer.norms[line, 1:, row])
+    usable = norms[np.isfinite(norms) & (norms > 0)]
+    strength = np.zeros(len(words))
+    if len(usable):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log10(norms / usable.max())
+        strength = np.clip(1 + np.nan_to_num(logs, nan=-DECADES, posinf=0) / DECADES, 0, 1)
+    return Shaded(words, norms, strength, int(enters[line]))
+
+
+def _range(known: list[int]) -> str:
+    return ", ".join(map(str, known[:6])) + (f", … {known[-1]}" if len(known) > 6 else "")
+
+
+def draw(
+    layer: Any, *, words: Sequence[str] | None = None, loss: int | None = None, row: int = 0
+) -> Drawing:
+    """Draw the words as cells shaded by the gradient that reaches them (eq. 3).
+
+    Args:
+        layer: a LayerFlow.
+        words: one a step.
+        loss: which loss; by default the one that enters last.
+        row: which batch row.
+
+    Raises:
+        InputValueError: no words, or another number of them than steps.
+    """
+    if words is None:
+        raise InputValueError('kind "words" needs words=[...], one a step, to shade them.')
+    shaded = shade(layer, words, loss=loss, row=row)
+    columns = min(max(80 // max(max(map(len, shaded.words)), 3), 4), 24, len(shaded.words))
+    lines = math.ceil(len(shaded.words) / columns)
+    pad = lines * columns - len(shaded.words)
+    text = [_visible(word) for word in shaded.words] + [""] * pad
+    fill = np.concatenate([shaded.strength, np.full(pad, np.nan)])
+    hover = [_title(shaded, k) for k in range(len(shaded.words))] + [""] * pad
+    grid = (lines, columns)
+    hidden = {"visible": False, "fixedrange": True}
+    return Drawing(
+        heading="Which words does the gradient reach?",
+        caption=caption(shaded),
+        note=f"Darker is more; a white word gets less than 10⁻⁶ of the strongest. Batch row {row}.",
+        equations=(3, 5),
+        data=[
+            {
+                "type": "heatmap",
+                "z": fill.reshape(grid).astype(np.float32),
+                "text": np.array(text, dtype=object).reshape(grid).tolist(),
+                "customdata": np.array(hover, dtype=object).reshape(grid).tolist(),
+                "texttemplate": "%{text}",
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "hoverongaps": False,
+                "colorscale": [[0, "rgba(43,123,186,0)"], [1, "rgba(43,123,186,0.75)"]],
+                "zmin": 0,
+                "zmax": 1,
+                "xgap": 3,
+                "ygap": 3,
+                "showscale": False,
+            }
+        ],
+        layout={
+            "xaxis": hidden,
+            "yaxis": hidden | {"autorange": "reversed"},
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        },
+        height=max(34 * lines + 20, 90),
+    )
+
+
+def caption(shaded: Shaded) -> str:
+    """Say which words get how much, and what follows."""
+    norms, t = shaded.norms, shaded.step
+    if t == 0 or not np.isfinite(norms).any():
+        return "No finite gradient of this loss reaches any word."
+    here = norms[t - 1]
+    text = f"The loss at step {t} (“{_visible(shaded.words[t - 1])}”) is sent back over the text. "
+    reached = [k for k in range(t) if norms[k] >= 0.01 * here > 0]
+    zeros = int((norms[:t] == 0).sum())
+    first = norms[0]
+    if len(reached) == t:
+        text += (
+            f"All {t} words up to it get at least 1 % of what its own step gets; the first, "
+            f"“{_visible(shaded.words[0])}”, gets {_share(first, here)}. Each of them can still "
+            "teach this layer something about the answer."
+        )
+    elif reached:
+        text += (
+            f"{len(reached)} of the {t} words up to it get at least 1 % of what its own step gets; "
+            f"the first, “{_visible(shaded.words[0])}”, gets {_share(first, here)}. What the layer "
+            "would have to learn from the pale words, it hardly learns from this loss."
+        )
+    else:
+        text += "None of the words gets a gradient from it."
+    if zeros:
+        text += f" {zeros} {'word gets' if zeros == 1 else 'words get'} exactly 0 (underflow)."
+    return text
+
+
+def _share(part: float, whole: float) -> str:
+    if part == 0:
+        return "exactly 0"
+    return percent(part / whole) if whole > 0 and math.isfinite(part) else number(part)
+
+
+def words_html(shaded: Shaded, mark: Sequence[int] = ()) -> str:
+    """Give the words as HTML that wraps like text, shaded, for `style.css`.
+
+    Args:
+        shaded: from `shade`.
+        mark: steps (1 to T) of words to underline, such as the mention of a name.
+    """
+    marked = set(mark)
+    spans = []
+    for k, word in enumerate(shaded.words):
+        norm, after = shaded.norms[k], k + 1 > shaded.step
+        kinds = ["word"]
+        kinds += ["after"] if after else []
+        kinds += ["zero"] if norm == 0 and not after else []
+        kinds += ["broken"] if np.isinf(norm) else []
+        kinds += ["asks"] if k + 1 == shaded.step else []
+        kinds += ["marked"] if k + 1 in marked else []
+        spans.append(
+            f'<span class="{" ".join(kinds)}" style="--strength:{shaded.strength[k]:.3f}" '
+            f'title="{escape(_title(shaded, k), quote=True)}">{escape(_visible(word))}</span>'
+        )
+    return f'<p class="words">{" ".join(spans)}</p>'
+
+
+def legend_html() -> str:
+    """Give the key of the shades, for below `words_html`."""
+    keys = "".join(
+        f'<span class="word" style="--strength:{1 - n / DECADES:.2f}">{text}</span>'
+        for n, text in ((0, "strongest"), (2, "10⁻²"), (4, "10⁻⁴"), (6, "≤ 10⁻⁶"))
+    )
+    return (
+        f'<p class="words key" aria-hidden="true">{keys}<span class="word zero">exactly 0</span>'
+        '<span class="word asks">the loss is here</span></p>'
+    )
+
+
+def _title(shaded: Shaded, k: int) -> str:
+    """Give what the pointer shows over a word."""
+    if k + 1 > shaded.step:
+        return f"step {k + 1}, after the loss: no gradient"
+    lag, norm = shaded.step - k - 1, shaded.norms[k]
+    largest = np.nanmax(np.where(np.isfinite(shaded.norms), shaded.norms, np.nan), initial=0)
+    text = f"step {k + 1}, lag {lag}: norm {number(norm)}"
+    if norm == 0:
+        return text + " (underflow)"
+    return text + (f", {percent(norm / largest)} of the strongest" if largest > 0 else "")
+
+
+def _visible(word: str) -> str:
+    return SHOWN.get(word, word)

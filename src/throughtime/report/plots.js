@@ -1,0 +1,28 @@
+// Draws every figure of the page, in the reader's colour scheme, and again when that changes.
+(function () {
+  "use strict";
+  var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
+  var templates = read("templates");
+  var dark = window.matchMedia("(prefers-color-scheme: dark)");
+  var plots = Array.prototype.slice.call(document.querySelectorAll(".plot"));
+
+  function draw(div) {
+    var figure = read(div.id + "-data");
+    // On a narrow screen a figure no taller than it is wide, and fewer ticks.
+    var narrow = div.clientWidth < 560;
+    var height = narrow ? Math.min(figure.height, Math.max(300, div.clientWidth * 1.05)) : figure.height;
+    var layout = Object.assign({}, figure.layout, {
+      template: templates[dark.matches ? "dark" : "light"], height: height, autosize: true
+    });
+    if (narrow) {
+      layout.dragmode = false;  // a finger that scrolls the page must not zoom the figure
+      layout.font = { size: 12 };
+    }
+    return Plotly.react(div, figure.data, layout, {
+      responsive: true, displaylogo: false, displayModeBar: false
+    });
+  }
+  function all() { return Promise.all(plots.map(draw)); }
+  all().then(function () { document.documentElement.dataset.drawn = String(plots.length); });
+  dark.addEventListener("change", all);
+})();

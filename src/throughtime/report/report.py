@@ -1,0 +1,232 @@
+"""The report on a flow: verdicts, evidence, figures, and what they cannot tell."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputValueError
+from . import palette
+from .equations import EQUATIONS
+from .figures import draw
+from .figures.words import draw as draw_words
+from .figures.words import legend_html, shade, words_html
+from .numbers import number, percent, steps
+from .page import Plot, check_writable, plot, render, write
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["LIMITS", "began", "meaning", "report_html", "write_report"]
+
+LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
+
+LIMITS = (
+    "All of it was measured with these weights on this batch, at one moment of training. Other "
+    "data, or the same network after an update, may behave otherwise.",
+    "A norm says how much of a gradient arrives, not whether it points where learning is. That a "
+    "gradient reaches a step does not mean that the network will learn from it; where none "
+    "arrives, it cannot.",
+    "The norms are those of the gradient itself. Adam and its kin divide by a running size, so a "
+    "weight that gets only small gradients may still move; what is small compared with the other "
+    "steps of the same weight stays small.",
+    "The typical value at a lag is a median: single pairs of steps can lie far from it. The map "
+    "shows them.",
+    "A bound below 1 proves vanishing. A bound above 1 proves nothing, and no verdict here rests "
+    "on one.",
+    "The horizon is counted along one layer's time. Attention, skip connections or a second layer "
+    "may carry the same information another way.",
+    "A value that is exactly 0 may be underflow: the true one is below what its floating-point "
+    "type can hold. Measuring in float64 tells the two apart.",
+)
+
+
+def write_report(
+    flow: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    diagnosis: Mapping[str, Any] | None = None,
+    words: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
+
+    Args:
+        flow: what ``trace.flow`` gave.
+        path: of the HTML file; its folder must exist. A file that is there is replaced.
+        diagnosis: what `diagnose` gave for this flow, where it was given other thresholds.
+        words: one a step, for text: they are shown shaded by the gradient that reaches them.
+        title: of the page.
+
+    Returns:
+        The path written.
+
+    Cost:
+        about 5 MB, of which plotly.js is 4.8; T = 200 adds 0.3 MB a layer. Seconds, most of them
+        for singular values.
+
+    Raises:
+        FileError: the path cannot be written; nothing is left half-written.
+        InputValueError: ``words`` has another length than the layers have steps.
+    """
+    target = check_writable(path)
+    return write(report_html(flow, diagnosis=diagnosis, words=words, title=title), target)
+
+
+def report_html(
+    flow: Mapping[str, Any],
+    *,
+    diagnosis: Mapping[str, Any] | None = None,
+    words: Sequence[str] | None = None,
+    title: str | None = None,
+    kinds: Sequence[str] = LAYER_KINDS,
+    brief: bool = False,
+) -> str:
+    """Give the report as a string of HTML; arguments as `write_report`.
+
+    Args:
+        flow: what ``trace.flow`` gave.
+        diagnosis: as in `write_report`.
+        words: as in `write_report`.
+        title: as in `write_report`.
+        kinds: which figures each layer gets.
+        brief: leave out what only a page of its own needs: limits and equations.
+
+    Raises:
+        InputValueError: the flow has no layer, or ``words`` another length than its steps.
+    """
+    if not flow:
+        raise InputValueError("the flow has no layer, so there is nothing to report.")
+    if diagnosis is None:
+        from ..diagnosis import diagnose
+
+        diagnosis = diagnose(flow)
+    layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
+    several = len(layers) > 1
+    return render(
+        "report.html.j2",
+        title=title or "The gradient’s way back through time",
+        summary=_summary(flow),
+        several=several,
+        layers=layers,
+        overview=plot(draw(flow, "overview"), "overview-plot") if several else None,
+        limits=() if brief else LIMITS,
+        equations=() if brief else list(EQUATIONS.items()),
+        brief=brief,
+        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    )
+
+
+def _layer(
+    flow: Mapping[str, Any],
+    name: str,
+    index: int,
+    diagnosis: Any,
+    words: Sequence[str] | None,
+    kinds: Sequence[str],
+) -> dict[str, Any]:
+    """Give what the template needs of one layer."""
+    layer = flow[name]
+    colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
+    plots: list[Plot] = []
+    for kind in kinds:
+        plots.append(plot(draw(flow, kind, name), f"plot-{index}-{kind}"))
+        if kind == kinds[0] and words is not None:
+            plots.append(_words(layer, words, f"plot-{index}-words"))
+    return {
+        "id": f"layer-{index}",
+        "name": name,
+        "verdict": diagnosis.verdict.name,
+        "colour": colour,
+        "sign": sign,
+        "meaning": meaning(layer),
+        "began": began(layer),
+        "advice": diagnosis.advice,
+        "evidence": [_evidence(row) for row in diagnosis.evidence],
+        "facts": _facts(layer),
+        "plots": plots,
+    }
+
+
+def _words(layer: Any, words: Sequence[str], id: str) -> Plot:
+    shaded = shade(layer, words)
+    return plot(draw_words(layer, words=words), id, html=words_html(shaded) + legend_html())
+
+
+def meaning(layer: Any, fraction: float = 0.01) -> str:
+    """Say in one sentence how far back the gradient of a layer lasts.
+
+    Args:
+        layer: a LayerFlow.
+        fraction: what the horizon's gradient must still be of lag 0.
+    """
+    horizon = int(layer.horizon(fraction))
+    longest = len(layer.lag_profile()) - 1
+    if layer.first_nonfinite is not None:
+        return "There are values that are not finite, so no update of these weights can be used."
+    if horizon >= longest:
+        return (
+            f"The gradient keeps at least {percent(fraction)} of its size over all "
+            f"{steps(longest)} that were measured."
+        )
+    return (
+        f"The gradient falls below {percent(fraction)} of its size after {steps(horizon)} of "
+        f"{longest}: this layer learns little from anything further back."
+    )
+
+
+def began(layer: Any) -> str:
+    """Say where a layer first turned inf or NaN; an empty string where it did not.
+
+    Args:
+        layer: a LayerFlow.
+    """
+    first = layer.first_nonfinite
+    if first is None:
+        return ""
+    way = "on the way forward" if first.direction == "forward" else "on the way back"
+    kind = {"nan": "NaN"}.get(first.kind, first.kind)
+    return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
+
+
+def _evidence(row: Any) -> dict[str, str]:
+    cited = re.search(r"\d+", str(row.equation or ""))
+    return {
+        "quantity": row.quantity,
+        "value": _value(row.value),
+        "threshold": _value(row.threshold),
+        "where": str(row.where),
+        "equation": f"eq. {cited[0]}" if cited else str(row.equation or ""),
+        "number": cited[0] if cited and int(cited[0]) in EQUATIONS else "",
+    }
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    try:
+        return number(float(value))
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _facts(layer: Any) -> str:
+    dtype = str(layer.norms.dtype).removeprefix("torch.")
+    return (
+        f"{type(layer.cell).__name__} cell, {steps(layer.T)}, {layer.B} "
+        f"batch {'row' if layer.B == 1 else 'rows'}, state of {layer.S}, "
+        f"{layer.norms.shape[0]} {'loss' if layer.norms.shape[0] == 1 else 'losses'}, {dtype}"
+    )
+
+
+def _summary(flow: Mapping[str, Any]) -> str:
+    count = len(flow)
+    spans = sorted({layer.T for layer in flow.values()})
+    reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"
+    return (
+        f"{count} recurrent {'layer' if count == 1 else 'layers'}, {reach}. Measured exactly: "
+        "each loss’s gradient, taken apart by the step that it reaches."
+    )
