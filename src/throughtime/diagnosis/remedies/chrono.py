@@ -1,0 +1,70 @@
+"""Chrono initialisation: gate biases that remember over the lags a task has."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Generator, nn
+
+from ...errors import InputTypeError, InputValueError
+from .blocks import biases
+
+__all__ = ["chrono_"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
+    """Set gate biases for lags up to T_max (eq. 4), and return the layer.
+
+    A gate f that stays at σ(b) forgets with a time constant of 1/(1 − σ(b)) = 1 + e^b steps.
+    Drawing that time over the lags that the task has gives::
+
+        LSTM: b_f = ln u,  b_i = −b_f,  u ~ U(1, T_max − 1);  the other two biases 0
+        GRU:  b_z = ln u  (PyTorch's z is what is kept);      the other two as they are
+
+    PyTorch adds two biases; the second one's share of these gates is set to 0, so that the sum is
+    the value above.
+
+    Args:
+        layer: an LSTM or GRU of ``torch.nn`` or of this package, or such a cell.
+        longest: T_max, at least 3.
+        generator: for reproducible draws.
+
+    Returns:
+        ``layer`` itself.
+
+    Raises:
+        InputTypeError: ``layer`` has no gates.
+        InputValueError: ``longest`` below 3, or the layer has no biases.
+
+    Source:
+        Tallec and Ollivier (2018), "Can recurrent neural networks warp time?", section 2.
+
+    Example:
+        >>> layer = chrono_(torch.nn.LSTM(3, 4), longest=100)
+        >>> b = (layer.bias_ih_l0 + layer.bias_hh_l0).view(4, 4)   # i, f, g, o
+        >>> bool((b[1] == -b[0]).all()), bool((b[1] >= 0).all())
+        (True, True)
+    """
+    if longest < 3:
+        raise InputValueError(f"longest must be at least 3; got {longest}.")
+    for gates, bias_ih, bias_hh in biases(layer):
+        H = bias_ih.numel() // gates
+        if gates == 1:
+            raise InputTypeError(
+                f"chrono initialisation sets the biases of gates; {type(layer).__name__} has "
+                "none. Use an LSTM or a GRU, or orthogonal_."
+            )
+        u = torch.rand(H, generator=generator).to(bias_ih) * (longest - 2) + 1
+        with torch.no_grad():
+            if gates == 4:
+                bias_ih.zero_()
+                bias_hh.zero_()
+                bias_ih[H : 2 * H] = u.log()
+                bias_ih[:H] = -u.log()
+            else:
+                bias_ih[H : 2 * H] = u.log()
+                bias_hh[H : 2 * H] = 0
+    return layer

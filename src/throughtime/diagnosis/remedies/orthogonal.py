@@ -1,0 +1,51 @@
+"""An orthogonal W_h: every singular value the same."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Generator, nn
+
+from ...errors import InputValueError
+from .blocks import gates_of, suffixes
+
+__all__ = ["orthogonal_"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None) -> M:
+    """Set W_h to ``gain`` times an orthogonal matrix, gate by gate, and return the layer (eq. 6).
+
+    Then β_W = ``gain``, and with a linear f every singular value of every J_t is ``gain`` too.
+
+    Args:
+        layer: an RNN, LSTM or GRU of ``torch.nn`` or of this package, or such a cell.
+        gain: of every singular value.
+        generator: for reproducible draws.
+
+    Returns:
+        ``layer`` itself.
+
+    Raises:
+        InputTypeError: ``layer`` is no such layer.
+        InputValueError: ``gain`` is not above 0.
+
+    Cost:
+        one QR decomposition of H × H a gate.
+
+    Source:
+        Saxe, McClelland and Ganguli (2014); for RNNs Le, Jaitly and Hinton (2015).
+
+    Example:
+        >>> layer = orthogonal_(torch.nn.RNN(3, 4, dtype=torch.float64), gain=2)
+        >>> torch.linalg.svdvals(layer.weight_hh_l0).round().tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+    if not gain > 0:
+        raise InputValueError(f"gain must be above 0; got {gain}.")
+    gates = gates_of(layer)
+    for suffix in suffixes(layer):
+        for block in getattr(layer, f"weight_hh{suffix}").data.chunk(gates):
+            nn.init.orthogonal_(block, gain, generator=generator)
+    return layer
