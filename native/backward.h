@@ -1,0 +1,228 @@
+// The backward sweep of one thread's rows; a row is one loss v of one batch row b.
+//
+// At step t the product of da_{t+1} with W_h gives delta_t (eq. 9) panel by panel, and the cell's
+// step back turns it into da_t at once. A row begins at the last step that its loss reaches, and
+// costs nothing above it.
+#pragma once
+
+#include "sweep.h"
+
+namespace TT_ISA {
+
+template <class F, class Cell> struct Backward : Sweep<F> {
+    using Base = Sweep<F>;
+    using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
+    using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
+
+    explicit Backward(const tt::Share &s) : Base(s, true) {}
+
+    F *carry_h(int64_t p) const { return (F *)share.carry_h + p * unit_row; }
+    F *carry_c(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
+    int64_t enters(int64_t v) const { return w.enters ? w.enters[v] : w.T - 1; }
+
+    const F *direct(int64_t v, int64_t t, int64_t b) const {
+        if (!w.g || (w.g_sparse && t != enters(v))) return nullptr;
+        return (const F *)w.g + v * w.g_stride_v + t * w.g_stride_t + b * w.g_stride_b;
+    }
+    F *adjoint(int64_t v, int64_t t, int64_t b) const {
+        return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * w.width : nullptr;
+    }
+    // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
+    F *delta(int64_t v, int64_t k, int64_t b, int64_t i) const {
+        if (w.deltas) return (F *)w.deltas + ((v * (w.T + 1) + k) * w.B + b) * S;
+        return w.norms ? (F *)share.delta + i * S : nullptr;
+    }
+    void write_norm(int64_t v, int64_t k, int64_t b, const F *d) const {
+        if (w.norms) ((F *)w.norms)[(v * (w.T + 1) + k) * w.B + b] = norm(d, S);
+    }
+
+    // Write delta at s_k, as it stands in the carries, for a step that the row does not take.
+    void write_carried(int64_t p, int64_t k) const {
+        const int64_t id = share.rows[p], v = id / w.B, b = id % w.B;
+        const int64_t u = this->first_unit(), end = this->last_unit();
+        F *d = delta(v, k, b, 0);
+        if (!d) return;
+        for (int64_t i = u; i < end; ++i) d[i] = carry_h(p)[i];
+        if (Cell::states == 2)
+            for (int64_t i = u; i < end; ++i) d[w.H + i] = carry_c(p)[i];
+        write_norm(v, k, b, d);
+    }
+
+    void add_direct(int64_t p, int64_t t) const {
+        const int64_t id = share.rows[p], u = this->first_unit(), end = this->last_unit();
+        const F *g = direct(id / w.B, t, id % w.B);
+        if (!g) return;
+        for (int64_t i = u; i < end; ++i) carry_h(p)[i] += g[i];
+        if (Cell::states == 2 && w.G > w.H)
+            for (int64_t i = u; i < end; ++i) carry_c(p)[i] += g[w.H + i];
+    }
+
+    // Before the row's first step back: what arrives at s_T, and at the steps it does not take.
+    void begin(int64_t p) const {
+        const int64_t id = share.rows[p], v = id / w.B, b = id % w.B;
+        const int64_t u = this->first_unit(), n = this->last_unit() - u, H = w.H;
+        const F *d = w.delta_T ? (const F *)w.delta_T + id * S : nullptr;
+        for (int64_t i = u; i < u + n; ++i) carry_h(p)[i] = d ? d[i] : F(0);
+        if (Cell::states == 2)
+            for (int64_t i = u; i < u + n; ++i) carry_c(p)[i] = d ? d[H + i] : F(0);
+        const int64_t top = d ? w.T - 1 : enters(v);  // nothing but zeros above it
+        for (int64_t t = w.T - 1; t >= share.hi[id]; --t) {
+            if (t > top) {
+                clear(v, t + 1, b);
+            } else {
+                add_direct(p, t);
+                write_carried(p, t + 1);
+            }
+            clear_adjoint(v, t, b);
+        }
+    }
+
+    // After its last step back: delta_{lo} is in the carries; go on to s_0.
+    void end(int64_t p) const {
+        const int64_t id = share.rows[p], v = id / w.B, b = id % w.B;
+        const int64_t u = this->first_unit(), n = this->last_unit() - u, H = w.H;
+        const int64_t lo = share.lo[id] < share.hi[id] ? share.lo[id] : share.hi[id];
+        for (int64_t t = lo - 1; t >= 0; --t) {
+            add_direct(p, t);
+            write_carried(p, t + 1);
+            clear_adjoint(v, t, b);
+        }
+        write_carried(p, 0);
+        F *d = (F *)w.delta_0 + id * S;
+        for (int64_t i = u; i < u + n; ++i) d[i] = carry_h(p)[i];
+        if (Cell::states == 2)
+            for (int64_t i = u; i < u + n; ++i) d[H + i] = carry_c(p)[i];
+    }
+
+    void clear(int64_t v, int64_t k, int64_t b) const {
+        const int64_t u = this->first_unit(), n = this->last_unit() - u;
+        for (int64_t part = 0; w.deltas && part < S; part += w.H)
+            memset(delta(v, k, b, 0) + part + u, 0, n * sizeof(F));
+        if (w.norms) ((F *)w.norms)[(v * (w.T + 1) + k) * w.B + b] = 0;
+    }
+
+    void clear_adjoint(int64_t v, int64_t t, int64_t b) const {
+        F *row = adjoint(v, t, b);
+        const int64_t u = this->first_unit(), n = this->last_unit() - u;
+        if (row)
+            for (int64_t gate = 0; gate < w.width; gate += w.H) memset(row + gate + u, 0, n * sizeof(F));
+    }
+
+    // Say which rows take step t, and in which slots; give how many of them took step t + 1.
+    int64_t plan(int64_t t, int64_t n, int64_t &n_next) const {
+        int64_t stay = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const int32_t p = share.current[i];
+            const bool on = t >= share.lo[share.rows[p]];
+            share.out[i] = on ? (int32_t)stay : -1;
+            if (on) share.next[stay++] = p;
+        }
+        n_next = stay;
+        for (int32_t p = 0; t >= 0 && p < share.n_rows; ++p) {
+            const int64_t id = share.rows[p];
+            if (share.hi[id] == t + 1 && share.lo[id] <= t) share.next[n_next++] = p;
+        }
+        return stay;
+    }
+
+    Row<F> row(int64_t t, int64_t p, int64_t to, int64_t i) const {
+        const int64_t id = share.rows[p], v = id / w.B, b = id % w.B, at = t * w.B + b;
+        Row<F> r{};
+        r.a = (F *)w.a + at * A;
+        r.s_prev = (const F *)w.s + at * S;
+        r.s = (F *)w.s + (at + w.B) * S;
+        r.q = w.q ? (F *)w.q + at * w.H : nullptr;
+        r.out = out + to * state_row;
+        r.carry_h = carry_h(p);
+        r.carry_c = carry_c(p);
+        r.g = direct(v, t, b);
+        r.adjoint = adjoint(v, t, b);
+        r.delta = delta(v, t + 1, b, i);
+        r.cleared = this->reset(t, b);
+        return r;
+    }
+
+    // One row and one panel of step t. tile is null where the row begins here.
+    void point(const Row<F> &r, int64_t panel, const F *tile) const {
+        constexpr int L = Simd<F>::lanes;
+        int64_t u = panels.first_unit(panel);
+        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L) {
+            if (w.H - u >= L)
+                vector(r, tile ? tile + j * L : nullptr, u, L);
+            else
+                vector(r, tile ? tile + j * L : nullptr, u, (int)(w.H - u));
+        }
+    }
+
+    TT_INLINE void vector(const Row<F> &r, const F *tile, int64_t u, int n) const {
+        Vec<F> d = tile ? load(tile) : load(r.carry_h + u);
+        if (Cell::carries && tile) d += load(r.carry_h + u);
+        if (r.g) d += load(r.g + u, n);
+        if (r.delta) store(r.delta + u, d, n);
+        Cell::backward(sizes, r, d, u, n);
+    }
+
+    // The row takes no step t: what came through the product stays in the carry.
+    void leave(int64_t p, int64_t panel, const F *tile) const {
+        constexpr int L = Simd<F>::lanes;
+        const int64_t u = panels.first_unit(panel);
+        for (int64_t j = 0; j < panels.unit_vectors(panel) * L; ++j)
+            carry_h(p)[u + j] = tile[j] + (Cell::carries ? carry_h(p)[u + j] : F(0));
+    }
+
+    // Rows in the slots first … first + rows - 1 of step t + 1 go through the product.
+    void step(int64_t t, int64_t first, int64_t rows) const {
+        constexpr int L = Simd<F>::lanes;
+        Row<F> taken[chunk_rows];
+        for (int64_t i = 0; i < rows; ++i)
+            if (share.out[first + i] >= 0)
+                taken[i] = row(t, share.current[first + i], share.out[first + i], i);
+        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+            this->product(panel, first, rows);
+            for (int64_t i = 0; i < rows; ++i) {
+                const F *tile = (const F *)share.tile + i * panels.width(panel) * L;
+                if (share.out[first + i] >= 0)
+                    point(taken[i], panel, tile);
+                else
+                    leave(share.current[first + i], panel, tile);
+            }
+        }
+        for (int64_t i = 0; w.norms && i < rows; ++i)
+            if (share.out[first + i] >= 0) finish_norm(t, share.current[first + i], taken[i]);
+    }
+
+    void finish_norm(int64_t t, int64_t p, const Row<F> &r) const {
+        const int64_t id = share.rows[p];
+        write_norm(id / w.B, t + 1, id % w.B, r.delta);
+    }
+
+    void run() {
+        int64_t n = 0;
+        for (int32_t p = 0; p < share.n_rows; ++p) {
+            begin(p);
+            if (share.lo[share.rows[p]] >= share.hi[share.rows[p]]) end(p);
+        }
+        tt::Share &slots = const_cast<tt::Share &>(share);
+        for (int64_t t = w.T - 1; t >= -1; --t) {
+            int64_t n_next;
+            const int64_t stay = plan(t, n, n_next);
+            for (int64_t i = 0; i < n; i += chunk_rows)
+                step(t, i, n - i < chunk_rows ? n - i : chunk_rows);
+            for (int64_t i = 0; i < n; ++i)
+                if (share.out[i] < 0) end(share.current[i]);
+            for (int64_t i = stay; i < n_next; ++i) {
+                const Row<F> r = row(t, share.next[i], i, 0);
+                for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel)
+                    point(r, panel, nullptr);
+                if (w.norms) finish_norm(t, share.next[i], r);
+            }
+            int32_t *was = slots.current;
+            slots.current = slots.next;
+            slots.next = was;
+            n = n_next;
+            this->turn();
+        }
+    }
+};
+
+}  // namespace TT_ISA

@@ -1,0 +1,123 @@
+// The forward sweep of one thread's rows: all T steps, without a barrier where the rows are its own.
+#pragma once
+
+#include "sweep.h"
+
+namespace TT_ISA {
+
+template <class F, class Cell> struct Forward : Sweep<F> {
+    using Base = Sweep<F>;
+    using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
+    using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
+
+    explicit Forward(const tt::Share &s) : Base(s, false) {}
+
+    F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
+    F *cell_state(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
+
+    // Put s_0 of the row at position p, or 0, where the step `at` will look for it.
+    void enter(int64_t p, F *slot, int64_t at) const {
+        const int64_t b = share.rows[p], u = this->first_unit(), n = this->last_unit() - u;
+        const bool cleared = this->reset(at, b);
+        const F *s_0 = (const F *)w.s + b * S;
+        for (int64_t i = u; i < u + n; ++i) slot[i] = cleared ? F(0) : s_0[i];
+        if (Cell::states == 2)
+            for (int64_t i = u; i < u + n; ++i) cell_state(p)[i] = cleared ? F(0) : s_0[w.H + i];
+    }
+
+    // Say which rows step t + 1 takes, and in which slots; give how many of them stay on.
+    int64_t plan(int64_t t, int64_t n, int64_t &n_next) const {
+        int64_t stay = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const int32_t p = share.current[i];
+            const bool on = t + 1 < share.hi[share.rows[p]];
+            share.out[i] = on ? (int32_t)stay : -1;
+            if (on) share.next[stay++] = p;
+        }
+        n_next = stay;
+        for (int32_t p = 0; p < share.n_rows; ++p)
+            if (share.lo[share.rows[p]] == t + 1 && t + 1 < share.hi[share.rows[p]])
+                share.next[n_next++] = p;
+        return stay;
+    }
+
+    Row<F> row(int64_t t, int64_t slot) const {
+        const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
+        Row<F> r{};
+        r.a = (F *)w.a + at * A;
+        r.s = state(t + 1, b);
+        r.h_prev = in + slot * state_row;
+        r.q = w.q ? (F *)w.q + at * w.H : nullptr;
+        r.out = share.out[slot] < 0 ? nullptr : out + share.out[slot] * state_row;
+        r.c = cell_state(p);
+        r.cleared = this->reset(t + 1, b);
+        return r;
+    }
+
+    void step(int64_t t, int64_t first, int64_t rows) const {
+        constexpr int L = Simd<F>::lanes;
+        Row<F> taken[chunk_rows];
+        for (int64_t i = 0; i < rows; ++i) taken[i] = row(t, first + i);
+        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+            this->product(panel, first, rows);
+            for (int64_t i = 0; i < rows; ++i)
+                point(taken[i], panel, (const F *)share.tile + i * panels.width(panel) * L);
+        }
+    }
+
+    // One row and one panel, after the product.
+    void point(const Row<F> &r, int64_t panel, const F *tile) const {
+        constexpr int L = Simd<F>::lanes;
+        int64_t u = panels.first_unit(panel);
+        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::gates)
+            if (w.H - u >= L)
+                Cell::forward(sizes, r, tile, u, L);
+            else
+                Cell::forward(sizes, r, tile, u, (int)(w.H - u));
+    }
+
+    // Steps that a row does not take: its state stays, and what would be kept is 0.
+    void fill() const {
+        for (int64_t p = share.member; p < share.n_rows; p += share.members) {
+            const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
+            for (int64_t t = 0; t < w.T; ++t) {
+                if (t >= lo && t < hi) continue;
+                memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
+                if (Cell::gates > 1 && w.keep) memset((F *)w.a + (t * w.B + b) * A, 0, A * sizeof(F));
+                if (w.q && w.keep) memset((F *)w.q + (t * w.B + b) * w.H, 0, w.H * sizeof(F));
+            }
+        }
+    }
+
+    void run() {
+        int64_t n = 0;
+        for (int32_t p = 0; p < share.n_rows; ++p)
+            if (share.lo[share.rows[p]] == 0 && share.hi[share.rows[p]] > 0) {
+                enter(p, out + n * state_row, 0);
+                share.current[n] = p;
+                share.out[n] = (int32_t)n;
+                ++n;
+            }
+        tt::Share &slots = const_cast<tt::Share &>(share);
+        this->turn();
+        for (int64_t t = 0; t < w.T; ++t) {
+            int64_t n_next = n;
+            if (share.ragged) {
+                const int64_t stay = plan(t, n, n_next);
+                for (int64_t i = stay; i < n_next; ++i) enter(share.next[i], out + i * state_row, t + 1);
+            }
+            for (int64_t i = 0; i < n; i += chunk_rows)
+                step(t, i, n - i < chunk_rows ? n - i : chunk_rows);
+            if (share.ragged) {
+                int32_t *was = slots.current;
+                slots.current = slots.next;
+                slots.next = was;
+                n = n_next;
+            }
+            this->turn();
+        }
+        if (share.ragged) fill();
+    }
+};
+
+}  // namespace TT_ISA

@@ -1,0 +1,104 @@
+// What the two sweeps share: the slots that rows occupy, and the product of a chunk of rows.
+#pragma once
+
+#include "cells.h"
+
+namespace TT_ISA {
+
+constexpr int chunk_rows = 48;   // rows that pass over all panels together
+constexpr int64_t block_bytes = 16384;  // of a panel, kept in L1 while several blocks of rows use it
+
+template <class F> struct Sweep {
+    const tt::Share &share;
+    const tt_sweep &w;
+    Panels panels;
+    Sizes<F> sizes;
+    int64_t state_row, unit_row, S, A, first_panel, last_panel;
+    F *in, *out;  // the two states, by slot
+
+    Sweep(const tt::Share &share_, bool back)
+        : share(share_), w(*share_.sweep), panels(w, back, Simd<F>::lanes) {
+        constexpr int L = Simd<F>::lanes;
+        unit_row = panels.vectors * L;
+        state_row = (back ? tt::gates(w) : 1) * unit_row + L;  // + L: rows apart in cache sets
+        S = tt::state_size(w);
+        A = tt::gates(w) * w.H;
+        sizes = {w.H, unit_row, w.G, w.nonlinearity, w.keep != 0, w.width > A, (const F *)w.bias_n};
+        first_panel = panels.count * share.member / share.members;
+        last_panel = panels.count * (share.member + 1) / share.members;
+        in = (F *)share.state[0];
+        out = (F *)share.state[1];
+    }
+
+    // This thread's units.
+    int64_t first_unit() const { return panels.first_unit(first_panel); }
+    int64_t last_unit() const {
+        const int64_t end = panels.first_unit(last_panel);
+        return end < w.H ? end : w.H;
+    }
+
+    void sync() const {
+        if (share.members > 1) share.wait(share.barrier);
+    }
+    void turn() {
+        sync();
+        F *was = in;
+        in = out;
+        out = was;
+    }
+    bool reset(int64_t t, int64_t b) const { return w.reset && t < w.T && w.reset[t * w.B + b]; }
+
+    // tile = state of the slots slot … slot + rows - 1, times panel p.
+    void product(int64_t p, int64_t slot, int64_t rows) const {
+        constexpr int L = Simd<F>::lanes;
+        const int NR = panels.width(p), most = rows_for(NR);
+        const int64_t H = w.H, blocks = (rows + most - 1) / most, tile_row = NR * L;
+        const int64_t depth = blocks > 1 ? block_bytes / (int64_t)(NR * L * sizeof(F)) : H;
+        const F *panel = (const F *)share.packed + panels.offset(p);
+        F *tile = (F *)share.tile;
+        const int base = (int)(rows / blocks);  // every block has base rows or one more
+        const Multiply<F> low = pick<F>(base, NR), high = pick<F>(base < most ? base + 1 : base, NR);
+        for (int64_t segment = 0; segment < panels.K; segment += H)
+            for (int64_t k = 0; k < H; k += depth) {
+                const F *x = in + (segment / H) * unit_row + k;
+                const F *weights = panel + (segment + k) * NR * L;
+                const int64_t n = depth < H - k ? depth : H - k;
+                for (int64_t block = 0; block < blocks; ++block) {
+                    const int64_t first = rows * block / blocks;
+                    const bool more = rows * (block + 1) / blocks - first > base;
+                    (more ? high : low)(x + (slot + first) * state_row, state_row, weights, n,
+                                        tile + first * tile_row, tile_row, segment + k > 0);
+                }
+            }
+    }
+};
+
+// ||x||_2, neither overflowing nor underflowing where x itself does not.
+inline float norm(const float *x, int64_t n) {
+    double sums[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; ++j) sums[j] += (double)x[i + j] * x[i + j];
+    for (; i < n; ++i) sums[0] += (double)x[i] * x[i];
+    double sum = 0;
+    for (int j = 0; j < 8; ++j) sum += sums[j];
+    return (float)__builtin_sqrt(sum);
+}
+
+inline double norm(const double *x, int64_t n) {
+    double sums[8] = {};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; ++j) sums[j] += x[i + j] * x[i + j];
+    for (; i < n; ++i) sums[0] += x[i] * x[i];
+    double sum = 0;
+    for (int j = 0; j < 8; ++j) sum += sums[j];
+    if ((sum > 1e-280 && sum < 1e300) || sum != sum) return __builtin_sqrt(sum);
+    double most = 0;
+    for (i = 0; i < n; ++i) most = __builtin_fabs(x[i]) > most ? __builtin_fabs(x[i]) : most;
+    if (most == 0 || most > 1.7976931348623157e308) return most;
+    for (sum = 0, i = 0; i < n; ++i) sum += (x[i] / most) * (x[i] / most);
+    return most * __builtin_sqrt(sum);
+}
+
+}  // namespace TT_ISA

@@ -1,0 +1,181 @@
+"""Which kernel runs: one table, and what speaks against it in a given case."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..errors import InputValueError, UnsupportedError
+from . import native
+
+__all__ = ["Available", "Choice", "available", "choice", "decide", "last_choice", "use"]
+
+# The compiled kernels: (cell, device, dtype) → its number in native/interface.h.
+TABLE: dict[tuple[type[AbstractCell], str, torch.dtype], int] = {
+    (cell, "cpu", dtype): number
+    for number, cell in enumerate((Elman, LSTM, GRU))
+    for dtype in (torch.float32, torch.float64)
+}
+NAMES = ("auto", "native", "reference")
+
+_wanted = "auto"
+_last = threading.local()
+
+
+class Choice(NamedTuple):
+    """What runs, and why not the other.
+
+    Attributes:
+        name: "native" or "reference".
+        reason: one sentence.
+    """
+
+    name: str
+    reason: str
+
+
+class Available(NamedTuple):
+    """What there is on this machine.
+
+    Attributes:
+        native: whether the compiled kernels can be used.
+        isa: the instruction set they run on.
+        isas: all that this build and machine have, best first.
+        threads: the OpenMP library whose threads they use; empty: the calling thread alone.
+        reason: what is missing where ``native`` is False.
+    """
+
+    native: bool
+    isa: str
+    isas: tuple[str, ...]
+    threads: str
+    reason: str
+
+
+def available() -> Available:
+    """Say which kernels there are on this machine, and what is missing.
+
+    Example:
+        >>> available().isas[-1:] in ((), ("portable",))
+        True
+    """
+    library = native.library()
+    found = library.handle is not None
+    return Available(found, native.isa(), native.isas(), library.pool, library.reason)
+
+
+class use:  # noqa: N801 - called like a function, and usable with `with`
+    """Choose which kernels run, from now on or within a ``with`` block, in all threads.
+
+    Args:
+        name: "auto" (the compiled ones wherever they apply), "native" (the same, and an error
+            where they do not) or "reference" (the sweep in plain torch).
+
+    Raises:
+        InputValueError: another name.
+        UnsupportedError: "native", and there are no compiled kernels.
+
+    Example:
+        >>> with use("reference"):
+        ...     choice(Elman(3, 5)).name
+        'reference'
+    """
+
+    def __init__(self, name: str) -> None:
+        """Switch over at once; leaving the ``with`` block switches back."""
+        global _wanted
+        if name not in NAMES:
+            raise InputValueError(f"kernels must be one of {', '.join(NAMES)}; got {name!r}.")
+        if name == "native" and native.library().handle is None:
+            raise UnsupportedError(f"There are no native kernels: {native.library().reason}")
+        self._before, _wanted = _wanted, name
+
+    def __enter__(self) -> use:
+        """Give the choice itself; it is in force already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Switch back to what was chosen before."""
+        global _wanted
+        _wanted = self._before
+
+
+def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
+    """Say which kernel would run for this cell and these tensors, and why not the other.
+
+    Args:
+        cell: the recurrence.
+        tensors: what the sweep would be given besides, where that is known.
+
+    Example:
+        >>> with use("reference"):
+        ...     choice(Elman(3, 5)).reason
+        "kernels.use('reference') asks for it."
+    """
+    if _wanted == "reference":
+        return Choice("reference", "kernels.use('reference') asks for it.")
+    obstacle = _obstacle(cell, tensors)
+    if obstacle:
+        return Choice("reference", obstacle)
+    return Choice("native", f"{type(cell).__name__} has a compiled kernel ({native.isa()}).")
+
+
+def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> int | None:
+    """Give the number of the compiled kernel to run, or None for the reference; remember why.
+
+    Args:
+        cell: the recurrence.
+        tensors: what the sweep is given.
+        obstacle: what else speaks against the compiled kernel.
+
+    Raises:
+        UnsupportedError: ``use("native")`` is in force, and the compiled kernel does not apply.
+    """
+    chosen = choice(cell, *tensors)
+    if chosen.name == "native" and obstacle:
+        chosen = Choice("reference", obstacle)
+    _last.choice = chosen
+    if chosen.name == "native":
+        return TABLE[type(cell), "cpu", cell.weight_hh.dtype]  # pyright: ignore
+    if _wanted == "native":
+        raise UnsupportedError(
+            f"kernels.use('native') is in force, but {chosen.reason} Use kernels.use('auto')."
+        )
+    return None
+
+
+def last_choice() -> Choice | None:
+    """Give what ran last in this thread, and why; None before the first sweep."""
+    return getattr(_last, "choice", None)
+
+
+def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
+    """Give what speaks against the compiled kernel, or nothing."""
+    if native.library().handle is None:
+        return native.library().reason
+    name = type(cell).__name__
+    if type(cell) not in (Elman, LSTM, GRU):
+        return f"{name} has no compiled kernel."
+    if getattr(cell, "projected", False):
+        return "a projected LSTM has no compiled kernel."
+    weight: Tensor = cell.weight_hh  # pyright: ignore[reportAssignmentType]
+    if (type(cell), weight.device.type, weight.dtype) not in TABLE:
+        return f"{name} has no compiled kernel for {weight.dtype} on {weight.device}."
+    for tensor in (*tensors, *cell.weights().values()):
+        if tensor is None:
+            continue
+        if tensor.layout != torch.strided:
+            return f"a tensor has the layout {tensor.layout}."
+        if tensor.dtype != torch.bool and tensor.dtype != weight.dtype:
+            return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+        if tensor.device != weight.device:
+            return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
+        try:
+            tensor.data_ptr()
+        except RuntimeError:
+            return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
+    return ""

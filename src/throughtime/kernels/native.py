@@ -1,0 +1,152 @@
+"""The compiled library: found, loaded, given torch's threads, and called through ctypes.
+
+The library has a plain C interface (native/interface.h) and no OpenMP of its own. It runs on the
+pool of the OpenMP library that torch has loaded already, so that there is never a second one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import InputValueError, ThroughTimeError
+
+__all__ = ["Library", "Sweep", "isa", "isas", "library", "run", "set_isa"]
+
+VERSION = 1
+_PATH = Path(__file__).with_name("_native.so")
+_int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class Sweep(ctypes.Structure):
+    """The arguments of both sweeps; the fields are explained in native/interface.h."""
+
+    _fields_ = (
+        *((name, _int32) for name in ("cell", "dtype", "nonlinearity", "threads", "members")),
+        ("keep", _int32),
+        *((name, _int64) for name in ("T", "B", "H", "V")),
+        *((name, _pointer) for name in ("weight_hh", "bias_n", "first", "last", "reset")),
+        *((name, _pointer) for name in ("a", "s", "q", "g")),
+        *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
+        ("enters", _pointer),
+        *((name, _int32) for name in ("g_sparse", "width")),
+        *((name, _pointer) for name in ("delta_T", "adjoints", "delta_0", "norms", "deltas")),
+    )
+
+
+class Library(NamedTuple):
+    """The library, or why there is none.
+
+    Attributes:
+        handle: the loaded library, or None.
+        reason: why there is none; empty where there is one.
+        pool: the OpenMP library whose threads it uses; empty: it runs on the calling thread alone.
+    """
+
+    handle: ctypes.CDLL | None
+    reason: str
+    pool: str
+
+
+@cache
+def library() -> Library:
+    """Load the library once and hand it torch's thread pool."""
+    if not _PATH.exists():
+        return Library(
+            None,
+            "the compiled kernels are not part of this installation, because there was no C++ "
+            "compiler when it was installed. Install g++ or clang++, then run "
+            "'pip install --force-reinstall --no-deps throughtime'.",
+            "",
+        )
+    try:
+        handle = ctypes.CDLL(str(_PATH))
+    except OSError as error:
+        return Library(None, f"{_PATH.name} cannot be loaded: {error}.", "")
+    handle.tt_sweep_size.restype = _int64
+    for name in ("tt_isa", "tt_isas"):
+        getattr(handle, name).restype = ctypes.c_char_p
+    if handle.tt_version() != VERSION or handle.tt_sweep_size() != ctypes.sizeof(Sweep):
+        return Library(
+            None,
+            f"{_PATH.name} is of another version than this package; install the package again.",
+            "",
+        )
+    handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
+    return Library(handle, "", _lend_pool(handle))
+
+
+def _lend_pool(handle: ctypes.CDLL) -> str:
+    """Give the library the threads of the OpenMP library that torch runs on, if it can be found."""
+    for path in _loaded("omp"):
+        try:
+            openmp = ctypes.CDLL(path)
+            names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+            entries = [ctypes.cast(getattr(openmp, name), _pointer) for name in names]
+        except (OSError, AttributeError):
+            continue
+        handle.tt_set_pool(*entries)
+        return path
+    return ""
+
+
+def _loaded(part: str) -> list[str]:
+    """Give the shared libraries in this process whose name holds ``part``, torch's own first."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/") and ".so" in line}
+    near = str(Path(torch.__file__).parent.parent)
+    found = (path for path in paths if part in Path(path).name and Path(path).exists())
+    return sorted(found, key=lambda path: (not path.startswith(near), path))
+
+
+def isas() -> tuple[str, ...]:
+    """Give the instruction sets that the library has and this machine runs, best first."""
+    handle = library().handle
+    return () if handle is None else tuple(handle.tt_isas().decode().split())
+
+
+def isa() -> str:
+    """Give the instruction set that sweeps run on; empty without a library."""
+    handle = library().handle
+    return "" if handle is None else handle.tt_isa().decode()
+
+
+def set_isa(name: str) -> None:
+    """Run on another instruction set, for tests and comparisons.
+
+    Raises:
+        InputValueError: the library or the machine does not have it.
+    """
+    handle = library().handle
+    if handle is None or handle.tt_set_isa(name.encode()):
+        raise InputValueError(f"There is no instruction set {name!r} here; got {isas()}.")
+
+
+def run(sweep: Sweep, *, back: bool) -> None:
+    """Run one sweep; the caller has checked every size, dtype and stride.
+
+    Raises:
+        ThroughTimeError: there is no memory for the packed weights.
+    """
+    handle = library().handle
+    assert handle is not None
+    sweep.threads = torch.get_num_threads()
+    status = (handle.tt_backward if back else handle.tt_forward)(ctypes.byref(sweep))
+    if status:
+        raise ThroughTimeError(
+            f"The native sweep found no memory for its packed weights (H={sweep.H}, "
+            f"V·B={sweep.V * sweep.B}); use fewer losses at once."
+        )
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Give a tensor's address, or None."""
+    return None if tensor is None else tensor.data_ptr()

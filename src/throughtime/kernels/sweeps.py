@@ -1,0 +1,253 @@
+"""The two sweeps of `throughtime.sweep`, compiled where a kernel applies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import sweep as reference
+from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells.elman import NONLINEARITIES
+from ..errors import ShapeError
+from ..shapes import check
+from ..tape import Tape
+from . import native
+from .choose import decide
+
+__all__ = ["backward", "forward"]
+
+_LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
+
+
+def forward(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    keep: bool = True,
+) -> Tape:
+    """Run the recurrence over all steps and keep the tape (eq. 1), as `sweep.forward` does.
+
+    Args:
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        s_0: the initial state (B, S).
+        active: (T, B) bool; rows that are False keep their state. The compiled kernel takes rows
+            whose steps are consecutive from the first on or up to the last.
+        reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        keep: whether the way back will be taken; without it the tape holds the states alone.
+
+    Cost:
+        one GEMM for all inputs, and 2·B·A·H operations a step; a row costs its own length.
+
+    Example:
+        >>> forward(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).s.shape
+        torch.Size([8, 2, 5])
+    """
+    number = decide(cell, x, s_0, active, reset, obstacle=_size_obstacle(x.shape[0], s_0.shape[0]))
+    span = None if number is None or active is None else Span.of(active)
+    if span is not None and span.obstacle:
+        number = decide(cell, obstacle=span.obstacle)
+    if number is None:
+        return reference.forward(cell, x, s_0, active, reset, keep=keep)
+    T, B = x.shape[:2]
+    check("x", x, "T B I", {"I": cell.input_size})
+    check("s_0", s_0, "B S", {"B": B, "S": cell.state_size})
+    with torch.no_grad():
+        a = cell.drive(x).contiguous()
+        s = a.new_empty(T + 1, B, cell.state_size)
+        s[0] = s_0
+        q = a.new_empty(T, B, cell.hidden_size) if keep and number == 2 else None
+        sweep, alive = _describe(cell, number, s, a, q, span, reset)
+        sweep.keep = keep
+        native.run(sweep, back=False)
+    del alive
+    tape = Tape(x, s, (), active, reset)
+    return Tape(x, s, _saved(number, tape, a, q) if keep else (), active, reset)
+
+
+def _saved(number: int, tape: Tape, a: Tensor, q: Tensor | None) -> tuple[Tensor, ...]:
+    """Give what the cell's own `step` would have saved; ``a`` holds the gates by now."""
+    if number == 0:
+        return (tape.s[1:],)
+    if number == 1:
+        return a, tape.s_prev(), tape.s[1:]
+    assert q is not None
+    return a, q, tape.s_prev()
+
+
+def backward(
+    cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Send V losses back through all steps in one sweep (eq. 9), as `sweep.backward` does.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G) into the first G ≤ S entries of s_1…s_T.
+        delta_T: what else arrives at s_T, (V, B, S).
+
+    Returns:
+        The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
+
+    Cost:
+        2·V·B·A·H operations a step; memory V·T·B·A.
+    """
+    number = decide_back(cell, tape, g, delta_T)
+    if number is None:
+        return reference.backward(cell, tape, g, delta_T)
+    with torch.no_grad():
+        adjoints = g.new_empty(*g.shape[:3], cell.preact_size)
+        return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)
+
+
+def decide_back(
+    cell: AbstractCell, tape: Tape, g: Tensor | None, delta_T: Tensor | None
+) -> int | None:
+    """Give the number of the compiled kernel for the way back, or None for the reference."""
+    rows = tape.B if delta_T is None else delta_T.shape[0] * tape.B
+    rows = rows if g is None or g.dim() < 4 else g.shape[0] * tape.B
+    return decide(
+        cell, tape.s, *tape.saved, g, delta_T, obstacle=_size_obstacle(tape.T, rows)
+    ) if tape.active is None or not Span.of(tape.active).obstacle else decide(
+        cell, obstacle=Span.of(tape.active).obstacle
+    )
+
+
+def run_back(
+    cell: AbstractCell,
+    number: int,
+    tape: Tape,
+    g: Tensor | None,
+    delta_T: Tensor | None = None,
+    *,
+    V: int = 1,
+    enters: Tensor | None = None,
+    adjoints: Tensor | None = None,
+    norms: Tensor | None = None,
+    deltas: Tensor | None = None,
+) -> Tensor:
+    """Run the compiled backward sweep into the arrays given, and give dE/ds_0 (V, B, S).
+
+    Args:
+        cell: the recurrence.
+        number: of its compiled kernel.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G); or (T, B, G), of which loss v has step ``enters[v]``.
+        delta_T: what else arrives at s_T, (V, B, S).
+        V: how many losses there are, where neither ``g`` nor ``delta_T`` says so.
+        enters: (V,) the last step, counted from 0, at which a loss enters; -1: nowhere.
+        adjoints: (V, T, B, A) to write, or (V, T, B, 4H) for the GRU.
+        norms: (V, T+1, B) to write.
+        deltas: (V, T+1, B, S) to write.
+    """
+    T, B, H, S = tape.T, tape.B, cell.hidden_size, cell.state_size
+    V = g.shape[0] if g is not None and g.dim() == 4 else V if delta_T is None else len(delta_T)
+    s, a = tape.s.contiguous(), tape.saved[0].contiguous()
+    check("tape.s", s, "T B S", {"T": T + 1, "B": B, "S": S})
+    check("tape.saved[0]", a, "T B A", {"T": T, "B": B, "A": cell.preact_size})
+    q = tape.saved[1].contiguous() if number == 2 else None
+    span = None if tape.active is None else Span.of(tape.active)
+    sweep, alive = _describe(cell, number, s, a, q, span, tape.reset)
+    sweep.V = V
+    if g is not None:
+        g = _readable(g, H, S)
+        check("g", g, "V T B G" if g.dim() == 4 else "T B G", {"V": V, "T": T, "B": B})
+        sweep.g, sweep.G, sweep.g_sparse = g.data_ptr(), g.shape[-1], g.dim() == 3
+        sweep.g_stride_v = g.stride(0) if g.dim() == 4 else 0
+        sweep.g_stride_t, sweep.g_stride_b = g.stride(-3), g.stride(-2)
+    if delta_T is not None:
+        delta_T = delta_T.contiguous()
+        check("delta_T", delta_T, "V B S", {"V": V, "B": B, "S": S})
+        sweep.delta_T = delta_T.data_ptr()
+    if enters is not None:
+        check("enters", enters, "V", {"V": V})
+        enters = enters.to(torch.int32).contiguous()
+        sweep.enters = enters.data_ptr()
+    delta_0 = s.new_empty(V, B, S)
+    sweep.delta_0 = delta_0.data_ptr()
+    for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):
+        if out is not None:
+            assert out.is_contiguous() and out.dtype == s.dtype
+            setattr(sweep, name, out.data_ptr())
+    sweep.width = cell.preact_size if adjoints is None else adjoints.shape[-1]
+    native.run(sweep, back=True)
+    del alive
+    return delta_0
+
+
+def _readable(g: Tensor, H: int, S: int) -> Tensor:
+    """Give g with H or S columns that lie side by side; rows may lie anywhere."""
+    G = g.shape[-1]
+    if G > S:
+        raise ShapeError(f"g has {G} columns, and the state {S}.")
+    if G not in (H, S):
+        g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
+    return g if g.stride(-1) == 1 or g.shape[-1] == 1 else g.contiguous()
+
+
+def _size_obstacle(T: int, rows: int) -> str:
+    if T == 0 or rows == 0:
+        return "there is nothing to compute: no step or no row."
+    return "" if max(T + 1, rows) <= _LIMIT else "there are more rows or steps than 2³¹ − 1."
+
+
+class Span:
+    """The steps first ≤ t < last that each row takes; what the kernel gets for ``active``.
+
+    Attributes:
+        first: (B,) int32.
+        last: (B,) int32.
+        obstacle: why ``active`` cannot be said so; empty where it can.
+    """
+
+    def __init__(self, first: Tensor, last: Tensor, obstacle: str) -> None:
+        """Keep the three."""
+        self.first, self.last, self.obstacle = first, last, obstacle
+
+    @classmethod
+    def of(cls, active: Tensor) -> Span:
+        """Read off ``active`` (T, B) where each row begins and ends."""
+        T = active.shape[0]
+        last = active.sum(0, dtype=torch.int32)
+        steps = torch.arange(T, dtype=torch.int32)[:, None]
+        if torch.equal(active, steps < last):
+            return cls(torch.zeros_like(last), last, "")
+        first = T - last
+        if torch.equal(active, steps >= first):
+            return cls(first, torch.full_like(last, T), "")
+        return cls(first, last, "the steps that a row takes are not consecutive from an end on.")
+
+
+def _describe(
+    cell: AbstractCell,
+    number: int,
+    s: Tensor,
+    a: Tensor,
+    q: Tensor | None,
+    span: Span | None,
+    reset: Tensor | None,
+) -> tuple[native.Sweep, list[Tensor | None]]:
+    """Fill in what both sweeps need, and give the tensors that must outlive the call."""
+    T, B, H = s.shape[0] - 1, s.shape[1], cell.hidden_size
+    assert isinstance(cell, (Elman, LSTM, GRU))
+    weight = cell.weight_hh.detach().contiguous()
+    check("weight_hh", weight, "A H", {"A": cell.preact_size, "H": H})
+    bias = None
+    if number == 2 and cell.bias_hh is not None:
+        bias = cell.bias_hh.detach()[2 * H :].contiguous()
+    if reset is not None:
+        check("reset", reset, "T B", {"T": T, "B": B})
+        reset = reset.contiguous()
+    sweep = native.Sweep(cell=number, dtype=int(s.dtype == torch.float64), T=T, B=B, H=H, V=1)
+    if isinstance(cell, Elman):
+        sweep.nonlinearity = list(NONLINEARITIES).index(cell.nonlinearity)
+    sweep.keep = True
+    sweep.members = 0
+    first, last = (None, None) if span is None else (span.first, span.last)
+    kept = {"weight_hh": weight, "bias_n": bias, "reset": reset, "first": first, "last": last}
+    for name, tensor in {**kept, "a": a, "s": s, "q": q}.items():
+        setattr(sweep, name, native.pointer(tensor))
+    return sweep, [*kept.values(), a, s, q]
