@@ -27,8 +27,8 @@ $(BIN)/python:
 	@echo "Setting up $(VENV) with $$($(PYTHON) --version)."
 	@$(PYTHON) -m venv $(VENV) || { echo "python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
-# Stamps: what was installed, and from which pyproject.toml and constraints.txt.
-SETUP := $(BIN)/python pyproject.toml constraints.txt
+# Stamps: what was installed, and from which pyproject.toml, constraints.txt and C++ sources.
+SETUP := $(BIN)/python pyproject.toml constraints.txt $(wildcard native/*)
 $(VENV)/.with-package: $(SETUP)
 	@echo "Installing throughtime and PyTorch into $(VENV) (minutes the first time)."
 	@$(PIP) torch
