@@ -33,11 +33,13 @@ def default_dtype() -> Iterator[None]:
 
 @pytest.mark.usefixtures("default_dtype")
 @pytest.mark.parametrize(
-    "path", [path for path in DOCUMENTS if CODE_BLOCK.search(path.read_text())], ids=name_of
+    "path",
+    [path for path in DOCUMENTS if CODE_BLOCK.search(path.read_text(encoding="utf-8"))],
+    ids=name_of,
 )
 def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "__document__"}
     for block in CODE_BLOCK.finditer(text):
         # Blank lines before it, so that a traceback names the document's own line.
@@ -46,7 +48,9 @@ def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch)
 
 
 def test_readmes_say_the_same_in_both_languages():
-    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    english, chinese = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
+    )
 
     def code(text: str) -> list[str]:
         """Give the code without its comments, which are in the reader's language."""
@@ -66,13 +70,13 @@ def test_readmes_say_the_same_in_both_languages():
 
 def anchors(path: Path) -> set[str]:
     """Give the anchors that GitHub makes of a document's headings."""
-    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_within_the_project_lead_somewhere(path):
-    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         if re.match(r"\w+:", link):
             continue
@@ -88,7 +92,7 @@ def cited(folder: str) -> dict[int, list[str]]:
     for path in sorted((ROOT / folder).rglob("*.py")):
         if path == Path(__file__).resolve():
             continue
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         for phrase in re.findall(
             r"(?<!source )\beqs?\.\s*(\d+(?:(?:,| to| and|,? or)\s+\d+)*)", text, re.IGNORECASE
         ):
@@ -102,7 +106,7 @@ def cited(folder: str) -> dict[int, list[str]]:
 
 
 def test_equations_of_math_md_are_numbered_1_to_10():
-    tags = re.findall(r"\\tag\{(\d+)\}", (ROOT / "docs" / "math.md").read_text())
+    tags = re.findall(r"\\tag\{(\d+)\}", (ROOT / "docs" / "math.md").read_text(encoding="utf-8"))
     assert [int(tag) for tag in tags] == list(EQUATIONS)
 
 
