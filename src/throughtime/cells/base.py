@@ -196,7 +196,8 @@ class GatedWeights(AbstractCell):
         """
         cell = object.__new__(cls)
         nn.Module.__init__(cell)
-        cell._parameters.update({"bias_ih": None, "bias_hh": None, **weights})  # pyright: ignore
+        absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
+        cell._parameters.update({**weights, **absent})  # pyright: ignore
         for name, value in attributes.items():
             setattr(cell, name, value)
         cell._take_sizes()

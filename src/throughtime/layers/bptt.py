@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .. import sweep
 from ..cells.base import AbstractCell, rebind
 from ..tape import Tape
+from .grads import batched_grads, grads, is_batched
 
 __all__ = ["Call", "Recording", "bptt"]
 
@@ -92,31 +94,22 @@ class BPTT(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
         tape = Tape(x, s, tuple(saved), ctx.active, ctx.reset)
+        needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[5:]
+        needs = (needs_x, needs_s0, *needs_weights)
+        back = partial(grads, cell, tape, needs)
         with torch.autocast(x.device.type, enabled=False):
-            return _grads(ctx, cell, tape, g_h, g_s)
+            if is_batched(g_h) or is_batched(g_s):
+                inputs = (x, s_0, *weights.values())
+                shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
+                found = batched_grads(back, g_h, g_s, shapes)
+            else:
+                found = [None if g is None else g[0] for g in back(_lead(g_h), _lead(g_s))]
+        g_x, g_s0, *g_weights = found
+        return (*(None,) * 5, g_x, g_s0, None, *g_weights)
 
 
-def _grads(ctx, cell: AbstractCell, tape: Tape, g_h: Tensor | None, g_s: Tensor | None):
-    """Give the gradients that are wanted, from one backward sweep."""
-    needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[5:]
-    if g_h is None:
-        g_h = tape.s.new_zeros(tape.T, tape.B, 1)
-    elif ctx.active is not None:
-        g_h = g_h.masked_fill(~ctx.active[..., None], 0)
-    adjoints, delta_0 = sweep.backward(
-        cell, tape, g_h[None], None if g_s is None else g_s[None]
-    )
-    by_name = cell.param_grads(tape, adjoints[0]) if any(needs_weights) else {}
-    return (
-        *(None,) * 5,
-        cell.input_grad(adjoints[0]) if needs_x else None,
-        delta_0[0] if needs_s0 else None,
-        None,
-        *(
-            by_name[name] if needed else None
-            for name, needed in zip(cell.weights(), needs_weights, strict=True)
-        ),
-    )
+def _lead(g: Tensor | None) -> Tensor | None:
+    return None if g is None else g[None]
 
 
 def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, g_s):

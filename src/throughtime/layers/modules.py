@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -15,7 +16,11 @@ __all__ = ["GRU", "LSTM", "RNN"]
 
 
 class _Through(nn.RNNBase):
-    """What the three modules share: the call."""
+    """What the three modules share: the call.
+
+    The base is `nn.RNNBase` and not `nn.RNN` and so on, because ``torch.compile`` refuses whatever
+    is an instance of those three.
+    """
 
     def forward(
         self,
@@ -47,7 +52,7 @@ class _Through(nn.RNNBase):
         return run(self, input, hx, lengths=lengths, reset=reset)
 
 
-class RNN(_Through, nn.RNN):
+class RNN(_Through):
     """`torch.nn.RNN` by exact BPTT: h_t = f(W_x x_t + W_h h_{t-1} + b) (eq. 1).
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.RNN`; ``nonlinearity`` may
@@ -71,22 +76,32 @@ class RNN(_Through, nn.RNN):
         (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Take the arguments of `torch.nn.RNN`."""
-        nonlinearity = kwargs.get("nonlinearity", args[3] if len(args) > 3 else "tanh")
         if not isinstance(nonlinearity, str):
             raise InputTypeError(f"nonlinearity must be a name; got {nonlinearity!r}.")
         check_nonlinearity(nonlinearity)
-        if len(args) > 3:
-            args = (*args[:3], "tanh", *args[4:])
-        else:
-            kwargs["nonlinearity"] = "tanh"
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            "RNN_TANH", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, device=device, dtype=dtype,
+        )  # fmt: skip
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"
 
 
-class LSTM(_Through, nn.LSTM):
+class LSTM(_Through):
     """`torch.nn.LSTM` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.LSTM`.
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.LSTM`, ``proj_size``
@@ -110,8 +125,27 @@ class LSTM(_Through, nn.LSTM):
         (torch.Size([7, 2, 5]), torch.Size([2, 2, 5]))
     """
 
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Take the arguments of `torch.nn.LSTM`."""
+        super().__init__(
+            "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, proj_size, device=device, dtype=dtype,
+        )  # fmt: skip
 
-class GRU(_Through, nn.GRU):
+
+class GRU(_Through):
     """`torch.nn.GRU` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.GRU`.
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.GRU`; the call also takes
@@ -134,3 +168,21 @@ class GRU(_Through, nn.GRU):
         >>> output.shape, h_n.shape
         (torch.Size([7, 2, 10]), torch.Size([2, 2, 5]))
     """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Take the arguments of `torch.nn.GRU`."""
+        super().__init__(
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, device=device, dtype=dtype,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from ..cells.base import AbstractCell
 from ..errors import InputTypeError
 from ..shapes import check
 from .bptt import Recording, bptt
+from .compiled import compiled_bptt
 from .inputs import Batch, read, write
 
 __all__ = ["cell_of", "run"]
@@ -33,17 +35,21 @@ def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
         module: a recurrent module of ``torch.nn`` or of this package.
         suffix: PyTorch's: ``"l0"``, ``"l0_reverse"``, ``"l1"``, …
     """
-    names = ["weight_ih", "weight_hh"]
-    if module.bias:
-        names += ["bias_ih", "bias_hh"]
-    if getattr(module, "proj_size", 0):
-        names.append("weight_hr")
-    weights = {name: getattr(module, f"{name}_{suffix}") for name in names}
+    weights = _weights(module, suffix)
     if module.mode == "LSTM":
         return LSTM.over(weights)
     if module.mode == "GRU":
         return GRU.over(weights)
     return Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
+
+
+def _weights(module: nn.RNNBase, suffix: str) -> dict[str, Tensor]:
+    names = ["weight_ih", "weight_hh"]
+    if module.bias:
+        names += ["bias_ih", "bias_hh"]
+    if getattr(module, "proj_size", 0):
+        names.append("weight_hr")
+    return {name: getattr(module, f"{name}_{suffix}") for name in names}
 
 
 def run(
@@ -87,20 +93,17 @@ def run(
         reset=reset,
     )
     directions = ("", "_reverse") if module.bidirectional else ("",)
-    cells = {
-        f"l{layer}{direction}": cell_of(module, f"l{layer}{direction}")
-        for layer in range(module.num_layers)
-        for direction in directions
-    }
     widths = _state_widths(module)
-    states = _initial_states(module, batch, hx, len(cells), widths, weight)
+    runs = module.num_layers * len(directions)
+    states = _initial_states(module, batch, hx, runs, widths, weight)
     x, finals = batch.x, []
     for layer in range(module.num_layers):
         outputs = []
         for direction in directions:
             suffix = f"l{layer}{direction}"
             h, s_T = _one_direction(
-                cells[suffix],
+                module,
+                suffix,
                 x,
                 states[len(finals)],
                 batch,
@@ -118,18 +121,31 @@ def run(
 
 
 def _one_direction(
-    cell: AbstractCell, x: Tensor, s_0: Tensor, batch: Batch, *, reverse: bool, **where
+    module: nn.RNNBase,
+    suffix: str,
+    x: Tensor,
+    s_0: Tensor,
+    batch: Batch,
+    *,
+    reverse: bool,
+    **where,
 ) -> tuple[Tensor, Tensor]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
+    if torch.compiler.is_compiling():
+        # A compiler traces tensors and names; a cell is a module, which it cannot make.
+        kind = ELMAN_MODES.get(module.mode, module.mode)
+        through = partial(compiled_bptt, kind, _weights(module, suffix))
+    else:
+        through = partial(bptt, cell_of(module, suffix), reverse=reverse, **where)
     active, reset = batch.active, batch.reset
     if not reverse:
-        return bptt(cell, x, s_0, active, reset, **where)
+        return through(x, s_0, active, reset)
     if active is not None:
         active = active.flip(0)
     if reset is not None:
         # The boundary before step t lies, for the reverse direction, before its step t−1.
         reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
-    h, s_T = bptt(cell, x.flip(0), s_0, active, reset, reverse=True, **where)
+    h, s_T = through(x.flip(0), s_0, active, reset)
     return h.flip(0), s_T
 
 

@@ -1,0 +1,126 @@
+"""The gradients that one backward sweep gives, for one loss or for several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from .. import sweep
+from ..cells.base import AbstractCell
+from ..tape import Tape
+
+__all__ = ["batched_grads", "grads", "is_batched"]
+
+Back = Callable[[Tensor | None, Tensor | None], list[Tensor | None]]
+
+
+def grads(
+    cell: AbstractCell,
+    tape: Tape,
+    needs: Sequence[bool],
+    g_h: Tensor | None,
+    g_s: Tensor | None,
+) -> list[Tensor | None]:
+    """Send V losses back and give the gradients that are wanted (eq. 9, 5).
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        needs: whether the gradient of x, of s_0, and of each weight is wanted.
+        g_h: what arrives at the outputs, (V, T, B, H).
+        g_s: what arrives at the final state, (V, B, S).
+
+    Returns:
+        The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
+    """
+    needs_x, needs_s0, *needs_weights = needs
+    if g_h is None:
+        assert g_s is not None
+        g_h = g_s.new_zeros(1).expand(g_s.shape[0], tape.T, tape.B, 1)
+    elif tape.active is not None:
+        g_h = g_h.masked_fill(~tape.active[..., None], 0)
+    adjoints, delta_0 = sweep.backward(cell, tape, g_h, g_s)
+    names = list(cell.weights())
+    found: list[Tensor | None] = [
+        cell.input_grad(adjoints) if needs_x else None,
+        delta_0 if needs_s0 else None,
+    ]
+    if not any(needs_weights):
+        return found + [None] * len(names)
+    each = [cell.param_grads(tape, adjoint) for adjoint in adjoints]
+    for name, needed in zip(names, needs_weights, strict=True):
+        if not needed:
+            found.append(None)
+        elif len(each) == 1:
+            found.append(each[0][name][None])
+        else:
+            found.append(torch.stack([by_name[name] for by_name in each]))
+    return found
+
+
+def is_batched(g: Tensor | None) -> bool:
+    """Say whether ``g`` is a batch that vmap hides behind one tensor."""
+    # torch has no public question for this; both kinds are met, the older by is_grads_batched.
+    functorch = torch._C._functorch
+    return g is not None and (functorch.is_batchedtensor(g) or functorch.is_legacy_batchedtensor(g))
+
+
+# What the operation below is to run, while it runs: vmap can carry tensors and numbers only.
+_RUNNING: dict[int, Back] = {}
+_NUMBERS = count()
+
+torch.library.define("throughtime::back", "(int sweep, Tensor? g_h, Tensor? g_s) -> Tensor")
+
+
+@torch.library.impl("throughtime::back", "CompositeExplicitAutograd")
+def _one(number: int, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
+    return _flat(
+        _RUNNING[number](
+            None if g_h is None else g_h[None],
+            None if g_s is None else g_s[None],
+        )
+    )[0]
+
+
+def _all(info, in_dims, number: int, g_h: Tensor | None, g_s: Tensor | None):
+    """Run all losses of a vmap in one sweep: they are its axis V."""
+
+    def leading(g: Tensor | None, dim: int | None) -> Tensor | None:
+        if g is None:
+            return None
+        return g.expand(info.batch_size, *g.shape) if dim is None else g.movedim(dim, 0)
+
+    back = _RUNNING[number]
+    return _flat(back(leading(g_h, in_dims[1]), leading(g_s, in_dims[2]))), 0
+
+
+torch.library.register_vmap("throughtime::back", _all)
+
+
+def _flat(found: list[Tensor | None]) -> Tensor:
+    return torch.cat([g.flatten(1) for g in found if g is not None], 1)
+
+
+def batched_grads(
+    back: Back, g_h: Tensor | None, g_s: Tensor | None, shapes: Sequence[torch.Size | None]
+) -> list[Tensor | None]:
+    """Give what `grads` gives where vmap hides the axis V.
+
+    Args:
+        back: `grads` but for its last two arguments.
+        g_h: what arrives at the outputs, a batch of (T, B, H) behind one tensor.
+        g_s: what arrives at the final state, likewise (B, S).
+        shapes: the shape of each gradient that is wanted, None for the others.
+    """
+    number = next(_NUMBERS)
+    _RUNNING[number] = back
+    try:
+        flat = torch.ops.throughtime.back(number, g_h, g_s)
+    finally:
+        del _RUNNING[number]
+    sizes = [shape.numel() for shape in shapes if shape is not None]
+    pieces = iter(flat.split(sizes))
+    return [None if shape is None else next(pieces).view(shape) for shape in shapes]
