@@ -26,11 +26,12 @@ def number(value: float, digits: int = 3) -> str:
         return "NaN"
     if math.isinf(value):
         return "inf" if value > 0 else "−inf"
-    if value == 0:
-        return "0"
+    if value == int(value) and abs(value) < 1e5:
+        return str(int(value)).replace("-", "−")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     if -4 < int(exponent) < 5:
-        shown = f"{value:.{max(digits - 1 - int(exponent), 0)}f}"
+        places = digits - 1 - int(exponent)
+        shown = f"{round(value, places):.{max(places, 0)}f}"
         if "." in shown:
             shown = shown.rstrip("0").rstrip(".")
         return shown.replace("-", "−")

@@ -173,8 +173,8 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
             f"{steps(longest)} that were measured."
         )
     return (
-        f"The gradient falls below {percent(fraction)} of its size after {steps(horizon)} of "
-        f"{longest}: this layer learns little from anything further back."
+        f"The gradient falls below {percent(fraction)} of its size at lag 0 after "
+        f"{steps(horizon)}; {longest} were measured."
     )
 
 
@@ -196,6 +196,7 @@ def _evidence(row: Any) -> dict[str, str]:
     cited = re.search(r"\d+", str(row.equation or ""))
     return {
         "quantity": row.quantity,
+        "decides": bool(getattr(row, "decides", True)),
         "value": _value(row.value),
         "threshold": _value(row.threshold),
         "where": str(row.where),

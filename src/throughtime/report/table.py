@@ -11,52 +11,33 @@ from .numbers import number
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
-    from rich.measure import Measurement
     from rich.table import Table
-    from rich.text import Text
 
-__all__ = ["Sparkline", "table"]
+__all__ = ["FlowTable", "sparkline", "table"]
 
 STYLES = {"HEALTHY": "green", "VANISHING": "blue", "EXPLODING": "red", "NONFINITE": "magenta"}
-BARS = "▁▂▃▄▅▆▇█"
-ASCII_BARS = "_.-:=+*#"
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 DECADES = 8.0
 
 
-class Sparkline:
-    """A lag profile in one line of text: full height is lag 0, each eighth down a decade.
+def sparkline(profile: Sequence[float], width: int = 20, *, ascii_only: bool = False) -> str:
+    """Give a lag profile in one line of text: full height is lag 0, each eighth down a decade.
 
-    ``0`` stands for exactly 0, ``!`` for inf, a blank for a lag that was not measured. Where the
-    terminal has no block characters, ASCII stands in.
+    ``0`` stands for exactly 0, ``!`` for inf, a blank for a lag that was not measured.
+
+    Args:
+        profile: from lag 0 on; thinned to ``width`` lags, the first and the last among them.
+        width: how many characters at most.
+        ascii_only: for a terminal that has no block characters.
+
+    Example:
+        >>> sparkline([1.0, 1e-3, 1e-7, 0.0])
+        '█▅▁0'
     """
-
-    def __init__(self, profile: Sequence[float], width: int = 20) -> None:
-        """Take a profile; it is thinned to ``width`` lags, the first and the last among them."""
-        last = len(profile) - 1
-        at = [round(i * last / max(width - 1, 1)) for i in range(width)] if last >= width else None
-        self.values = [float(v) for v in profile] if at is None else [float(profile[i]) for i in at]
-
-    def text(self, *, ascii_only: bool = False) -> str:
-        """Give the line.
-
-        Example:
-            >>> Sparkline([1.0, 1e-3, 1e-7, 0.0]).text()
-            '█▅▁0'
-        """
-        bars = ASCII_BARS if ascii_only else BARS
-        return "".join(_bar(value, bars) for value in self.values)
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Give the width: all of it, because half a profile would mislead."""
-        from rich.measure import Measurement
-
-        return Measurement(len(self.values), len(self.values))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Give the line that this terminal can show."""
-        from rich.text import Text
-
-        yield Text(self.text(ascii_only=options.ascii_only), no_wrap=True)
+    bars, last = ASCII_BARS if ascii_only else BARS, len(profile) - 1
+    if last >= width:
+        profile = [profile[round(i * last / max(width - 1, 1))] for i in range(width)]
+    return "".join(_bar(float(value), bars) for value in profile)
 
 
 def _bar(value: float, bars: str) -> str:
@@ -70,48 +51,65 @@ def _bar(value: float, bars: str) -> str:
     return bars[max(0, min(len(bars) - 1, math.ceil(height) - 1))]
 
 
-def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> Table:
+def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> FlowTable:
     """Give a Rich table of a flow: verdict, horizon, profile by lag, first non-finite (eq. 7, 10).
 
     Args:
         flow: what ``trace.flow`` gave.
         diagnosis: what `diagnose` gave for it; judged here where absent.
     """
-    from rich.table import Table
-    from rich.text import Text
-
     if diagnosis is None:
         from ..diagnosis import diagnose
 
         diagnosis = diagnose(flow)
-    broken = any(layer.first_nonfinite is not None for layer in flow.values())
-    out = Table(box=None, pad_edge=False, header_style="dim")
-    out.add_column("layer", no_wrap=True)
-    out.add_column("verdict", no_wrap=True)
-    out.add_column("horizon", no_wrap=True)
-    out.add_column("profile by lag →", no_wrap=True)
-    out.add_column("of lag 0", no_wrap=True)
-    if broken:
-        out.add_column("first bad step", no_wrap=True)
-    for name, layer in flow.items():
-        profile = array(layer.lag_profile()).tolist()
-        verdict = diagnosis[name].verdict.name
-        row = [
-            Text(name),
-            Text(verdict, style=f"bold {STYLES.get(verdict, '')}"),
-            f"{layer.horizon()} of {len(profile) - 1}",
-            Sparkline(profile),
-            _at_lags(profile),
-        ]
-        out.add_row(*row, *([_first(layer)] if broken else []))
-    return out
+    return FlowTable(flow, diagnosis)
 
 
-def _at_lags(profile: list[float]) -> str:
-    """Give the profile at lag 1, 10, 100, … and the last, one below the other."""
+class FlowTable:
+    """A table that Rich prints, in the characters that the terminal has."""
+
+    def __init__(self, flow: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> None:
+        """Take what `table` was given."""
+        self.flow, self.diagnosis = flow, diagnosis
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Give the table for this terminal."""
+        yield self.build(ascii_only=options.ascii_only)
+
+    def build(self, *, ascii_only: bool = False) -> Table:
+        """Give it as a plain Rich table.
+
+        Args:
+            ascii_only: without block characters, superscripts and arrows.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        broken = any(layer.first_nonfinite is not None for layer in self.flow.values())
+        out = Table(box=None, pad_edge=False, header_style="dim")
+        heads = ["layer", "verdict", "horizon", "profile by lag", "of lag 0"]
+        for head in heads + ["first bad step"] * broken:
+            out.add_column(head, no_wrap=True)
+        for name, layer in self.flow.items():
+            profile = array(layer.lag_profile()).tolist()
+            verdict = self.diagnosis[name].verdict.name
+            row = [
+                Text(name),
+                Text(verdict, style=f"bold {STYLES.get(verdict, '')}"),
+                f"{layer.horizon()} of {len(profile) - 1}",
+                sparkline(profile, ascii_only=ascii_only),
+                _at_lags(profile, ascii_only),
+            ]
+            out.add_row(*row, *([_first(layer)] if broken else []))
+        return out
+
+
+def _at_lags(profile: list[float], ascii_only: bool) -> str:
+    """Give the profile at the last lag and at the two powers of ten before, one a line."""
     last = len(profile) - 1
     lags = [lag for lag in (1, 10, 100, 1000) if lag < last] + [last]
-    return "\n".join(f"lag {lag}: {number(profile[lag], 2)}" for lag in lags[-3:])
+    show = "{:.1e}".format if ascii_only else lambda value: number(value, 2)
+    return "\n".join(f"lag {lag}: {show(profile[lag])}" for lag in lags[-3:])
 
 
 def _first(layer: Any) -> str:

@@ -135,7 +135,7 @@ def _bound_lines(gain: float | None, tight: np.ndarray) -> list[dict[str, Any]]:
 def _marks(lags: ByLag, low: float, high: float) -> list[dict[str, Any]]:
     """Mark lags where half of the pairs or more are exactly 0 or not finite, at the plot's edge."""
     rows = [
-        (lags.zero >= 0.5, low, "triangle-down", palette.UNDERFLOW, "exactly 0 (underflow)"),
+        (lags.zero >= 0.5, low, "triangle-down", palette.UNDERFLOW, "exactly 0"),
         (lags.broken >= 0.5, high, "x", palette.NONFINITE, "not finite"),
     ]
     out = []
@@ -236,7 +236,7 @@ def _what_it_shows(
     if len(zeros):
         text += (
             f" From lag {zeros[0]} on, half of the pairs or more are exactly 0 in "
-            f"{dtype.removeprefix('torch.')}: underflow, nothing at all arrives."
+            f"{dtype.removeprefix('torch.')}: too small for it, or cut off; nothing arrives."
         )
     return text
 

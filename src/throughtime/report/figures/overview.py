@@ -24,6 +24,7 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
     """
     profiles = {name: array(layer.lag_profile()) for name, layer in flow.items()}
     horizons = {name: int(layer.horizon(fraction)) for name, layer in flow.items()}
+    broken = [name for name, layer in flow.items() if layer.first_nonfinite is not None]
     seen = np.concatenate(list(profiles.values())) if profiles else np.zeros(0)
     seen = np.log10(seen[np.isfinite(seen) & (seen > 0)])
     low, high = (min(seen.min(), -2.0), max(seen.max(), 0.0)) if len(seen) else (-2.0, 0.0)
@@ -48,7 +49,7 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
         )
     return Drawing(
         heading="Which layer forgets first?",
-        caption=_caption(horizons, profiles),
+        caption=_caption(horizons, profiles, broken),
         equations=(4, 7),
         data=data,
         layout=layout(
@@ -74,13 +75,12 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
     )
 
 
-def _caption(horizons: dict[str, int], profiles: dict[str, np.ndarray]) -> str:
+def _caption(horizons: dict[str, int], profiles: dict[str, np.ndarray], broken: list[str]) -> str:
     longest = {name: len(profile) - 1 for name, profile in profiles.items()}
-    broken = [name for name, p in profiles.items() if np.isinf(p).any() or np.isnan(p).all()]
     if broken:
         return (
-            f"{_names(broken)} {'has' if len(broken) == 1 else 'have'} no finite gradient at some "
-            "lag; begin there: what the other layers show rests on numbers that passed through."
+            f"{_names(broken)} {'has' if len(broken) == 1 else 'have'} values that are inf or NaN. "
+            "Begin there: what the other layers show may rest on numbers that passed through it."
         )
     if len(horizons) < 2:
         return "There is one layer, and this is how far its gradient lasts."

@@ -31,10 +31,10 @@ def draw(layer: Any, *, most: int = STEPS) -> Drawing:
         note=_note(layer, pairs),
         equations=(3, 4, 5, 9),
         data=[
-            *_flat(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0 (underflow)"),
+            *_flat(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0"),
             *_flat(pairs, pairs.broken, palette.NONFINITE, "not finite (inf or NaN)"),
             _heat(pairs),
-            *_hatch(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0 (underflow)"),
+            *_hatch(pairs, pairs.zero, palette.UNDERFLOW, "exactly 0"),
             *_hatch(pairs, pairs.broken, palette.NONFINITE, "not finite (inf or NaN)"),
             *_horizon(pairs, horizon),
         ],
@@ -185,59 +185,72 @@ def _horizon_label(pairs: Pairs, horizon: int) -> list[dict[str, Any]]:
 def _caption(layer: Any, pairs: Pairs, horizon: int) -> str:
     if not len(pairs.t):
         return "No loss sends a gradient into this layer, so the map is empty."
-    seen = pairs.norm[np.isfinite(pairs.norm)]
-    how = (
+    seen = np.isfinite(pairs.norm)
+    if not seen.any() and pairs.zero.any():
+        return "Every norm is exactly 0: no loss sends a gradient into this layer."
+    if not seen.any():
+        return "Every norm is inf or NaN: no loss can teach this layer until that is mended."
+    text = (
         "Each line is one loss; from its own step on the diagonal it runs back in time to the left."
         if len(pairs.t) > 1
-        else f"All of the loss enters at step {pairs.t[0]}; to the left it runs back in time."
+        else "There is one loss; from its own step it runs back in time to the left."
     )
-    if not len(seen):
-        return f"{how} No pair has a norm that is finite and above 0."
-    t, k = int(pairs.t[-1]), int(pairs.k[0])
-    # Along the last loss: where it enters, and the earliest step that was measured.
-    line = pairs.norm[-1]
-    ends = line[np.isfinite(line)]
-    text = how
-    if len(ends) > 1:
-        k = int(pairs.k[np.flatnonzero(np.isfinite(line))[0]])
-        change = math.log10(ends[0]) - math.log10(ends[-1])
-        text += (
-            f" The last, at step {t}, has a norm of {number(ends[-1], 2)} there and "
-            f"{number(ends[0], 2)} at step {k}{_times(change)}."
-        )
+    text += _last_line(pairs)
     if pairs.broken.any():
         first = int(pairs.t[np.flatnonzero(pairs.broken.any(1))[0]])
         text += f" From the loss at step {first} on there are gradients that are not finite."
     if pairs.zero.any():
-        share = pairs.zero.sum() / (pairs.t[:, None] >= pairs.k).sum()
-        text += f" {100 * share:.0f} % of all pairs are exactly 0: underflow, not a small value."
-    return text + _what_follows(layer, pairs, horizon)
-
-
-def _times(log10: float) -> str:
-    if abs(log10) < 0.05:
-        return ", about the same"
-    return f", {ratio(log10)} of that" if log10 < 0 else f", {ratio(log10)} times that"
-
-
-def _what_follows(layer: Any, pairs: Pairs, horizon: int) -> str:
-    last = int(pairs.t[-1])
-    if pairs.broken.any():
-        return " Until that is mended, no loss beyond that step can teach this layer anything."
-    if 0 < horizon < last:
-        return (
-            f" Left of the dashed line, {steps(horizon)} before its loss, a state gets less than "
-            "1 % of the gradient: it is hardly taught by that loss."
+        share = pairs.zero.sum() / (seen | pairs.zero | pairs.broken).sum()
+        dtype = str(layer.norms.dtype).removeprefix("torch.")
+        text += (
+            f" {max(100 * share, 1):.0f} % of all pairs are exactly 0: too small for {dtype}, or "
+            "cut off on the way."
         )
-    if horizon >= last:
-        return " Every state gets at least 1 % of what the loss's own step gets."
-    return " Not even the step before its loss gets 1 % of the gradient."
+    return f"{text}\n{_what_follows(pairs, horizon, len(layer.lag_profile()) - 1)}"
+
+
+def _last_line(pairs: Pairs) -> str:
+    """Say what the last loss has at its own step, and at the earliest where any arrives."""
+    line = pairs.norm[-1]
+    there = np.flatnonzero(np.isfinite(line))
+    if len(there) < 2:
+        return ""
+    near, far = float(line[there[-1]]), float(line[there[0]])
+    change = math.log10(far) - math.log10(near)
+    if abs(change) < 0.05:
+        compared = "about the same"
+    else:
+        compared = f"{ratio(change)} {'of' if change < 0 else 'times'} that"
+    return (
+        f" The gradient of the loss at step {pairs.t[-1]} has a norm of {number(near, 2)} at step "
+        f"{pairs.k[there[-1]]} and of {number(far, 2)} at step {pairs.k[there[0]]}, {compared}."
+    )
+
+
+def _what_follows(pairs: Pairs, horizon: int, longest: int) -> str:
+    if pairs.broken.any():
+        return "Until that is mended, no loss from that step on can teach this layer anything."
+    if 0 < horizon < longest:
+        return (
+            f"{'Left of the dashed line, more' if len(pairs.t) > 1 else 'More'} than "
+            f"{steps(horizon)} before its loss, a state gets less than 1 % of the gradient: it is "
+            "hardly taught by that loss."
+        )
+    if horizon >= longest:
+        return "Every state that was measured gets 1 % or more of what the loss's own step gets."
+    return "Not even the step before its loss gets 1 % of the gradient."
 
 
 def _note(layer: Any, pairs: Pairs) -> str:
-    notes = ["White where k lies after the loss."] if len(pairs.t) > 1 else []
+    notes = []
+    missing = (pairs.t[:, None] >= pairs.k) & ~np.isfinite(pairs.norm) & ~pairs.zero & ~pairs.broken
+    if len(pairs.t) > 1 or missing.any():
+        notes.append(
+            "Empty where k lies after the loss"
+            + (", or where nothing was measured or a reset cuts the way." if missing.any() else ".")
+        )
     if layer.B > 1:
         notes.append(f"Median over the {layer.B} rows of the batch.")
     if pairs.every > 1:
-        notes.append(f"{layer.T} steps are too many to draw: each {pairs.every}th is shown.")
-    return " ".join(notes).replace("White", "Empty").replace("2th", "2nd").replace("3th", "3rd")
+        notes.append(f"{layer.T} steps are too many to draw: one in {pairs.every} is shown.")
+    return " ".join(notes)

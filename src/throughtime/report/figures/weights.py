@@ -55,7 +55,7 @@ def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
     ]
     return Drawing(
         heading="Which steps teach the weights?",
-        caption=_caption(chosen[0], shares[chosen[0]]) if chosen else "This layer has no weights.",
+        caption=_caption(layer, chosen[0], shares[chosen[0]]) if chosen else "It has no weights.",
         note="The shares of all steps sum to 1; a negative one pulls against the sum."
         + (" Click a name to show or hide it." if len(chosen) > 1 else ""),
         equations=(2, 5),
@@ -74,12 +74,13 @@ def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
     )
 
 
-def _caption(name: str, share: np.ndarray) -> str:
+def _caption(layer: Any, name: str, share: np.ndarray) -> str:
     T = len(share)
     if not np.isfinite(share).all():
+        zero = bool((layer.weight_grad(name) == 0).all())
         return (
-            f"The gradient of {name} is 0 or not finite, so no step has a share in it: "
-            "this batch teaches the weight nothing that can be used."
+            f"The gradient of {name} is {'exactly 0' if zero else 'not finite'}, so no step has a "
+            "share in it: this batch teaches the weight nothing that can be used."
         )
     if T == 1:
         return f"There is one step, and it is all of {name}'s gradient."

@@ -24,16 +24,23 @@ class Shaded(NamedTuple):
     """Words and what of the gradient reaches each.
 
     Attributes:
-        words: one a step.
+        words: one a step, in the order in which the layer reads them.
         norms: ‖∂E_t/∂s_k‖ at each word (T,).
         strength: 0 to 1: 1 + log10(norm / largest) / 6, at least 0.
         step: where the loss enters.
+        reverse: whether the layer reads the text from its end.
     """
 
     words: tuple[str, ...]
     norms: np.ndarray
     strength: np.ndarray
     step: int
+    reverse: bool = False
+
+    def in_text(self) -> list[int]:
+        """Give the indices of the words in the order of the text."""
+        order = range(len(self.words))
+        return list(reversed(order)) if self.reverse else list(order)
 
 
 def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int = 0) -> Shaded:
@@ -41,7 +48,7 @@ def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int
 
     Args:
         layer: a LayerFlow.
-        words: one a step, in the order that the layer reads them.
+        words: one a step, in the order of the text, also for a layer that reads it from its end.
         loss: which loss; by default the one that enters last.
         row: which batch row.
 
@@ -56,6 +63,7 @@ def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int
             f"words must have one entry a step: {layer.name} took {layer.T} steps; "
             f"got {len(words)} words."
         )
+    words = words[::-1] if layer.reverse else words
     if not 0 <= row < layer.B:
         raise InputValueError(f"row must be 0 to {layer.B - 1}; got {row}.")
     enters = layer.enters.cpu().numpy()[:, row]
@@ -73,7 +81,7 @@ def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(norms / usable.max())
         strength = np.clip(1 + np.nan_to_num(logs, nan=-DECADES, posinf=0) / DECADES, 0, 1)
-    return Shaded(words, norms, strength, int(enters[line]))
+    return Shaded(words, norms, strength, int(enters[line]), layer.reverse)
 
 
 def _range(known: list[int]) -> str:
@@ -100,9 +108,10 @@ def draw(
     columns = min(max(80 // max(max(map(len, shaded.words)), 3), 4), 24, len(shaded.words))
     lines = math.ceil(len(shaded.words) / columns)
     pad = lines * columns - len(shaded.words)
-    text = [_visible(word) for word in shaded.words] + [""] * pad
-    fill = np.concatenate([shaded.strength, np.full(pad, np.nan)])
-    hover = [_title(shaded, k) for k in range(len(shaded.words))] + [""] * pad
+    order = shaded.in_text()
+    text = [_visible(shaded.words[k]) for k in order] + [""] * pad
+    fill = np.concatenate([shaded.strength[order], np.full(pad, np.nan)])
+    hover = [_title(shaded, k) for k in order] + [""] * pad
     grid = (lines, columns)
     hidden = {"visible": False, "fixedrange": True}
     return Drawing(
@@ -142,33 +151,37 @@ def caption(shaded: Shaded) -> str:
     if t == 0 or not np.isfinite(norms).any():
         return "No finite gradient of this loss reaches any word."
     here = norms[t - 1]
+    if not np.nanmax(norms[:t], initial=0) > 0:
+        return "This loss sends no gradient to any word: it is exactly 0 at its own step too."
     text = f"The loss at step {t} (“{_visible(shaded.words[t - 1])}”) is sent back over the text. "
+    name = (
+        f"the {'last of the text' if shaded.reverse else 'first'}, “{_visible(shaded.words[0])}”,"
+    )
     reached = [k for k in range(t) if norms[k] >= 0.01 * here > 0]
     zeros = int((norms[:t] == 0).sum())
     first = norms[0]
     if len(reached) == t:
         text += (
-            f"All {t} words up to it get at least 1 % of what its own step gets; the first, "
-            f"“{_visible(shaded.words[0])}”, gets {_share(first, here)}. Each of them can still "
-            "teach this layer something about the answer."
-        )
-    elif reached:
-        text += (
-            f"{len(reached)} of the {t} words up to it get at least 1 % of what its own step gets; "
-            f"the first, “{_visible(shaded.words[0])}”, gets {_share(first, here)}. What the layer "
-            "would have to learn from the pale words, it hardly learns from this loss."
+            f"Every word up to it gets at least 1 % of what its own step gets; {name} gets "
+            f"{_share(first, here)}. Each of them can still teach this layer something about it."
         )
     else:
-        text += "None of the words gets a gradient from it."
+        text += (
+            f"{len(reached)} of the {t} words up to it get at least 1 % of what its own step gets; "
+            f"{name} gets {_share(first, here)}. What the layer would have to learn from the pale "
+            "words, it hardly learns from this loss."
+        )
     if zeros:
-        text += f" {zeros} {'word gets' if zeros == 1 else 'words get'} exactly 0 (underflow)."
+        text += f" {zeros} {'word gets' if zeros == 1 else 'words get'} exactly 0."
     return text
 
 
 def _share(part: float, whole: float) -> str:
     if part == 0:
         return "exactly 0"
-    return percent(part / whole) if whole > 0 and math.isfinite(part) else number(part)
+    if not (whole > 0 and math.isfinite(part)):
+        return "nothing finite"
+    return percent(part / whole) + (" that" if part / whole >= 10 else "")
 
 
 def words_html(shaded: Shaded, mark: Sequence[int] = ()) -> str:
@@ -176,18 +189,18 @@ def words_html(shaded: Shaded, mark: Sequence[int] = ()) -> str:
 
     Args:
         shaded: from `shade`.
-        mark: steps (1 to T) of words to underline, such as the mention of a name.
+        mark: words to underline, such as the mention of a name, counted from 1 in the text.
     """
     marked = set(mark)
     spans = []
-    for k, word in enumerate(shaded.words):
-        norm, after = shaded.norms[k], k + 1 > shaded.step
+    for place, k in enumerate(shaded.in_text(), 1):
+        word, norm, after = shaded.words[k], shaded.norms[k], k + 1 > shaded.step
         kinds = ["word"]
         kinds += ["after"] if after else []
         kinds += ["zero"] if norm == 0 and not after else []
         kinds += ["broken"] if np.isinf(norm) else []
         kinds += ["asks"] if k + 1 == shaded.step else []
-        kinds += ["marked"] if k + 1 in marked else []
+        kinds += ["marked"] if place in marked else []
         spans.append(
             f'<span class="{" ".join(kinds)}" style="--strength:{shaded.strength[k]:.3f}" '
             f'title="{escape(_title(shaded, k), quote=True)}">{escape(_visible(word))}</span>'
@@ -215,7 +228,7 @@ def _title(shaded: Shaded, k: int) -> str:
     largest = np.nanmax(np.where(np.isfinite(shaded.norms), shaded.norms, np.nan), initial=0)
     text = f"step {k + 1}, lag {lag}: norm {number(norm)}"
     if norm == 0:
-        return text + " (underflow)"
+        return text + " exactly"
     return text + (f", {percent(norm / largest)} of the strongest" if largest > 0 else "")
 
 
