@@ -1,0 +1,17 @@
+"""The trainer: one update, a character model, and the study that the demo shows."""
+
+from .language import CELLS, CharModel, Language, Settings
+from .study import Plan, Study, study
+from .update import began, update
+
+__all__ = [
+    "CELLS",
+    "CharModel",
+    "Language",
+    "Plan",
+    "Settings",
+    "Study",
+    "began",
+    "study",
+    "update",
+]
