@@ -1,1 +1,1 @@
-"""The core: cells, sweeps, layers, flow and diagnosis against oracles that share no code with it."""
+"""The core: cells, sweeps, layers, flow and diagnosis, against oracles that share no code."""

@@ -59,4 +59,3 @@ def test_the_message_names_the_quantity_and_the_entry():
 def test_check_cell_refuses_what_is_no_cell():
     with pytest.raises(InputTypeError):
         check_cell(torch.nn.LSTMCell(3, 5))
-
