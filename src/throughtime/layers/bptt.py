@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .. import sweep
+from .. import kernels, sweep
 from ..cells.base import AbstractCell, rebind
 from ..tape import Tape
 from .grads import batched_grads, grads, is_batched
@@ -67,7 +67,7 @@ class BPTT(torch.autograd.Function):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
         with torch.autocast(x.device.type, enabled=False):
-            tape = sweep.forward(cell, x, s_0, active, reset, keep=keep)
+            tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
         h = tape.s[1:, :, : cell.hidden_size]
         if active is not None:
             h = h.masked_fill(~active[..., None], 0)

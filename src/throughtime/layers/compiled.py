@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import sweep
+from .. import kernels
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
 from ..tape import Tape
@@ -76,7 +76,7 @@ torch.library.define(
 @torch.library.impl("throughtime::layer", "CompositeExplicitAutograd")
 def _layer(kind, names, x, s_0, weights, active, reset) -> list[Tensor]:
     cell = _cell(kind, names, weights)
-    tape = sweep.forward(cell, x, s_0, active, reset)
+    tape = kernels.forward(cell, x, s_0, active, reset)
     h = tape.s[1:, :, : cell.hidden_size]
     h = h.clone() if active is None else h.masked_fill(~active[..., None], 0)
     return [h.contiguous(), tape.s[-1].clone(), tape.s, *_own(cell, tape)]

@@ -8,8 +8,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from .. import sweep
+from .. import kernels
 from ..cells.base import AbstractCell
+from ..kernels.train import gradients
 from ..tape import Tape
 
 __all__ = ["batched_grads", "grads", "is_batched"]
@@ -37,28 +38,33 @@ def grads(
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
     """
     needs_x, needs_s0, *needs_weights = needs
-    if g_h is None:
-        assert g_s is not None
-        g_h = g_s.new_zeros(1).expand(g_s.shape[0], tape.T, tape.B, 1)
-    elif tape.active is not None:
+    wants = frozenset(n for n, needed in zip(cell.weights(), needs_weights, strict=True) if needed)
+    if g_h is not None and tape.active is not None:
         g_h = g_h.masked_fill(~tape.active[..., None], 0)
-    adjoints, delta_0 = sweep.backward(cell, tape, g_h, g_s)
-    names = list(cell.weights())
-    found: list[Tensor | None] = [
+    V = len(g_h if g_h is not None else g_s)  # pyright: ignore[reportArgumentType]
+    if V == 1:
+        one = gradients(
+            cell,
+            tape,
+            None if g_h is None else g_h[0],
+            None if g_s is None else g_s[0],
+            wants=wants,
+            want_x=needs_x,
+        )
+        found = [one.x, one.s_0 if needs_s0 else None, *map(one.weights.get, cell.weights())]
+        return [None if g is None else g[None] for g in found]
+    if g_h is None:
+        g_h = tape.s.new_zeros(1).expand(V, tape.T, tape.B, 1)
+    adjoints, delta_0 = kernels.backward(cell, tape, g_h, g_s)
+    each = [cell.param_grads(tape, adjoint) for adjoint in adjoints] if wants else []
+    return [
         cell.input_grad(adjoints) if needs_x else None,
         delta_0 if needs_s0 else None,
+        *(
+            torch.stack([by_name[name] for by_name in each]) if name in wants else None
+            for name in cell.weights()
+        ),
     ]
-    if not any(needs_weights):
-        return found + [None] * len(names)
-    each = [cell.param_grads(tape, adjoint) for adjoint in adjoints]
-    for name, needed in zip(names, needs_weights, strict=True):
-        if not needed:
-            found.append(None)
-        elif len(each) == 1:
-            found.append(each[0][name][None])
-        else:
-            found.append(torch.stack([by_name[name] for by_name in each]))
-    return found
 
 
 def is_batched(g: Tensor | None) -> bool:
