@@ -90,7 +90,7 @@ def adjoints(
         first − 1, delta_{first−1} and an empty tensor.
     """
     G = g.shape[-1]
-    for t in range(last or tape.T, first - 1, -1):
+    for t in range(tape.T if last is None else last, first - 1, -1):
         delta = delta.clone()
         delta[..., :G] += g[:, t - 1]
         delta_prev, adjoint = cell.vjp(tape.at(t), delta)
