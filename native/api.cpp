@@ -5,7 +5,7 @@
 
 #include "schedule.h"
 
-#define TT_VERSION 1
+#define TT_VERSION 2
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }

@@ -19,6 +19,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     F *carry_h(int64_t p) const { return (F *)share.carry_h + p * unit_row; }
     F *carry_c(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
     int64_t enters(int64_t v) const { return w.enters ? w.enters[v] : w.T - 1; }
+    int64_t floor(int64_t v) const { return w.floors ? w.floors[v] : 0; }
 
     const F *direct(int64_t v, int64_t t, int64_t b) const {
         if (!w.g || (w.g_sparse && t != enters(v))) return nullptr;
@@ -40,6 +41,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     void write_carried(int64_t p, int64_t k) const {
         const int64_t id = share.rows[p], v = id / w.B, b = id % w.B;
         const int64_t u = this->first_unit(), end = this->last_unit();
+        if (k < floor(v)) return clear(v, k, b);
         F *d = delta(v, k, b, 0);
         if (!d) return;
         for (int64_t i = u; i < end; ++i) d[i] = carry_h(p)[i];
@@ -88,10 +90,11 @@ template <class F, class Cell> struct Backward : Sweep<F> {
             clear_adjoint(v, t, b);
         }
         write_carried(p, 0);
+        const bool cut = floor(v) > 0;  // not followed to s_0
         F *d = (F *)w.delta_0 + id * S;
-        for (int64_t i = u; i < u + n; ++i) d[i] = carry_h(p)[i];
+        for (int64_t i = u; i < u + n; ++i) d[i] = cut ? F(0) : carry_h(p)[i];
         if (Cell::states == 2)
-            for (int64_t i = u; i < u + n; ++i) d[H + i] = carry_c(p)[i];
+            for (int64_t i = u; i < u + n; ++i) d[H + i] = cut ? F(0) : carry_c(p)[i];
     }
 
     void clear(int64_t v, int64_t k, int64_t b) const {

@@ -33,6 +33,7 @@ typedef struct tt_sweep {
     const void *g;          // direct gradients of loss v at step t, row b; or null
     int64_t g_stride_v, g_stride_t, g_stride_b, G;
     const int32_t *enters;  // (V) no gradient of loss v comes in after this step; null: T - 1
+    const int32_t *floors;  // (V) the lowest k that loss v is followed to; null: 0
     int32_t g_sparse;       // 1: g holds for loss v at step enters[v] alone
     int32_t width;          // columns of adjoints: A, or 4H for the GRU (dn * r last)
     const void *delta_T;    // (V, B, S), or null

@@ -58,6 +58,7 @@ void Schedule::take_rows() {
         lo_[id] = w.first ? w.first[b] : 0;
         hi_[id] = w.last ? w.last[b] : (int32_t)w.T;
         if (back_ && w.enters && !w.delta_T) hi_[id] = std::min(hi_[id], w.enters[v] + 1);
+        if (back_ && w.floors) lo_[id] = std::max(lo_[id], w.floors[v] - 1);
     }
 }
 

@@ -1,19 +1,25 @@
 """The same two sweeps as `throughtime.sweep`, compiled; one table chooses.
 
 ``available()`` says what there is, ``use(...)`` chooses, ``choice(cell)`` says what runs and why not
-the other.
+the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
 """
 
 from .choose import Available, Choice, available, choice, last_choice, use
+from .losses import Losses, losses
 from .sweeps import backward, forward
+from .train import Gradients, gradients
 
 __all__ = [
     "Available",
     "Choice",
+    "Gradients",
+    "Losses",
     "available",
     "backward",
     "choice",
     "forward",
+    "gradients",
     "last_choice",
+    "losses",
     "use",
 ]

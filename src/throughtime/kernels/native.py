@@ -18,7 +18,7 @@ from ..errors import InputValueError, ThroughTimeError
 
 __all__ = ["Library", "Sweep", "isa", "isas", "library", "run", "set_isa"]
 
-VERSION = 1
+VERSION = 2
 _PATH = Path(__file__).with_name("_native.so")
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
@@ -33,7 +33,7 @@ class Sweep(ctypes.Structure):
         *((name, _pointer) for name in ("weight_hh", "bias_n", "first", "last", "reset")),
         *((name, _pointer) for name in ("a", "s", "q", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
-        ("enters", _pointer),
+        *((name, _pointer) for name in ("enters", "floors")),
         *((name, _int32) for name in ("g_sparse", "width")),
         *((name, _pointer) for name in ("delta_T", "adjoints", "delta_0", "norms", "deltas")),
     )

@@ -95,7 +95,7 @@ def backward(
     Cost:
         2·V·B·A·H operations a step; memory V·T·B·A.
     """
-    number = decide_back(cell, tape, g, delta_T)
+    number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
         return reference.backward(cell, tape, g, delta_T)
     with torch.no_grad():
@@ -104,16 +104,13 @@ def backward(
 
 
 def decide_back(
-    cell: AbstractCell, tape: Tape, g: Tensor | None, delta_T: Tensor | None
+    cell: AbstractCell, tape: Tape, g: Tensor | None, delta_T: Tensor | None, V: int = 1
 ) -> int | None:
     """Give the number of the compiled kernel for the way back, or None for the reference."""
-    rows = tape.B if delta_T is None else delta_T.shape[0] * tape.B
-    rows = rows if g is None or g.dim() < 4 else g.shape[0] * tape.B
-    return decide(
-        cell, tape.s, *tape.saved, g, delta_T, obstacle=_size_obstacle(tape.T, rows)
-    ) if tape.active is None or not Span.of(tape.active).obstacle else decide(
-        cell, obstacle=Span.of(tape.active).obstacle
-    )
+    obstacle = _size_obstacle(tape.T, V * tape.B)
+    if tape.active is not None:
+        obstacle = obstacle or Span.of(tape.active).obstacle
+    return decide(cell, tape.s, *tape.saved, g, delta_T, obstacle=obstacle)
 
 
 def run_back(
@@ -125,6 +122,7 @@ def run_back(
     *,
     V: int = 1,
     enters: Tensor | None = None,
+    floors: Tensor | None = None,
     adjoints: Tensor | None = None,
     norms: Tensor | None = None,
     deltas: Tensor | None = None,
@@ -139,6 +137,7 @@ def run_back(
         delta_T: what else arrives at s_T, (V, B, S).
         V: how many losses there are, where neither ``g`` nor ``delta_T`` says so.
         enters: (V,) the last step, counted from 0, at which a loss enters; -1: nowhere.
+        floors: (V,) the lowest k that a loss is followed to.
         adjoints: (V, T, B, A) to write, or (V, T, B, 4H) for the GRU.
         norms: (V, T+1, B) to write.
         deltas: (V, T+1, B, S) to write.
@@ -162,10 +161,11 @@ def run_back(
         delta_T = delta_T.contiguous()
         check("delta_T", delta_T, "V B S", {"V": V, "B": B, "S": S})
         sweep.delta_T = delta_T.data_ptr()
-    if enters is not None:
-        check("enters", enters, "V", {"V": V})
-        enters = enters.to(torch.int32).contiguous()
-        sweep.enters = enters.data_ptr()
+    for name, steps in (("enters", enters), ("floors", floors)):
+        if steps is not None:
+            check(name, steps, "V", {"V": V})
+            alive.append(steps.to(torch.int32).clamp(-1, T).contiguous())
+            setattr(sweep, name, alive[-1].data_ptr())  # pyright: ignore
     delta_0 = s.new_empty(V, B, S)
     sweep.delta_0 = delta_0.data_ptr()
     for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):

@@ -1,0 +1,201 @@
+"""Compare a kernel with the reference sweep, term by term."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .. import sweep as reference
+from ..cells import AbstractCell
+from ..errors import InputValueError
+from ..tape import Tape
+from . import choose, sweeps, train
+from .losses import losses
+
+__all__ = ["check_kernel", "term_error"]
+
+SPANS = ("all", "prefix", "suffix")
+
+
+def term_error(got: Tensor, want: Tensor) -> float:
+    """Give the largest ‖got − want‖ / ‖want‖ over all terms, each a vector along the last axis.
+
+    A term that should be 0 must be 0, and inf and NaN must stand where they should: else inf.
+
+    Example:
+        >>> term_error(torch.tensor([[1.0, 0.0], [0.0, 1e-30]]), torch.tensor([[1.0, 0], [0, 2e-30]]))
+        0.5
+    """
+    if got.shape != want.shape:
+        return float("inf")
+    got, want = got.double(), want.double()
+    finite = want.isfinite()
+    for test in (torch.isnan, torch.isposinf, torch.isneginf):
+        if not torch.equal(test(got), test(want)):
+            return float("inf")
+    got, want = got.where(finite, 0), want.where(finite, 0)
+    # Scaled, so that the squares of small terms do not underflow.
+    scale = want.abs().amax(-1, keepdim=True)
+    if bool((got[(scale == 0).expand_as(got)] != 0).any()):
+        return float("inf")
+    scale = scale.where(scale > 0, 1)
+    error = torch.linalg.vector_norm((got - want) / scale, dim=-1)
+    norm = torch.linalg.vector_norm(want / scale, dim=-1)
+    return float((error / norm.where(norm > 0, 1)).max()) if error.numel() else 0.0
+
+
+def check_kernel(
+    cell: AbstractCell,
+    *,
+    T: int = 7,
+    B: int = 3,
+    V: int = 2,
+    span: str = "all",
+    resets: bool = False,
+    dtype: torch.dtype = torch.float64,
+    tolerance: float | None = None,
+    x: Tensor | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Run the compiled kernel and the float64 reference, and compare every term with its own norm.
+
+    Args:
+        cell: the recurrence, in float64.
+        T: steps.
+        B: batch rows.
+        V: losses carried at once.
+        span: "all", or "prefix" or "suffix" for ragged rows of 0 to T steps.
+        resets: whether the state is zeroed here and there.
+        dtype: what the kernel computes in.
+        tolerance: the largest error relative to a term's own norm; by default 1e-10 for float64
+            and 1e-5 for float32.
+        x: inputs (T, B, I) to use instead of normal ones.
+        seed: of the numbers drawn.
+
+    Returns:
+        The largest relative error of each quantity.
+
+    Raises:
+        AssertionError: an error above the tolerance, or a term that is inf, NaN or 0 for one of
+            the two alone.
+        InputValueError: ``cell`` is not in float64, or an unknown ``span``.
+    """
+    if next(iter(cell.weights().values())).dtype != torch.float64 or span not in SPANS:
+        raise InputValueError(f"cell must be in float64 and span one of {SPANS}; got {span!r}.")
+    draw = torch.Generator().manual_seed(seed)
+    S = cell.state_size
+    wide = {"generator": draw, "dtype": torch.float64}
+    x = torch.randn(T, B, cell.input_size, **wide) if x is None else x
+    s_0, g = torch.randn(B, S, **wide) * 0.5, torch.randn(V, T, B, S, **wide)
+    delta_T = torch.randn(V, B, S, **wide)
+    active = _active(T, B, span, draw)
+    reset = torch.rand(T, B, generator=draw) < 0.3 if resets else None
+    if reset is not None and active is not None:
+        reset &= active
+    if dtype != torch.float64:  # the same numbers for both, so that only the arithmetic differs
+        x, s_0, g, delta_T = (t.to(dtype).double() for t in (x, s_0, g, delta_T))
+        cell = copy.deepcopy(cell).to(dtype).double()
+    small = copy.deepcopy(cell).to(dtype)
+    with torch.no_grad():
+        want = _reference(cell, x, s_0, active, reset, g, delta_T)
+        args = (t.to(dtype) for t in (x, s_0))
+        with choose.use("native"), poisoned():
+            got = _compiled(small, *args, active, reset, g.to(dtype), delta_T.to(dtype))
+    errors = {name: term_error(got[name], want[name]) for name in want}
+    limit = tolerance or (1e-10 if dtype == torch.float64 else 1e-5)
+    bad = {name: error for name, error in errors.items() if not error <= limit}
+    assert not bad, f"{type(cell).__name__} {dtype}: relative errors above {limit}: {bad}"
+    return errors
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill all memory that torch hands out with NaN, so that an element never written shows."""
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+
+
+def _active(T: int, B: int, span: str, draw: torch.Generator) -> Tensor | None:
+    if span == "all":
+        return None
+    lengths = torch.randint(0, T + 1, (B,), generator=draw)
+    steps = torch.arange(T)[:, None]
+    return steps < lengths if span == "prefix" else steps >= T - lengths
+
+
+def _entries(V: int, T: int) -> tuple[Tensor, Tensor]:
+    """Give where each loss enters, from 0 (nowhere) to T, and how far down it is followed."""
+    enters = torch.arange(V) * T // max(V - 1, 1)
+    return enters, enters // 2 * (torch.arange(V) % 2)
+
+
+def _reference(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None,
+    reset: Tensor | None,
+    g: Tensor,
+    delta_T: Tensor,
+) -> dict[str, Tensor]:
+    tape = reference.forward(cell, x, s_0, active, reset)
+    adjoints, delta_0 = reference.backward(cell, tape, g, delta_T)
+    one, start = reference.backward(cell, tape, g[:1, ..., : cell.hidden_size], delta_T[:1])
+    weights = cell.param_grads(tape, one[0])
+    found = _names(tape, adjoints, delta_0, weights, cell.input_grad(one[0]), start[0])
+    enters, floors = _entries(*g.shape[:2])
+    with choose.use("reference"):
+        dense = losses(cell, tape, g, norms=True, deltas=True)
+        sparse = losses(cell, tape, g[0], enters=enters, floors=floors, adjoints=True)
+    return found | _loss_names(dense, sparse)
+
+
+def _compiled(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None,
+    reset: Tensor | None,
+    g: Tensor,
+    delta_T: Tensor,
+) -> dict[str, Tensor]:
+    tape = sweeps.forward(cell, x, s_0, active, reset)
+    adjoints, delta_0 = sweeps.backward(cell, tape, g, delta_T)
+    grads = train.gradients(cell, tape, g[0, ..., : cell.hidden_size], delta_T[0])
+    assert grads.x is not None
+    found = _names(tape, adjoints, delta_0, grads.weights, grads.x, grads.s_0)
+    enters, floors = _entries(*g.shape[:2])
+    dense = losses(cell, tape, g, norms=True, deltas=True)
+    sparse = losses(cell, tape, g[0], enters=enters, floors=floors, adjoints=True)
+    return found | _loss_names(dense, sparse)
+
+
+def _names(
+    tape: Tape, adjoints: Tensor, delta_0: Tensor, weights: dict, grad_x: Tensor, start: Tensor
+) -> dict[str, Tensor]:
+    """Name what is compared; a weight's gradient is one term."""
+    takes = torch.ones(tape.s.shape[:2], dtype=torch.bool)[1:]
+    takes = takes if tape.active is None else tape.active
+    # What is saved of a step that a row does not take means nothing.
+    saved = {f"saved{i}": t.where(takes[..., None], 0) for i, t in enumerate(tape.saved)}
+    terms = {"s": tape.s, **saved, "adjoints": adjoints, "delta_0": delta_0}
+    terms |= {"x": grad_x, "s_0": start}
+    return terms | {name: grad.flatten() for name, grad in weights.items()}
+
+
+def _loss_names(dense, sparse) -> dict[str, Tensor]:
+    return {
+        "norms": dense.norms[..., None],
+        "deltas": dense.deltas,
+        "sparse norms": sparse.norms[..., None],
+        "sparse adjoints": sparse.adjoints,
+        "sparse s_0": sparse.s_0,
+    }

@@ -1,0 +1,132 @@
+"""Every kernel against the reference in float64, term by term."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from throughtime import kernels
+from throughtime.cells import GRU, LSTM, Elman
+from throughtime.kernels import native
+from throughtime.kernels.check import check_kernel, term_error
+
+pytestmark = pytest.mark.skipif(
+    not kernels.available().native, reason=kernels.available().reason or "no kernels"
+)
+
+CELLS = {
+    "tanh": lambda I, H: Elman(I, H, dtype=torch.float64),
+    "relu": lambda I, H: Elman(I, H, "relu", dtype=torch.float64),
+    "sigmoid": lambda I, H: Elman(I, H, "sigmoid", dtype=torch.float64),
+    "identity": lambda I, H: Elman(I, H, "identity", dtype=torch.float64),
+    "lstm": lambda I, H: LSTM(I, H, dtype=torch.float64),
+    "gru": lambda I, H: GRU(I, H, dtype=torch.float64),
+    "lstm without bias": lambda I, H: LSTM(I, H, bias=False, dtype=torch.float64),
+    "gru without bias": lambda I, H: GRU(I, H, bias=False, dtype=torch.float64),
+}
+WIDTHS = (1, 3, 17, 63, 127, 130)
+
+
+def regime(cell, name):
+    """Scale or replace W_h so that products of Jacobians shrink, keep, grow or saturate."""
+    with torch.no_grad():
+        for W in cell.weight_hh.split(cell.hidden_size):
+            if name == "orthogonal":
+                torch.nn.init.orthogonal_(W)
+            W.mul_({"contracting": 0.3, "exploding": 2.5}.get(name, 1))
+        if name == "saturated":
+            cell.weight_ih.mul_(20)
+    return cell
+
+
+@pytest.fixture(params=native.isas())
+def isa(request):
+    was = native.isa()
+    native.set_isa(request.param)
+    yield request.param
+    native.set_isa(was)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("H", WIDTHS)
+def test_every_term(name, H, isa):
+    torch.manual_seed(H)
+    for span, resets in (("all", False), ("prefix", True), ("suffix", False)):
+        check_kernel(CELLS[name](4, H), span=span, resets=resets)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("how", ["contracting", "orthogonal", "exploding", "saturated"])
+def test_regimes(name, how):
+    torch.manual_seed(1)
+    cell = regime(CELLS[name](4, 33), how)
+    check_kernel(cell, T=40, B=5, tolerance=1e-8 if how == "exploding" else 1e-10)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_step_and_one_row(name):
+    torch.manual_seed(2)
+    for T, B, V in ((1, 1, 1), (1, 3, 2), (9, 1, 1), (9, 1, 5)):
+        check_kernel(CELLS[name](3, 20), T=T, B=B, V=V)
+
+
+@settings(max_examples=40)
+@given(
+    name=st.sampled_from(list(CELLS)),
+    T=st.integers(1, 12),
+    B=st.integers(1, 60),
+    I=st.integers(1, 9),
+    H=st.integers(1, 140),
+    V=st.integers(1, 4),
+    span=st.sampled_from(("all", "prefix", "suffix")),
+    resets=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_shapes_drawn(name, T, B, I, H, V, span, resets, seed):
+    torch.manual_seed(seed)
+    check_kernel(CELLS[name](I, H), T=T, B=B, V=V, span=span, resets=resets, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "lstm", "gru"])
+def test_float32_within_1e5_of_float64_over_2000_steps(name, isa):
+    torch.manual_seed(3)
+    errors = check_kernel(
+        regime(CELLS[name](4, 24), "contracting"), T=2000, B=2, V=1, dtype=torch.float32,
+        tolerance=1.0,
+    )  # fmt: skip
+    for quantity in ("s", "x", "delta_0", "weight_hh", "weight_ih", "bias_hh"):
+        assert errors[quantity] < 1e-5, (quantity, errors)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_input_comes_out_where_torch_puts_it(name, bad, isa):
+    torch.manual_seed(4)
+    cell = CELLS[name](1, 18)
+    x = torch.randn(6, 3, 1, dtype=torch.float64)
+    x[2, 1, 0] = bad
+    with kernels.use("reference"):
+        want = kernels.forward(cell, x, x.new_zeros(3, cell.state_size))
+    with kernels.use("native"):
+        got = kernels.forward(cell, x, x.new_zeros(3, cell.state_size))
+    assert term_error(got.s, want.s) < 1e-10
+    for mine, theirs in zip(got.saved, want.saved, strict=True):
+        assert term_error(mine, theirs) < 1e-10
+    g = torch.randn(2, 6, 3, cell.state_size, dtype=torch.float64)
+    with kernels.use("native"):
+        mine = kernels.backward(cell, want, g)
+    with kernels.use("reference"):
+        theirs = kernels.backward(cell, want, g)
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.equal(a.isfinite(), b.isfinite())
+        assert term_error(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0)) < 1e-10
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_columns_shared_by_threads(name):
+    """One row and a large H: the threads of a group share its columns, with a barrier a step."""
+    torch.manual_seed(5)
+    check_kernel(CELLS[name](4, 300), T=5, B=1, V=1, span="all")
+    check_kernel(CELLS[name](4, 300), T=5, B=1, V=1, span="suffix", resets=True)
