@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..layers.bptt import Call, Recording
-from .direct import Direct, grads, merge
+from .direct import Direct, clock, grads, merge
 from .pairs import Swept, sweep_losses
 
 __all__ = ["Cascade"]
@@ -20,12 +20,21 @@ class Cascade:
         losses: (V,).
         directs: what each loss sends straight into each layer.
         joined: for each call, whether its input or initial state depends on an earlier call.
+        lone: for each call (V,), the one step at which each loss enters it, where that is so and
+            nothing comes in through later calls; else None.
     """
 
     def __init__(self, recording: Recording, losses: Tensor, directs: list[Direct]) -> None:
         """Look which calls feed which."""
         self.recording, self.losses, self.directs = recording, losses, directs
         self.joined = [self._is_joined(i) for i in range(len(recording.calls))]
+        told_apart = all(direct.owner is not None for direct in directs)
+        self.lone = [
+            direct.lone_steps(losses.numel())
+            if told_apart and not any(self.joined[i + 1 :])
+            else None
+            for i, direct in enumerate(directs)
+        ]
 
     def _is_joined(self, i: int) -> bool:
         call, earlier = self.recording.calls[i], self.recording.calls[:i]
@@ -37,16 +46,30 @@ class Cascade:
         )
         return any(g is not None for pair in found for g in pair)
 
+    def may_cut(self, i: int) -> bool:
+        """Say whether call i may be left at a window's end without changing the calls before it.
+
+        What it passes on from steps beyond the window must stay beyond the window there too. That
+        holds between the layers of one module that only look back. A reverse direction, or what a
+        user does between two modules, may bring it back to steps that are measured.
+        """
+        call = self.recording.calls[i]
+        if not self.joined[i]:
+            return True
+        turned = any(other.reverse for other in self.recording.calls)
+        return call.inner and not call.s_0.requires_grad and not turned
+
     def bytes_per_loss(self) -> int:
         """Give the memory that one loss needs while it is sent back."""
-        calls = self.recording.calls
-        return sum(
-            call.tape.T
-            * call.tape.B
-            * (call.cell.state_size + call.cell.input_size * joined)
-            * call.tape.s.element_size()
-            for call, joined in zip(calls, self.joined, strict=True)
-        )
+        total = 0
+        for call, joined, lone in zip(self.recording.calls, self.joined, self.lone, strict=True):
+            cell, tape = call.cell, call.tape
+            widths = cell.state_size * (lone is None) + (
+                (cell.input_size + cell.preact_size) * joined
+            )
+            carried = cell.state_size + cell.preact_size
+            total += tape.B * (tape.T * widths + carried) * tape.s.element_size()
+        return total
 
     def run(self, which: Tensor, floors: list[Tensor]) -> tuple[list[Tensor], list[Swept]]:
         """Send the losses ``which`` back through all layers.
@@ -56,15 +79,21 @@ class Cascade:
             floors: for each call (V,), the lowest k that each loss is followed to.
 
         Returns:
-            For each call g_v (V, T, B, G), all that enters it, and what its sweep gave.
+            For each call g_v (V, T, B, G), all that enters it, or (T, B, G) where the call is
+            `lone`; and what its sweep gave.
         """
         calls = self.recording.calls
         g = self.direct(which)
         swept: list[Swept | None] = [None] * len(calls)
         for i in reversed(range(len(calls))):
-            call = calls[i]
+            call, lone = calls[i], self.lone[i]
             swept[i] = sweep_losses(
-                call.cell, call.tape, g[i], floors[i], want_x=self.joined[i]
+                call.cell,
+                call.tape,
+                g[i],
+                floors[i],
+                enters=None if lone is None else lone[which],
+                want_x=self.joined[i],
             )
             if self.joined[i]:
                 for j, more in enumerate(self._pass_on(i, swept[i])):
@@ -73,9 +102,15 @@ class Cascade:
         return g, swept  # pyright: ignore[reportReturnType]
 
     def direct(self, which: Tensor) -> list[Tensor]:
-        """Give what the losses ``which`` send straight into each call, (V, T, B, G)."""
+        """Give what the losses ``which`` send straight into each call, (V, T, B, G).
+
+        For a call that is `lone` that is (T, B, G), the sum over losses.
+        """
         if all(direct.owner is not None for direct in self.directs):
-            return [direct.of(which) for direct in self.directs]
+            return [
+                direct.of(which) if lone is None else direct.g
+                for direct, lone in zip(self.directs, self.lone, strict=True)
+            ]
         calls = self.recording.calls
         g: list[list[Tensor]] = [[] for _ in calls]
         for v in which.tolist():
@@ -85,6 +120,21 @@ class Cascade:
             for i, pair in enumerate(found):
                 g[i].append(merge(calls[i], *pair))
         return [torch.stack([_widen(one, many) for one in many]) for many in g]
+
+    def latest_reads(self, which: Tensor) -> list[Tensor]:
+        """Give the last step of the input that each loss reads from each call, (V, B); 0: none."""
+        calls = self.recording.calls
+        if all(direct.owner is not None for direct in self.directs):
+            V = self.losses.numel()
+            return [
+                d.latest_reads(V, call.reverse)[which]
+                for d, call in zip(self.directs, calls, strict=True)
+            ]
+        latest = []
+        for call, g in zip(calls, self.direct(which), strict=True):
+            entered = (g != 0).any(-1)
+            latest.append((entered * clock(call.tape.T, call.reverse, g.device)).amax(1))
+        return latest
 
     def _pass_on(self, i: int, swept: Swept) -> list[Tensor | None]:
         """Send the gradients of a call's input and initial state on to the calls before it."""

@@ -64,12 +64,11 @@ def _by_step(
     which = _chosen(T, every, g.device)
     enters = torch.where((g != 0).any(-1), steps[:, None], 0)[which]
     norms = g.new_empty(len(which), T + 1, B)
-    for part in _chunks(len(which), T * B * call.cell.state_size * g.element_size(), memory):
-        chosen = which[part]
-        floor = _floor((chosen + 1)[:, None], window)
-        norms[part] = sweep_losses(
-            call.cell, call.tape, direct.of(chosen), floor, want_x=False
-        ).norms
+    carried = B * (call.cell.state_size + call.cell.preact_size) * g.element_size()
+    for part in _chunks(len(which), carried, memory):
+        entry = which[part] + 1
+        floor = _floor(entry[:, None], window)
+        norms[part] = sweep_losses(call.cell, call.tape, g, floor, enters=entry).norms
     return LayerFlow(
         call,
         _leave_out(norms, enters, window),
@@ -99,8 +98,10 @@ def _by_loss(
     kept: list[list[Tensor]] = [[] for _ in calls]
     for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
         chosen = which[part]
-        stands = _standing(calls, cascade.direct(chosen))
-        floors = [_floor(at, window) for at in stands]
+        stands = _standing(calls, cascade.latest_reads(chosen))
+        floors = [
+            _floor(at, window if cascade.may_cut(i) else None) for i, at in enumerate(stands)
+        ]
         g, swept = cascade.run(chosen, floors)
         for i in range(len(calls)):
             norms[i][part] = swept[i].norms
@@ -149,23 +150,22 @@ def _among(kept: list[Tensor], loss: int) -> Tensor:
     raise IndexError(loss)
 
 
-def _standing(calls: list[Call], direct: list[Tensor]) -> list[Tensor]:
+def _standing(calls: list[Call], reads: list[Tensor]) -> list[Tensor]:
     """Give the step at which each loss stands in each layer and row, (V, B).
 
     That is the last step, by the clock of the input, which the loss reads directly from a layer
     of the same length; for layers that no loss reads directly it is taken from those that one
     does. A loss then has one time, also in a layer below a bidirectional one, where its gradient
     comes in from later steps too.
+
+    Args:
+        calls: the layers' runs.
+        reads: for each, the last step on the input's clock that each loss reads, (V, B).
     """
     clocks: dict[tuple[int, int], Tensor] = {}
-    for call, g in zip(calls, direct, strict=True):
-        T, B = call.tape.T, call.tape.B
-        reads = (g != 0).any(-1)
-        if call.reverse:
-            reads = reads.flip(1)
-        steps = torch.arange(1, T + 1, device=g.device)[None, :, None]
-        latest = (reads * steps).amax(1)
-        clocks[T, B] = torch.maximum(clocks.get((T, B), torch.zeros_like(latest)), latest)
+    for call, latest in zip(calls, reads, strict=True):
+        length = (call.tape.T, call.tape.B)
+        clocks[length] = torch.maximum(clocks.get(length, torch.zeros_like(latest)), latest)
     standing = []
     for call in calls:
         T, B = call.tape.T, call.tape.B
