@@ -1,4 +1,4 @@
-"""Models and losses whose flow is taken apart: each shape of use, and the loop that it stands for."""
+"""Models and losses whose flow is taken apart, one for each way of using recurrent layers."""
 
 from __future__ import annotations
 

@@ -129,7 +129,8 @@ def unrolled(
             S = weights["weight_hh"].shape[1]
             if kind_of(module) == "lstm":
                 S += weights["weight_hh"].shape[0] // 4
-            s = x.new_zeros(B, S) if s_0 is None else s_0[len(runs)]
+            s = torch.zeros(B, S, dtype=x.dtype, requires_grad=True)
+            s = s if s_0 is None else s_0[len(runs)]
             runs[name] = run = Direction(kind_of(module), [s])
             h: list[Tensor] = [x] * T
             for t in reversed(range(T)) if back else range(T):
