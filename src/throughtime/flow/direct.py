@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import GraphError, InputValueError
 from ..layers.bptt import Call, Recording
 
-__all__ = ["Direct", "attribute", "grads", "merge", "total"]
+__all__ = ["Direct", "attribute", "clock", "grads", "merge", "total"]
 
 
 @dataclass
@@ -31,6 +31,35 @@ class Direct:
         assert self.owner is not None
         mine = self.owner[None] == losses[:, None, None]
         return torch.where(mine[..., None], self.g[None], 0)
+
+    def latest_reads(self, V: int, reverse: bool) -> Tensor:
+        """Give the last step of the input that each loss reads here, (V, B); 0: none."""
+        assert self.owner is not None
+        T, B = self.owner.shape
+        steps = clock(T, reverse, self.owner.device) * (self.owner >= 0)
+        latest = torch.zeros(V, B, dtype=torch.long, device=self.owner.device)
+        return latest.scatter_reduce_(0, self.owner.clamp(min=0), steps, "amax")
+
+    def lone_steps(self, V: int) -> Tensor | None:
+        """Give for each loss the one step that it enters at, (V,), 0 where it enters nowhere.
+
+        None where a loss enters at several steps, or different losses at one.
+        """
+        if self.owner is None:
+            return None
+        of_step = self.owner.amax(1)
+        if bool(((self.owner >= 0) & (self.owner != of_step[:, None])).any()):
+            return None
+        steps = torch.zeros(V, dtype=torch.long, device=self.owner.device)
+        owned = (of_step >= 0).nonzero().flatten()
+        steps[of_step[owned]] = owned + 1
+        return steps if int((steps > 0).sum()) == len(owned) else None
+
+
+def clock(T: int, reverse: bool, device: torch.device) -> Tensor:
+    """Give the input's step that a layer's own steps 1…T fall on, (T, 1)."""
+    steps = torch.arange(1, T + 1, device=device)
+    return (steps.flip(0) if reverse else steps)[:, None]
 
 
 def grads(
@@ -56,7 +85,7 @@ def grads(
         GraphError: the graph was freed by a ``backward()`` before.
     """
     nodes = [node for call in calls for node in (call.h, call.s_T)]
-    recording.cut = cut
+    recording.switch.cut = cut
     try:
         found = torch.autograd.grad(
             outputs, nodes, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
@@ -69,7 +98,7 @@ def grads(
             "flow before calling backward(), or call backward(retain_graph=True)."
         ) from error
     finally:
-        recording.cut = False
+        recording.switch.cut = False
     return list(zip(found[::2], found[1::2], strict=True))
 
 

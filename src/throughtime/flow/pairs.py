@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..cells.base import AbstractCell
 from ..sweep import mask
 from ..tape import Tape
@@ -35,20 +36,38 @@ def sweep_losses(
     g: Tensor,
     floor: Tensor,
     *,
-    want_x: bool,
+    enters: Tensor | None = None,
+    want_x: bool = False,
 ) -> Swept:
     """Send V losses back in one sweep, each only over the steps between its entry and its floor.
 
     Args:
         cell: the recurrence.
         tape: what its forward sweep kept.
-        g: direct gradients (V, T, B, G).
+        g: direct gradients (V, T, B, G); or, with ``enters``, (T, B, G).
         floor: (V,) the lowest k that each loss is followed to.
+        enters: (V,) the one step from 1 to T at which each loss enters, with ``g`` of that step;
+            0 for a loss that does not.
         want_x: whether the inputs' gradients are wanted too.
 
     Cost:
         Σ_v (entry − floor) steps of B rows; memory V·B·S, and V·T·B·I for the inputs.
     """
+    if kernels.choice(cell, tape.s, g).name == "native":
+        found = kernels.losses(cell, tape, g, enters=enters, floors=floor, adjoints=want_x)
+        assert found.norms is not None
+        x = None if found.adjoints is None else cell.input_grad(found.adjoints)
+        return Swept(found.norms, x, found.s_0)
+    if enters is not None:
+        steps = torch.arange(1, tape.T + 1, device=g.device)
+        g = torch.where((enters[:, None] == steps)[:, :, None, None], g, 0)
+    return _reference(cell, tape, g, floor, want_x)
+
+
+def _reference(
+    cell: AbstractCell, tape: Tape, g: Tensor, floor: Tensor, want_x: bool
+) -> Swept:
+    """Do it in plain torch."""
     V, T, B, G = g.shape
     steps = torch.arange(1, T + 1, device=g.device)
     entered = (g != 0).flatten(2).any(-1)
