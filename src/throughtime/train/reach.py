@@ -49,7 +49,9 @@ def follow(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype = torch.fl
     return watched.flow(loss)
 
 
-def reach(model: nn.Module, x: Tensor, y: Tensor, step: int) -> tuple[float, bool]:
+def reach(
+    model: nn.Module, x: Tensor, y: Tensor, step: int, dtype: torch.dtype = torch.float64
+) -> float:
     """Give ‖dE/ds_k‖/‖dE/ds_T‖ for k = ``step``, the median over rows (eq. 9).
 
     Args:
@@ -57,13 +59,10 @@ def reach(model: nn.Module, x: Tensor, y: Tensor, step: int) -> tuple[float, boo
         x: symbol numbers (T, B).
         y: answers (B,).
         step: k, where what the answer needs was read.
-
-    Returns:
-        The ratio, measured in float64; and whether in float32 it is exactly 0.
+        dtype: to measure in.
     """
-    (wide,), (narrow,) = (follow(model, x, y, d).values() for d in (torch.float64, torch.float32))
-    ratio = wide.total_norms[step] / wide.total_norms[-1]
-    return float(ratio.median()), bool(narrow.total_norms[step].median() == 0)
+    (layer,) = follow(model, x, y, dtype).values()
+    return float((layer.total_norms[step] / layer.total_norms[-1]).median())
 
 
 def bounds(layer: LayerFlow, longest: int) -> ByLag:

@@ -1,0 +1,64 @@
+"""What every command says to a terminal: results to stdout, progress and notes to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["notes", "plain", "print_json", "progress", "results"]
+
+
+def results() -> Console:
+    """Give the console for what was asked for."""
+    return Console(highlight=False)
+
+
+def notes() -> Console:
+    """Give the console for what goes on meanwhile."""
+    return Console(stderr=True, highlight=False)
+
+
+def progress(unit: str) -> Progress:
+    """Give a progress bar on stderr, which leaves no trace when it is done.
+
+    Args:
+        unit: what is counted.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=notes(),
+        transient=True,
+    )
+
+
+def print_json(value: Any) -> None:
+    """Write plain values as JSON to stdout, for machines; inf and NaN as strings."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Give values that JSON has: inf and NaN as strings, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,305 @@
+"""The demo's sentences, made from its numbers: another run may say the opposite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ...tasks.mention import LONG, SHORT
+from ...train.overflow import Overflow
+from ...train.recall import Recalled, Score
+from ...train.study import Study
+from ..numbers import number, percent
+
+__all__ = [
+    "bound_sentences",
+    "claim",
+    "clipping",
+    "distance",
+    "far_only",
+    "far_reach",
+    "first_bad_step",
+    "reach_after",
+    "reach_before",
+    "score_at",
+    "summary",
+]
+
+ALL_RIGHT = 0.9  # of the texts: "right"; what lies between chance and this is named by its number
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Give a list in words: "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def score_at(row: Recalled, lag: int) -> Score:
+    """Give the score at the tested lag that is nearest to ``lag``."""
+    return min(row.scores, key=lambda score: abs(score.lag - lag))
+
+
+def _is_chance(score: Score, chance: float) -> bool:
+    low, high = score.interval
+    return low <= chance <= high
+
+
+def claim(study: Study) -> str:
+    """Say for which networks the source's claim holds: right near, and less often right far."""
+    groups: dict[str, list[str]] = {"falls": [], "rises": [], "right": [], "guess": [], "same": []}
+    for row in study.mixed:
+        near, far = score_at(row, SHORT.lag), score_at(row, LONG.lag)
+        ends = f"{percent(near.share)} at {near.lag} words, {percent(far.share)} at {far.lag}"
+        shares = f"{row.name} ({ends})"
+        if far.interval[1] < near.interval[0]:
+            groups["falls"].append(shares)
+        elif near.interval[1] < far.interval[0]:
+            groups["rises"].append(shares)
+        elif min(near.share, far.share) >= ALL_RIGHT:
+            groups["right"].append(row.name)
+        elif _is_chance(near, study.chance) and _is_chance(far, study.chance):
+            groups["guess"].append(row.name)
+        else:
+            groups["same"].append(shares)
+    said = []
+    if groups["falls"]:
+        said.append(f"The claim is what we see for {joined(groups['falls'])}.")
+    else:
+        said.append("In no network of this run was the near answer right more often than the far.")
+    if groups["right"]:
+        said.append(
+            "It is not a law of recurrent networks: after the same lessons "
+            f"{joined(groups['right'])} {_be(groups['right'])} right over both distances."
+        )
+    if groups["guess"]:
+        said.append(
+            f"{_capital(joined(groups['guess']))} {_be(groups['guess'])} no better than a guess at "
+            "either distance."
+        )
+    if groups["same"]:
+        said.append(
+            f"No difference between the two distances was found for {joined(groups['same'])}."
+        )
+    if groups["rises"]:
+        said.append(
+            f"Against the claim, the far answer is right more often for {joined(groups['rises'])}."
+        )
+    return " ".join(said)
+
+
+def sentences(study: Study) -> str:
+    """Say what each network makes of the source's own two sentences."""
+    higher = [row for row in study.mixed if row.source[0] > row.source[1]]
+    gap = max(study.mixed, key=lambda row: row.source[0] - row.source[1])
+    text = (
+        f"{len(higher)} of {len(study.mixed)} networks give John a higher probability in the short "
+        f"sentence than in the long one. "
+    )
+    if gap.source[0] > gap.source[1]:
+        text += (
+            f"The widest gap is that of the {gap.name}: {percent(gap.source[0])} against "
+            f"{percent(gap.source[1])}. "
+        )
+    return text + f"A guess among {study.plan.names} names is {percent(study.chance)}."
+
+
+def distance(study: Study) -> str:
+    """Say how the share of right answers goes with the distance."""
+    last = study.plan.lags[-1]
+    everywhere = [r.name for r in study.mixed if min(s.share for s in r.scores) >= ALL_RIGHT]
+    parts = []
+    for row in study.mixed:
+        above = [s for s in row.scores if s.interval[0] > study.chance]
+        if row.name in everywhere:
+            continue
+        if not above:
+            parts.append(f"the {row.name} at none of the distances")
+        elif above[-1].lag < last:
+            parts.append(f"the {row.name} up to {above[-1].lag} words")
+        else:
+            parts.append(f"the {row.name} up to the longest, with {percent(above[-1].share)}")
+    text = ""
+    if parts:
+        text += f"Better than a guess: {joined(parts)}. "
+    if everywhere:
+        text += f"At least {percent(ALL_RIGHT)} right at every distance: {joined(everywhere)}."
+    return text.strip()
+
+
+def reach_before(study: Study) -> str:
+    """Say how much of the gradient reaches the mention before any training."""
+    lag = score_at(study.mixed[0], LONG.lag).lag
+    ordered = sorted(study.mixed, key=lambda row: row.before[lag])
+    least, most = ordered[0], ordered[-1]
+    text = (
+        f"Before any training, {lag} words back, the mention gets {percent(most.before[lag])} of "
+        f"the gradient at the blank in the {most.name}, and {number(least.before[lag], 2)} of it "
+        f"in the {least.name}. "
+    )
+    silent = [row for row in study.mixed if row.silent]
+    if silent:
+        which = joined([f"the {row.name} from {row.silent[0]} words on" for row in silent])
+        text += f"In float32, in which they train, exactly nothing arrives in {which}. "
+    return text + "No weight has moved yet; this could be seen before an hour of training is spent."
+
+
+def reach_after(study: Study) -> str:
+    """Say what training changed about the reach, and what that means for the claim."""
+    lag = score_at(study.mixed[0], LONG.lag).lag
+    grown = [r for r in study.mixed if r.after[lag] > 10 * r.before[lag] and r.after[lag] >= 1e-3]
+    still = [r for r in study.mixed if r.after[lag] < 1e-3]
+    text = ""
+    if grown:
+        which = joined(
+            [f"{r.name} ({number(r.before[lag], 2)} → {number(r.after[lag], 2)})" for r in grown]
+        )
+        text += (
+            f"Training moved it: {lag} words back the mention now gets far more than before in "
+            f"{which}. Taught with near texts among the far ones, a network can learn to hold a "
+            "name on the near ones, and what holds it there carries the gradient further. "
+        )
+    if still:
+        which = joined([f"the {r.name} ({number(r.after[lag], 2)})" for r in still])
+        text += f"Less than a thousandth still arrives in {which}."
+    return text.strip() or f"At {lag} words training changed the reach of no network tenfold."
+
+
+def far_only(study: Study) -> str:
+    """Say who learned from long texts alone."""
+    learned = [row for row in study.far if row.learned]
+    rest = [row for row in study.far if not row.learned]
+    first = study.plan.far
+    text = f"With no text nearer than {first.shortest} words, "
+    if learned:
+        which = joined([f"the {row.name} after {row.updates} updates" for row in learned])
+        text += f"the task was learned by {which}. "
+    else:
+        text += f"no network learned the task in {first.updates} updates. "
+    near = min(lag for lag in study.plan.lags if lag >= first.shortest) if rest else 0
+    guess = [r.name for r in rest if _is_chance(score_at(r, near), study.chance)]
+    if guess:
+        text += (
+            f"After {first.updates} updates {joined(guess)} still "
+            f"{'answer' if len(guess) > 1 else 'answers'} no better than a guess at {near} words. "
+        )
+    both = [r.name for r in study.mixed if r.learned and r.name in {x.name for x in rest}]
+    if both:
+        text += (
+            f"Yet {joined(both)} learned it above, where there were near texts to begin with: the "
+            "network is the same, and so is its start."
+        )
+    return text.strip()
+
+
+def far_reach(study: Study) -> str:
+    """Say whether the reach before training told apart who learned from long texts alone."""
+    lag = min((n for n in study.plan.lags if n >= study.plan.far.shortest), default=0)
+    learned = [row for row in study.far if row.learned]
+    rest = [row for row in study.far if not row.learned]
+    if not lag or not learned or not rest:
+        return ""
+    least, most = min(r.before[lag] for r in learned), max(r.before[lag] for r in rest)
+    if least > most:
+        return (
+            "How far the gradient reaches before any training told the two apart: "
+            f"{lag} words back {percent(least)} or more for who learned, {number(most, 2)} or less "
+            "for the others."
+        )
+    return (
+        f"The reach before training did not tell the two apart here: {lag} words back it is "
+        f"{number(least, 2)} for one that learned and {number(most, 2)} for one that did not."
+    )
+
+
+def bound_sentences(row: Recalled) -> str:
+    """Hold one network's bounds against the truth, at the longest lag."""
+    found = row.bounds
+    assert found is not None
+    lag = len(found.truth) - 1
+    truth, tight = number(found.truth[-1], 2), number(found.tight[-1], 2)
+    if found.loose is None or found.gain is None:
+        return (
+            f"{row.name}: gates have no β_W·β_f. Over {lag} words the product of the Jacobians' "
+            f"norms allows {tight}; the truth is {truth}."
+        )
+    loose, gain = number(found.loose[-1], 2), number(found.gain, 3)
+    if found.gain < 1:
+        follows = "being below 1, it proves that the gradient vanishes"
+    elif found.truth[-1] < 1:
+        follows = "the bound grows while the gradient vanishes: above 1 it proves nothing"
+    else:
+        follows = "bound and truth both grow, but the bound alone would not have proved it"
+    return (
+        f"{row.name}: β_W·β_f = {gain}, so over {lag} words the bound is {loose}; the truth is "
+        f"{truth}, the product of the Jacobians' norms {tight}. {_capital(follows)}."
+    )
+
+
+def first_bad_step(rows: Sequence[Overflow]) -> str:
+    """Say where the gradient overflowed, and that inf came before NaN."""
+    bad = [row for row in rows if row.first is not None]
+    if not bad:
+        return "In this run no gain made a number overflow."
+    row = bad[0]
+    first = row.first
+    assert first is not None
+    T = len(row.by_step) - 1
+    way = "on the way back" if first.direction == "backward" else "on the way forward"
+    text = (
+        f"With β_W = {row.gain:g} the loss is {number(row.loss, 3)} and looks like any other. The "
+        f"first number that is not finite stands {way}, at step {first.step} of {T}, batch row "
+        f"{first.row}, unit {first.unit}: {'NaN' if first.kind == 'nan' else first.kind}. "
+    )
+    if first.direction == "backward":
+        text += "Every state on the way forward is finite. "
+    if first.kind == "inf" and row.first_nan is not None and first.direction == "backward":
+        steps = first.step - row.first_nan
+        when = (
+            f"{steps} step{'s' if steps > 1 else ''} further back" if steps else "at that step too"
+        )
+        text += f"The first NaN stands {when}, at step {row.first_nan}: overflow gives inf first."
+    return text.strip()
+
+
+def clipping(rows: Sequence[Overflow]) -> str:
+    """Say what clipping did at each gain where it made a difference, or could not."""
+    said = []
+    pairs = [(a, b) for a in rows if a.clip is None for b in rows if b.gain == a.gain and b.clip]
+    for bare, clipped in pairs:
+        if bare.stopped and clipped.stopped:
+            said.append(
+                f"At β_W = {bare.gain:g} clipping does not help: the gradient is not finite when "
+                "it is clipped, and inf times 0 is NaN. The gain has to come down."
+            )
+        elif bare.stopped:
+            said.append(
+                f"At β_W = {bare.gain:g} the run without clipping ends after {bare.updates} "
+                "updates, the one with it goes on."
+            )
+        elif bare.largest > 10 * clipped.largest:
+            said.append(
+                f"At β_W = {bare.gain:g} one unclipped step throws the weights to "
+                f"{number(bare.largest, 2)}, and {percent(bare.saturated)} of the states sit at "
+                f"±1, where no gradient passes; clipped they stay at {number(clipped.largest, 2)}."
+            )
+    lost = [r for r in rows if math.isinf(r.float32_norm) and math.isfinite(r.norm)]
+    if lost:
+        said.append(
+            f"At β_W = {lost[0].gain:g} every entry of the gradient is finite, but its norm, "
+            f"{number(lost[0].norm, 2)}, overflows when float32 squares it; clipping by such a "
+            "norm multiplies by 0 and the network stands still. Here the norm is taken in float64."
+        )
+    return " ".join(said) or "Clipping changed nothing at these gains."
+
+
+def summary(study: Study) -> list[str]:
+    """Give the few sentences that the terminal shows."""
+    lines = [claim(study), reach_before(study), far_only(study), far_reach(study)]
+    return [*filter(None, lines), first_bad_step(study.overflow), clipping(study.overflow)]
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
