@@ -41,9 +41,10 @@ def test_every_kind_draws_every_regime_and_says_what_it_shows(flows, name, kind)
     assert not re.search(r"\b(nan|None)\b", drawing.caption), "a number that is none was written"
 
 
-def test_the_public_figure_is_the_drawing_with_its_caption_as_subtitle(flows):
-    figure = tt.figure(flows("vanishing"), "lag")
-    assert "falls below 1 %" in figure.layout.title.subtitle.text
+def test_the_public_figure_shows_its_words(flows):
+    shown = [note.text for note in tt.figure(flows("vanishing"), "lag").layout.annotations]
+    assert any("How far back" in text for text in shown)
+    assert any("falls below 1 %" in text for text in shown)
 
 
 def test_the_map_is_log10_of_the_norms():
@@ -173,10 +174,10 @@ def test_inf_and_what_follows_from_it_are_marked():
 
 
 def test_a_long_map_is_thinned_keeps_the_last_step_and_says_so():
-    drawing = drawn(flow_of(nn.RNN(3, 2), T=450, B=1), "map")
+    drawing = drawn(flow_of(nn.RNN(3, 2), T=451, B=1), "map")
     heat = next(t for t in drawing.data if "zmin" in t)
     assert max(heat["z"].shape) <= STEPS + 1
-    assert heat["x"][-1] == heat["y"][-1] == 450
+    assert heat["x"][-1] == heat["y"][-1] == 451
     assert "too many to draw" in drawing.note
 
 

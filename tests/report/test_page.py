@@ -15,6 +15,7 @@ from torch import nn
 import throughtime as tt
 from throughtime.errors import FileError, InputValueError
 from throughtime.report import notebook, page, report
+from throughtime.report.numbers import symbols
 from throughtime.report.page import render
 
 from .browser import open_pages
@@ -45,7 +46,7 @@ def test_the_evidence_stands_with_value_threshold_place_and_equation(flows):
     text = report.report_html(flow)
     for row in tt.diagnose(flow)["l0"].evidence:
         number = re.search(r"\d+", row.equation)[0]
-        assert row.quantity in text and row.where in text and f'href="#eq{number}"' in text
+        assert symbols(row.quantity) in text and row.where in text and f'href="#eq{number}"' in text
     assert 'id="eq10"' in text and "What this cannot tell" in text
     assert tt.diagnose(flow)["l0"].advice.split(".")[0] in text
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 
-__all__ = ["number", "percent", "power", "ratio", "steps"]
+__all__ = ["number", "percent", "power", "ratio", "steps", "symbols"]
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -67,3 +68,16 @@ def percent(fraction: float) -> str:
 def steps(count: int) -> str:
     """Give "1 step" or "12 steps"."""
     return f"{count} step" if count == 1 else f"{count} steps"
+
+
+_SYMBOL = re.compile(r"(?<!\w)(β|W|s|h|E|J)_(W|f|h|x|t|k)(?!\w)")
+
+
+def symbols(html: str) -> str:
+    """Give text, already escaped, with its indices set low and its powers high, for HTML.
+
+    Example:
+        >>> symbols("(β_W·β_f)^lag"), symbols("weight_hh")
+        ('(β<sub>W</sub>·β<sub>f</sub>)<sup>lag</sup>', 'weight_hh')
+    """
+    return _SYMBOL.sub(r"\1<sub>\2</sub>", html).replace(")^lag", ")<sup>lag</sup>")

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import FileError
 from . import palette
 from .figures.base import Drawing
+from .numbers import symbols
 
 __all__ = ["Plot", "check_writable", "plot", "render", "write"]
 
@@ -75,6 +76,7 @@ def render(template: str, **content: Any) -> str:
         1
     """
     import jinja2
+    from markupsafe import Markup, escape
     from plotly.offline import get_plotlyjs
 
     from .. import __name__ as package
@@ -87,6 +89,7 @@ def render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["symbols"] = lambda text: Markup(symbols(str(escape(text))))
     return environment.get_template(template).render(
         **{
             "version": _version(package),

@@ -169,12 +169,12 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
         return "There are values that are not finite, so no update of these weights can be used."
     if horizon >= longest:
         return (
-            f"The gradient keeps at least {percent(fraction)} of its size over all "
-            f"{steps(longest)} that were measured."
+            f"The gradient keeps at least {percent(fraction)} of its size over "
+            f"{'the one step' if longest == 1 else f'all {longest} steps'} measured."
         )
     return (
-        f"The gradient falls below {percent(fraction)} of its size at lag 0 after "
-        f"{steps(horizon)}; {longest} were measured."
+        f"The gradient falls below {percent(fraction)} of its size at lag 0 after {horizon} of the "
+        f"{steps(longest)} that were measured."
     )
 
 
@@ -192,7 +192,7 @@ def began(layer: Any) -> str:
     return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
 
 
-def _evidence(row: Any) -> dict[str, str]:
+def _evidence(row: Any) -> dict[str, Any]:
     cited = re.search(r"\d+", str(row.equation or ""))
     return {
         "quantity": row.quantity,

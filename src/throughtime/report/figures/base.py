@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..numbers import symbols
 from ..palette import GUIDE, plotly_template
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Drawing:
         caption: what it shows, in numbers of this flow, and what follows for the reader; its
             paragraphs are separated by a newline.
         data: Plotly traces.
-        layout: Plotly layout, without template and title.
+        layout: Plotly layout, without template and words.
         note: how it was drawn: what was left out, which row, which steps.
         equations: numbers in docs/math.md.
         height: in pixels on a wide page.
@@ -43,28 +44,37 @@ class Drawing:
     empty: bool = False
 
     def figure(self) -> Figure:
-        """Give the Plotly figure, heading as its title and caption below it."""
+        """Give the Plotly figure with its words above it; they are in ``layout.meta`` too."""
         import plotly.graph_objects as go
 
-        text = wrap(" ".join(filter(None, (self.caption, self.note))))
+        text = symbols(wrap(" ".join(filter(None, (self.caption, self.note)))))
         lines = text.count("<br>") + 1
         top = 64 + 18 * lines + self.layout.get("margin", {}).get("t", 0)
         figure = go.Figure(self.data, self.layout | {"template": plotly_template()})
+        # Not as the layout's title: a colour bar above the plot would push that out of sight.
+        for words, size, below in ((self.heading, 17, 14), (text, 13, 42)):
+            figure.add_annotation(
+                text=words,
+                font={"size": size},
+                showarrow=False,
+                align="left",
+                x=0,
+                xref="paper",
+                xanchor="left",
+                y=1,
+                yref="paper",
+                yanchor="top",
+                yshift=top - below,
+            )
         figure.update_layout(
-            title={
-                "text": self.heading,
-                "subtitle": {"text": text, "font": {"size": 13}},
-                "x": 0,
-                "xref": "paper",
-                "xanchor": "left",
-                "y": 1,
-                "yref": "container",
-                "yanchor": "top",
-                "pad": {"t": 20},
-            },
             margin={"t": top},
             height=self.height + top,
-            meta={"caption": self.caption, "note": self.note, "equations": list(self.equations)},
+            meta={
+                "heading": self.heading,
+                "caption": self.caption,
+                "note": self.note,
+                "equations": list(self.equations),
+            },
         )
         if self.empty:
             figure.add_annotation(
@@ -79,7 +89,7 @@ class Drawing:
 
 
 def wrap(text: str, width: int = 104) -> str:
-    """Break a caption into lines for a Plotly title, which does not wrap by itself."""
+    """Break a caption into lines for Plotly, which does not wrap by itself."""
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) >= width:
@@ -88,15 +98,16 @@ def wrap(text: str, width: int = 104) -> str:
     return "<br>".join(lines)
 
 
-def layout(x: str, y: str, **more: Any) -> dict[str, Any]:
+def layout(x: str, y: str, whole: int = 100, **more: Any) -> dict[str, Any]:
     """Give the layout that all figures share: axis titles, legend below, tight margins.
 
     Args:
         x: title of the x axis.
         y: title of the y axis.
+        whole: how many steps the x axis has; where they are few, ticks stand at whole ones only.
         more: further entries; dicts given for ``xaxis`` and ``yaxis`` are merged.
     """
-    xaxis = {"title": {"text": x}} | more.pop("xaxis", {})
+    xaxis = {"title": {"text": x}} | ({"dtick": 1} if whole <= 10 else {}) | more.pop("xaxis", {})
     yaxis = {"title": {"text": y}} | more.pop("yaxis", {})
     return {
         "xaxis": xaxis,

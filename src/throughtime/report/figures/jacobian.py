@@ -43,6 +43,7 @@ def draw(layer: Any, *, row: int = 0, most: int = 60) -> Drawing:
         layout=layout(
             "step t",
             "singular values of J<sub>t</sub>",
+            whole=layer.T,
             xaxis={"range": [0.5, layer.T + 0.5]},
             yaxis={"type": "log", "exponentformat": "power", **_range(values[finite])},
             hovermode="x unified",

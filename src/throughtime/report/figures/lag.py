@@ -41,6 +41,7 @@ def draw(layer: Any, *, fraction: float = 0.01) -> Drawing:
         layout=layout(
             "lag t − k: steps between the loss and the state",
             "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
+            whole=len(profile),
             xaxis={"rangemode": "tozero", "range": [0, max(len(profile) - 1, 1)]},
             yaxis={"type": "log", "exponentformat": "power", "range": [low, high]},
             shapes=[guide("x", horizon), guide("y", fraction)],
@@ -177,7 +178,7 @@ def _labels(horizon: int, fraction: float, longest: int) -> list[dict[str, Any]]
             xref="x domain",
             y=math.log10(fraction),
             xanchor="right" if side == "left" else "left",
-            yanchor="bottom",
+            yanchor="top",
         ),
     ]
 

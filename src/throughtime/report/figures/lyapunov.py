@@ -70,7 +70,8 @@ def draw(layer: Any, *, n: int = 32) -> Drawing:
         layout=layout(
             "exponent, largest first",
             "nats a step",
-            xaxis={"range": [0.5, n + 0.5], **({"dtick": 1} if n <= 12 else {})},
+            whole=n,
+            xaxis={"range": [0.5, n + 0.5]},
             yaxis={"range": [low, high]},
             showlegend=True,
         ),

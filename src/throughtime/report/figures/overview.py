@@ -55,6 +55,7 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
         layout=layout(
             "lag t − k: steps between the loss and the state",
             "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
+            whole=max(map(len, profiles.values()), default=0),
             xaxis={"rangemode": "tozero"},
             yaxis={"type": "log", "exponentformat": "power", "range": [low - room, high + room]},
             shapes=[guide("y", fraction)],
@@ -65,7 +66,7 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
                     xref="x domain",
                     xanchor="right",
                     y=np.log10(fraction),
-                    yanchor="bottom",
+                    yanchor="top",
                 )
             ],
             showlegend=True,

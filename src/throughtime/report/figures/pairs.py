@@ -41,13 +41,14 @@ def draw(layer: Any, *, most: int = STEPS) -> Drawing:
         layout=layout(
             "k: the step that the gradient reaches",
             "t: the step of the loss",
+            whole=layer.T,
             xaxis={"range": [-0.5, layer.T + 0.5], "showgrid": False},
             yaxis={
                 "showgrid": False,
                 **({"tickvals": pairs.t.tolist(), "automargin": True} if len(pairs.t) < 4 else {}),
             },
             margin={"l": 8, "r": 12, "t": 64, "b": 8},
-            annotations=_horizon_label(pairs, horizon),
+            annotations=[_scale_label(), *_horizon_label(pairs, horizon)],
         ),
         height=250 if one else 520,
         empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
@@ -89,12 +90,25 @@ def _heat(pairs: Pairs) -> dict[str, Any]:
             "len": 0.75,
             "thickness": 10,
             "outlinewidth": 0,
-            "title": {"text": "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖", "side": "top"},
             "tickvals": ticks,
             "ticktext": [power(n) for n in ticks],
             "ticklen": 3,
         },
     }
+
+
+def _scale_label() -> dict[str, Any]:
+    """Name the colour bar; its own title would push the figure's out of sight (plotly.js 3)."""
+    return label(
+        "norm ‖∂E<sub>t</sub>/∂s<sub>k</sub>‖",
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=1,
+        yref="y domain",
+        yanchor="bottom",
+        yshift=36,
+    )
 
 
 def _flat(pairs: Pairs, where: np.ndarray, colour: str, name: str) -> list[dict[str, Any]]:

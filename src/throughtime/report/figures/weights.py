@@ -60,10 +60,13 @@ def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
         + (" Click a name to show or hide it." if len(chosen) > 1 else ""),
         equations=(2, 5),
         data=data,
-        empty=not any(np.isfinite(share).any() for share in shares.values()),
+        empty=not any(
+            np.isfinite(shares[trace["name"]]).any() for trace in data if trace["visible"] is True
+        ),
         layout=layout(
             "step k",
             "share of dE/dW",
+            whole=T,
             xaxis={"range": [0.5, T + 0.5]},
             yaxis={"tickformat": ".0%"},
             shapes=[guide("y", 0)],

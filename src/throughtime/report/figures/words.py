@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import InputValueError
 from ..arrange import array
 from ..numbers import number, percent
+from ..palette import SCHEMES
 from .base import Drawing
 
 __all__ = ["Shaded", "draw", "legend_html", "shade", "words_html"]
@@ -117,7 +118,8 @@ def draw(
     return Drawing(
         heading="Which words does the gradient reach?",
         caption=caption(shaded),
-        note=f"Darker is more; a white word gets less than 10⁻⁶ of the strongest. Batch row {row}.",
+        note="The stronger the colour, the more arrives; none: less than 10⁻⁶ of the strongest."
+        + (f" Batch row {row}." if layer.B > 1 else ""),
         equations=(3, 5),
         data=[
             {
@@ -126,6 +128,7 @@ def draw(
                 "text": np.array(text, dtype=object).reshape(grid).tolist(),
                 "customdata": np.array(hover, dtype=object).reshape(grid).tolist(),
                 "texttemplate": "%{text}",
+                "textfont": {"color": SCHEMES["light"].ink},
                 "hovertemplate": "%{customdata}<extra></extra>",
                 "hoverongaps": False,
                 "colorscale": [[0, "rgba(43,123,186,0)"], [1, "rgba(43,123,186,0.75)"]],
