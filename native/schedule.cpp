@@ -153,6 +153,9 @@ void Schedule::lay_out() {
         }
     }
     memory_.reset(new char[bytes + line]);
+#if defined(TT_POISON)
+    std::fill_n(memory_.get(), bytes + line, (char)0xff);  // NaN: what is read unwritten shows
+#endif
     slots_.resize(n_slots);
     char *base = (char *)round_up((size_t)memory_.get());
     int32_t *slots = slots_.data();

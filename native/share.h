@@ -39,7 +39,7 @@ struct Isa {
     void (*backward)(const Share &);
 };
 
-inline int gates(const tt_sweep &w) { return w.cell == TT_LSTM ? 4 : w.cell == TT_GRU ? 3 : 1; }
-inline int64_t state_size(const tt_sweep &w) { return w.cell == TT_LSTM ? 2 * w.H : w.H; }
+static inline int gates(const tt_sweep &w) { return w.cell == TT_LSTM ? 4 : w.cell == TT_GRU ? 3 : 1; }
+static inline int64_t state_size(const tt_sweep &w) { return w.cell == TT_LSTM ? 2 * w.H : w.H; }
 
 }  // namespace tt

@@ -1,0 +1,147 @@
+// Runs both sweeps over a small set of cases, for the sanitizers: every cell, dtype and instruction
+// set, ragged rows, resets, several losses, columns shared by threads. All arrays are of exactly
+// their own size, outputs begin as NaN, and every element of them must be written and finite.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "../interface.h"
+
+namespace {
+
+thread_local int thread_id = 0;
+int team = 1;
+
+int thread_num() { return thread_id; }
+int num_threads() { return team; }
+
+// A pool of the kind that OpenMP gives, made of threads that the sanitizers know.
+void parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
+    team = (int)threads;
+    std::vector<std::thread> others;
+    for (unsigned i = 1; i < threads; ++i)
+        others.emplace_back([=] {
+            thread_id = (int)i;
+            body(data);
+        });
+    body(data);
+    for (auto &other : others) other.join();
+}
+
+struct Case {
+    int cell, span;
+    bool resets;
+    int64_t T, B, H, V;
+    int members;
+};
+
+template <class F> struct Arrays {
+    std::mt19937 draw{7};
+    std::vector<F> random(int64_t n) {
+        std::normal_distribution<double> normal(0, 0.3);
+        std::vector<F> v(n);
+        for (F &x : v) x = (F)normal(draw);
+        return v;
+    }
+    static std::vector<F> poison(int64_t n) {
+        return std::vector<F>(n, std::numeric_limits<F>::quiet_NaN());
+    }
+};
+
+bool written(const char *what, const auto &array) {
+    for (size_t i = 0; i < array.size(); ++i)
+        if (!std::isfinite(array[i])) {
+            std::printf("%s[%zu] was not written\n", what, i);
+            return false;
+        }
+    return true;
+}
+
+template <class F> bool run(const Case &c) {
+    Arrays<F> make;
+    const int gates = c.cell == TT_LSTM ? 4 : c.cell == TT_GRU ? 3 : 1;
+    const int64_t A = gates * c.H, S = c.cell == TT_LSTM ? 2 * c.H : c.H;
+    const int64_t width = c.cell == TT_GRU ? 4 * c.H : A;
+    auto weight = make.random(A * c.H), bias = make.random(c.H), a = make.random(c.T * c.B * A);
+    auto g = make.random(c.V * c.T * c.B * S), delta_T = make.random(c.V * c.B * S);
+    auto s = make.poison((c.T + 1) * c.B * S), q = make.poison(c.T * c.B * c.H);
+    auto s_0 = make.random(c.B * S);
+    std::copy(s_0.begin(), s_0.end(), s.begin());
+    std::vector<int32_t> first(c.B, 0), last(c.B, (int32_t)c.T), enters(c.V), floors(c.V);
+    for (int64_t b = 0; b < c.B; ++b) {
+        const int32_t steps = (int32_t)(make.draw() % (c.T + 1));
+        if (c.span == 1) last[b] = steps;
+        if (c.span == 2) first[b] = steps;
+    }
+    std::vector<uint8_t> reset(c.T * c.B);
+    for (uint8_t &r : reset) r = make.draw() % 4 == 0;
+    for (int64_t v = 0; v < c.V; ++v) {
+        enters[v] = (int32_t)(c.T - 1 - v % c.T);
+        floors[v] = (int32_t)(v % 3);
+    }
+
+    tt_sweep w{};
+    w.cell = c.cell;
+    w.dtype = sizeof(F) == 8;
+    w.nonlinearity = (int32_t)(c.H % 4);
+    w.threads = 2;
+    w.members = c.members;
+    w.keep = 1;
+    w.T = c.T, w.B = c.B, w.H = c.H, w.V = 1;
+    w.weight_hh = weight.data();
+    w.bias_n = bias.data();
+    if (c.span) w.first = first.data(), w.last = last.data();
+    if (c.resets) w.reset = reset.data();
+    w.a = a.data(), w.s = s.data();
+    w.q = c.cell == TT_GRU ? q.data() : nullptr;
+    bool good = tt_forward(&w) == 0 && written("s", s) && written("gates", a);
+    if (c.cell == TT_GRU) good = good && written("q", q);
+
+    auto adjoints = make.poison(c.V * c.T * c.B * width), delta_0 = make.poison(c.V * c.B * S);
+    auto norms = make.poison(c.V * (c.T + 1) * c.B), deltas = make.poison(c.V * (c.T + 1) * c.B * S);
+    w.V = c.V;
+    w.g = g.data(), w.G = S;
+    w.g_stride_b = S, w.g_stride_t = c.B * S, w.g_stride_v = c.T * c.B * S;
+    w.delta_T = delta_T.data();
+    w.adjoints = adjoints.data(), w.width = (int32_t)width;
+    w.delta_0 = delta_0.data();
+    good = good && tt_backward(&w) == 0 && written("adjoints", adjoints);
+    good = good && written("delta_0", delta_0);
+    w.g_stride_v = 0, w.g_sparse = 1, w.delta_T = nullptr;
+    w.enters = enters.data(), w.floors = floors.data();
+    w.adjoints = nullptr, w.norms = norms.data(), w.deltas = deltas.data();
+    good = good && tt_backward(&w) == 0 && written("norms", norms) && written("deltas", deltas);
+    return good;
+}
+
+}  // namespace
+
+int main() {
+    tt_set_pool(parallel, thread_num, num_threads);
+    int cases = 0;
+    std::istringstream names(tt_isas());
+    for (std::string name; names >> name;) {
+        tt_set_isa(name.c_str());
+        for (int cell = 0; cell < 3; ++cell)
+            for (int span = 0; span < 3; ++span)
+                for (const Case &c : {Case{cell, span, false, 1, 1, 1, 1, 0},
+                                      Case{cell, span, true, 5, 3, 17, 2, 0},
+                                      Case{cell, span, true, 4, 53, 33, 3, 1},
+                                      Case{cell, span, true, 6, 2, 130, 2, 2},
+                                      Case{cell, span, false, 3, 1, 300, 1, 0}}) {
+                    if (!run<float>(c) || !run<double>(c)) {
+                        std::printf("%s cell %d span %d H %d failed\n", name.c_str(), cell, span,
+                                    (int)c.H);
+                        return 1;
+                    }
+                    cases += 2;
+                }
+    }
+    std::printf("%d cases on %s\n", cases, tt_isas());
+    return 0;
+}
