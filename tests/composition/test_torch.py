@@ -1,0 +1,161 @@
+"""The layers under what torch can do to a module: compiler, vmap, threads, autocast."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import throughtime as tt
+from throughtime.testing import assert_close
+
+KINDS = ("RNN", "GRU", "LSTM")
+T, B, I, H = 7, 3, 4, 5
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+def gradients(model, x, **arguments):
+    inputs = [x, *model.parameters()]
+    return torch.autograd.grad(model(x, **arguments)[0].pow(2).sum(), inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_compiles_into_one_graph(kind, options):
+    model = getattr(tt, kind)(I, H, **options)
+    x = torch.randn(T, B, I, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for got, want in zip(gradients(compiled, x), gradients(model, x), strict=True):
+        assert_close(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_with_lengths_and_resets(kind):
+    model = getattr(tt, kind)(I, H, batch_first=True)
+    x = torch.randn(B, T, I, requires_grad=True)
+    ragged = {"lengths": torch.tensor([7, 2, 5]), "reset": torch.rand(T, B) > 0.7}
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for got, want in zip(
+        gradients(compiled, x, **ragged), gradients(model, x, **ragged), strict=True
+    ):
+        assert_close(got, want, rtol=1e-12)
+
+
+def test_a_compiled_graph_does_not_grow_with_the_steps():
+    model = tt.LSTM(I, H)
+    sizes = []
+
+    def count(graph, inputs):
+        sizes.append(len(graph.graph.nodes))
+        return graph
+
+    for steps in (3, 60):
+        torch._dynamo.reset()
+        torch.compile(model, fullgraph=True, backend=count)(torch.randn(steps, B, I))
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operations_keep_to_their_contract(kind):
+    model = getattr(tt, kind)(I, H)
+    nonlinearity = getattr(model, "nonlinearity", kind)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = [getattr(model, f"{name}_l0") for name in names]
+    s_0 = torch.zeros(B, 2 * H if kind == "LSTM" else H)
+    x = torch.randn(T, B, I, requires_grad=True)
+    arguments = (nonlinearity, ",".join(names), x, s_0, weights, None, None)
+    torch.library.opcheck(torch.ops.throughtime.layer.default, arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+def test_many_losses_at_once_give_what_they_give_one_by_one(kind, way):
+    model = getattr(tt, kind)(I, H)
+    x = torch.randn(T, B, I, requires_grad=True)
+    h_0 = torch.randn(1, B, H, requires_grad=True)
+    hx = (h_0, h_0 * 2) if kind == "LSTM" else h_0
+    output, _ = model(x, hx)
+    inputs = [x, h_0, *model.parameters()]
+    seeds = torch.randn(4, *output.shape)
+
+    def pull(seed, **options):
+        return torch.autograd.grad(output, inputs, seed, retain_graph=True, **options)
+
+    if way == "vmap":
+        got = torch.func.vmap(pull)(seeds)
+    else:
+        got = pull(seeds, is_grads_batched=True)
+    want = [torch.stack(parts) for parts in zip(*map(pull, seeds), strict=True)]
+    for one, other in zip(got, want, strict=True):
+        assert_close(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_threads_at_once_give_the_same(kind):
+    model = getattr(tt, kind)(I, 33)
+    inputs = [torch.randn(40, 6, I, requires_grad=True) for _ in range(8)]
+    want = [gradients(model, x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda x: gradients(model, x), inputs * 3))
+    for many, one in zip(got, want * 3, strict=True):
+        for a, b in zip(many, one, strict=True):
+            assert_close(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_the_recurrence_keeps_the_weights_precision(kind):
+    model = getattr(tt, kind)(I, H).float()
+    before = torch.nn.Linear(I, I).float()
+    x = torch.randn(T, B, I, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = before(x)
+        assert half.dtype == torch.bfloat16
+        output, _ = model(half)
+        output.sum().backward()
+    assert output.dtype == torch.float32
+    assert_close(output, model(half.float())[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("which", [0, 1, 2, 4])
+def test_gradients_of_only_some_inputs(kind, which):
+    model = getattr(tt, kind)(I, H)
+    x = torch.randn(T, B, I, requires_grad=True)
+    want = gradients(model, x)[which]
+    wanted = [x, *model.parameters()][which]
+    for tensor in [x, *model.parameters()]:
+        tensor.requires_grad_(tensor is wanted)
+    (got,) = torch.autograd.grad(model(x)[0].pow(2).sum(), [wanted])
+    assert_close(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_that_do_not_lie_side_by_side(kind):
+    model = getattr(tt, kind)(I, H)
+    wide = torch.randn(B, I * 2, T * 2)
+    x = wide.permute(2, 0, 1)[::2, :, ::2].requires_grad_()
+    assert not x.is_contiguous()
+    whole = x.detach().contiguous().requires_grad_()
+    seed = torch.randn(H, B, T).permute(2, 1, 0)
+    for a, b in zip(
+        torch.autograd.grad(model(x)[0], [x, *model.parameters()], seed),
+        torch.autograd.grad(model(whole)[0], [whole, *model.parameters()], seed.contiguous()),
+        strict=True,
+    ):
+        assert_close(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_derivatives(kind):
+    model = getattr(tt, kind)(2, 3)
+    x = torch.randn(4, 2, 2, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: model(x)[0], x)
