@@ -16,19 +16,29 @@ from .grads import batched_grads, grads, is_batched
 __all__ = ["Call", "Recording", "bptt"]
 
 
+class Switch:
+    """Whether the recorded runs let gradients through, in an object of its own.
+
+    The runs' autograd nodes hold this and not the recording: the recording holds the runs, and no
+    collector looks for a cycle through autograd's graph.
+    """
+
+    cut = False
+
+
 @dataclass
 class Recording:
     """What a trace collects: every run of a recurrent layer, in the order in which they ran.
 
     Attributes:
         calls: the runs.
-        cut: while True, no gradient passes through any recorded run, so that what arrives at its
-            outputs is the direct part g alone (eq. 9).
+        switch: while ``switch.cut``, no gradient passes through any recorded run, so that what
+            arrives at its outputs is the direct part g alone (eq. 9).
         anchor: requires grad, so that outputs do too where every parameter is frozen.
     """
 
     calls: list[Call] = field(default_factory=list)
-    cut: bool = False
+    switch: Switch = field(default_factory=Switch)
     anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
 
 
@@ -63,20 +73,18 @@ class BPTT(torch.autograd.Function):
     """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
 
     @staticmethod
-    def forward(ctx, cell, active, reset, recording, keep, x, s_0, anchor, *weights):
+    def forward(ctx, cell, active, reset, switch, keep, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
         with torch.autocast(x.device.type, enabled=False):
             tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
+        # A copy: users write into an output (inplace=True), and the way back needs the states.
         h = tape.s[1:, :, : cell.hidden_size]
-        if active is not None:
-            h = h.masked_fill(~active[..., None], 0)
-        elif recording is not None:
-            h = h.clone()
+        h = h.clone() if active is None else h.masked_fill(~active[..., None], 0)
         if keep:
             ctx.save_for_backward(x, s_0, *weights, tape.s, *tape.saved)
-        ctx.cell, ctx.active, ctx.reset, ctx.recording = cell, active, reset, recording
-        ctx.tape = tape if recording is not None else None
+        ctx.cell, ctx.active, ctx.reset, ctx.switch = cell, active, reset, switch
+        ctx.tape = tape if switch is not None else None
         ctx.set_materialize_grads(False)
         return h.contiguous(), tape.s[-1].clone()
 
@@ -84,7 +92,7 @@ class BPTT(torch.autograd.Function):
     def backward(ctx, g_h, g_s):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
         nothing = (None,) * len(ctx.needs_input_grad)
-        if (ctx.recording is not None and ctx.recording.cut) or (g_h is None and g_s is None):
+        if (ctx.switch is not None and ctx.switch.cut) or (g_h is None and g_s is None):
             return nothing
         x, s_0, *rest = ctx.saved_tensors
         names = list(ctx.cell.weights())
@@ -170,10 +178,11 @@ def bptt(
     """
     weights = cell.weights()
     anchor = None if recording is None else recording.anchor
+    switch = None if recording is None else recording.switch
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     h, s_T = BPTT.apply(
-        cell, active, reset, recording, keep, *inputs
+        cell, active, reset, switch, keep, *inputs
     )  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         node = h.grad_fn
@@ -188,6 +197,8 @@ def bptt(
                     inner, reverse,
                 )
             )
+            # What is written into the output in place must not change what was recorded.
+            return h.clone(), s_T.clone()
     return h, s_T
 
 

@@ -187,5 +187,6 @@ def _final_states(
     s_n = torch.stack(finals)
     if not batch.batched:
         s_n = s_n.squeeze(1)
-    parts = s_n.split(widths, -1)
-    return parts[0] if len(widths) == 1 else tuple(parts)
+    if len(widths) == 1:
+        return s_n
+    return s_n[..., : widths[0]].contiguous(), s_n[..., widths[0] :].contiguous()
