@@ -223,3 +223,17 @@ def test_the_added_nonlinearities_have_the_state_dict_of_an_nn_rnn(kind):
     theirs = nn.RNN(3, 4)
     theirs.load_state_dict(ours.state_dict())
     assert list(theirs.state_dict()) == list(ours.state_dict())
+
+
+@every_kind
+def test_writing_into_the_results_in_place_is_allowed_and_h_n_can_be_viewed(kind):
+    _, ours = pair(kind, num_layers=2, bidirectional=True)
+    x = draw(6, 2, 3)
+    wanted = list(ours.parameters())
+    grads = []
+    for scale in (lambda r: r * 2, lambda r: r.mul_(2)):
+        results = [scale(r) for r in flat(ours(x))]
+        assert all(r.view(-1).numel() for r in results)
+        grads.append(torch.autograd.grad(sum(r.pow(2).sum() for r in results), wanted))
+    for got, want in zip(*grads, strict=True):
+        assert_close(got, want, rtol=0)
