@@ -153,7 +153,8 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence as a chain of autograd operations: h (T, B, H) and s_T (B, S).
 
-    The slow way: an autograd graph of every step. It serves second derivatives and as an oracle.
+    The slow way: an autograd graph of every step. It serves second derivatives, forward mode,
+    `torch.func`, and as an oracle. Like a layer it puts out 0 where a row takes no step.
     """
     a, s, h = cell.drive(x), s_0, []
     for t in range(x.shape[0]):
@@ -162,4 +163,5 @@ def unroll(
         s_t, _ = cell.step(a[t], s)
         s = s_t if active is None else torch.where(active[t, :, None], s_t, s)
         h.append(s[:, : cell.hidden_size])
-    return torch.stack(h), s
+    out = torch.stack(h)
+    return out if active is None else torch.where(active[..., None], out, 0), s

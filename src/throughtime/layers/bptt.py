@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import kernels, sweep
 from ..cells.base import AbstractCell, rebind
@@ -177,6 +178,8 @@ def bptt(
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
     weights = cell.weights()
+    if recording is None and _is_transformed((x, s_0, *weights.values())):
+        return sweep.unroll(cell, x, s_0, active, reset)
     anchor = None if recording is None else recording.anchor
     switch = None if recording is None else recording.switch
     inputs = (x, s_0, anchor, *weights.values())
@@ -200,6 +203,16 @@ def bptt(
             # What is written into the output in place must not change what was recorded.
             return h.clone(), s_T.clone()
     return h, s_T
+
+
+def _is_transformed(inputs: tuple[Tensor, ...]) -> bool:
+    """Say whether `torch.func` or forward mode is at work, which want operations they can see."""
+    # torch has no public question for the first; torch.autograd.Function asks the same one.
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(i).tangent is not None for i in inputs)
 
 
 def _numbered(name: str, recording: Recording) -> str:
