@@ -54,6 +54,8 @@ def sweep_losses(
         Σ_v (entry − floor) steps of B rows; memory V·B·S, and V·T·B·I for the inputs.
     """
     if kernels.choice(cell, tape.s, g).name == "native":
+        if enters is not None and not want_x and len(enters) > 1:
+            return _until_underflow(cell, tape, g, floor, enters)
         found = kernels.losses(cell, tape, g, enters=enters, floors=floor, adjoints=want_x)
         assert found.norms is not None
         x = None if found.adjoints is None else cell.input_grad(found.adjoints)
@@ -62,6 +64,35 @@ def sweep_losses(
         steps = torch.arange(1, tape.T + 1, device=g.device)
         g = torch.where((enters[:, None] == steps)[:, :, None, None], g, 0)
     return _reference(cell, tape, g, floor, want_x)
+
+
+def _until_underflow(
+    cell: AbstractCell, tape: Tape, g: Tensor, floor: Tensor, enters: Tensor
+) -> Swept:
+    """Follow each loss no further than to where its gradient has underflowed to exactly 0.
+
+    The last loss is sent back alone, and the lag at which it underflows, with a margin, tried on
+    the others. What is 0 stays 0, so those that are 0 at their floor are done; the rest, if any,
+    are sent back whole.
+    """
+    last = int(enters.argmax())
+    one = kernels.losses(
+        cell, tape, g, enters=enters[last : last + 1], floors=floor[last : last + 1]
+    )
+    assert one.norms is not None
+    arrived = (one.norms[0] != 0).any(1).nonzero().flatten()
+    underflow = int(enters[last] - arrived[0]) if len(arrived) else 0
+    raised = torch.maximum(floor, enters - (underflow + underflow // 4 + 16))
+    found = kernels.losses(cell, tape, g, enters=enters, floors=raised)
+    norms, s_0 = found.norms, found.s_0
+    assert norms is not None
+    at_floor = norms[torch.arange(len(enters), device=g.device), raised.clamp(min=0)]
+    open_ = ((raised > floor) & (at_floor != 0).any(1)).nonzero().flatten()
+    if len(open_):
+        rest = kernels.losses(cell, tape, g, enters=enters[open_], floors=floor[open_])
+        assert rest.norms is not None
+        norms[open_], s_0[open_] = rest.norms, rest.s_0
+    return Swept(norms, None, s_0)
 
 
 def _reference(
