@@ -44,7 +44,9 @@ def demo(
         console.print()
         console.print(title, style="bold")
         console.print(rows)
-    console.print()
+    console.print(
+        "\n* took all its updates and did not learn the task. In brackets: 95 % interval.\n"
+    )
     for sentence in words.summary(measured):
         console.print(f"• {sentence}")
     console.print(f"\nThe whole story, with figures: [bold]{out}[/bold]")

@@ -78,7 +78,8 @@ class Mention:
         x (T, B), word numbers, T = lag + 7; y (B,), name numbers.
 
     Floor:
-        guessing among N names, ln N.
+        A is read again just before the blank and is never the answer, so that without any memory
+        of B a guess is one among N − 1 names: ln (N − 1).
 
     Source:
         the two sentences of Stanford's CS224d, which the source notes use.
@@ -98,14 +99,14 @@ class Mention:
         """Take how many names there are and how far back the mention may lie.
 
         Args:
-            names: N, 2 to 16; John and Jane are always among them.
+            names: N, 3 to 16; John and Jane are always among them.
             shortest: the shortest lag that `draw_lag` gives, at least 8.
             longest: the longest.
 
         Raises:
             InputValueError: a value outside these, or no possible lag between the two.
         """
-        check_at_least("names", names, 2)
+        check_at_least("names", names, 3)
         check_at_least("shortest", shortest, NEAREST)
         if names > len(NAMES):
             raise InputValueError(f"names must be at most {len(NAMES)}; got {names}.")
@@ -122,13 +123,13 @@ class Mention:
 
     @property
     def floor(self) -> float:
-        """The cross entropy of a guess among the names."""
-        return math.log(len(self.names))
+        """The cross entropy of a guess among the names, without the one who speaks."""
+        return math.log(len(self.names) - 1)
 
     @property
     def chance(self) -> float:
-        """How often a guess among the names is right."""
-        return 1 / len(self.names)
+        """How often such a guess is right."""
+        return 1 / (len(self.names) - 1)
 
     def draw_lag(self, rng: random.Random) -> int:
         """Draw a lag, every octave as likely as any other.

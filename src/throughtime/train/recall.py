@@ -43,7 +43,7 @@ NETWORKS: tuple[Network, ...] = (
     Network("tanh RNN", lambda i, h, lag: RNN(i, h)),
     Network("GRU", lambda i, h, lag: GRU(i, h)),
     Network("LSTM", lambda i, h, lag: LSTM(i, h)),
-    Network("LSTM, chrono", lambda i, h, lag: chrono_(LSTM(i, h), max(lag, 3))),
+    Network("chrono LSTM", lambda i, h, lag: chrono_(LSTM(i, h), max(lag, 3))),
 )
 
 

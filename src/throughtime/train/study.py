@@ -85,8 +85,8 @@ class Study:
 
     @property
     def chance(self) -> float:
-        """How often a guess among the names is right."""
-        return 1 / self.plan.names
+        """How often the best guess without memory is right."""
+        return Mention(self.plan.names).chance
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON; inf and NaN become the strings "inf" and "nan"."""

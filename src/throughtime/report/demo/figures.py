@@ -17,6 +17,7 @@ from . import words
 __all__ = ["accuracy", "adjoint_norms", "bounds", "probability", "reach"]
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+FLOAT32 = -45.0  # decades: what is smaller, float32 has no number for
 LAG_TITLE = "words between mention and blank"
 
 
@@ -27,7 +28,11 @@ def _line(i: int, name: str, **more: Any) -> dict[str, Any]:
         "mode": "lines+markers",
         "name": name,
         "line": {"color": colour, "width": 2, "dash": palette.DASHES[i % len(palette.DASHES)]},
-        "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8, "color": colour},
+        "marker": {
+            "symbol": SYMBOLS[i % len(SYMBOLS)],
+            "size": 13 - 1.5 * (i % 5),
+            "color": colour,
+        },
     } | more
 
 
@@ -134,13 +139,13 @@ def reach(
             )
         )
     seen = [value for row in rows for value in which(row).values() if value > 0]
-    low = max(math.log10(min(seen, default=1e-3)), -60.0)
+    low = max(math.log10(min(seen, default=1e-3)), FLOAT32)
     top = max(math.log10(max(seen, default=1.0)), 0.0)
     return Drawing(
         heading=heading,
         caption=caption,
         note="‖dE/ds‖ at the mention over the same at the blank; median of 32 texts a distance, "
-        "measured in float64. Float32 holds nothing below 10⁻⁴⁵.",
+        "measured in float64. The axis ends at 10⁻⁴⁵, where float32 does.",
         equations=(3, 9),
         data=data,
         layout=layout(
@@ -230,8 +235,8 @@ def adjoint_norms(rows: list[Overflow]) -> Drawing:
     return Drawing(
         heading="Where does it overflow?",
         caption=words.first_bad_step(rows),
-        note="Norm over 32 texts of 107 words, in float32, before the first update. Read from "
-        "right to left: that is how the gradient goes. The dotted line is float32’s largest number.",
+        note="Norm over the texts of one batch, in float32, before the first update. Read from "
+        "right to left: that is how the gradient goes. Dotted: float32’s largest number.",
         equations=(9, 10),
         data=data,
         layout=layout(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from ...tasks.mention import LONG, SHORT
@@ -18,20 +17,25 @@ __all__ = ["outcome", "right", "tables"]
 
 
 def tables(study: Study) -> list[tuple[str, Table]]:
-    """Give title and Rich table of both curricula and of the overflow."""
+    """Give title and Rich table of both curricula, of the reach, and of the overflow."""
     plan = study.plan
     return [
         (
-            f"Taught with texts of {plan.mixed.shortest} to {plan.mixed.longest} words between "
-            f"mention and blank, at most {plan.mixed.updates} updates",
+            f"Taught with {plan.mixed.shortest} to {plan.mixed.longest} words between mention and "
+            f"blank, at most {plan.mixed.updates} updates",
             _networks(study, study.mixed),
         ),
+        ("How much of the gradient reaches the mention, before that and after", _reach(study)),
         (
             f"Taught with {plan.far.shortest} to {plan.far.longest} words only, at most "
             f"{plan.far.updates} updates",
             _networks(study, study.far),
         ),
-        ("A tanh RNN with too much gain, by plain gradient descent", _overflow(study)),
+        (
+            f"A tanh RNN with too much gain, {plan.overflow_updates} updates of plain gradient "
+            "descent",
+            _overflow(study),
+        ),
     ]
 
 
@@ -42,44 +46,51 @@ def right(score: Score) -> str:
 
 
 def _networks(study: Study, rows: list[Recalled]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    lags = [lag for lag in study.plan.lags if lag in {SHORT.lag, LONG.lag, study.plan.lags[-1]}]
-    table.add_column("network", no_wrap=True)
-    table.add_column("updates", justify="right")
-    for lag in lags:
-        table.add_column(f"right at {lag}\n(95 % interval)", justify="right", no_wrap=True)
-    table.add_column("P(John)\nshort", justify="right")
-    table.add_column("P(John)\nlong", justify="right")
-    table.add_column(f"reach at {lags[-2]}\nbefore", justify="right", no_wrap=True)
-    table.add_column(f"reach at {lags[-2]}\nafter", justify="right", no_wrap=True)
+    """Give what was learned; a star marks who took all updates without learning the task."""
+    table = _table("network", "updates", *(f"right at {lag}" for lag in _lags(study)))
+    table.add_column("P(John)\nshort long", justify="right", no_wrap=True)
     for row in rows:
         scores = {score.lag: score for score in row.scores}
         table.add_row(
             row.name,
-            f"{row.updates}{'' if row.learned else ' (all)'}",
-            *(right(scores[lag]) for lag in lags),
-            *(f"{chance:.3f}" for chance in row.source),
-            number(row.before[lags[-2]], 2),
-            number(row.after[lags[-2]], 2),
+            f"{row.updates}{' ' if row.learned else '*'}",
+            *(right(scores[lag]) for lag in _lags(study)),
+            "  ".join(f"{chance:.2f}" for chance in row.source),
         )
     return table
 
 
-def _overflow(study: Study) -> Table:
+def _reach(study: Study) -> Table:
+    """Give how much of the gradient at the blank reaches the mention, before and after."""
+    lags = _lags(study)
+    table = _table(
+        "network", *(f"{when}\nat {lag}" for when in ("before", "after") for lag in lags)
+    )
+    for row in study.mixed:
+        values = [found[lag] for found in (row.before, row.after) for lag in lags]
+        table.add_row(row.name, *(number(value, 2) for value in values))
+    return table
+
+
+def _lags(study: Study) -> list[int]:
+    wanted = {SHORT.lag, LONG.lag, study.plan.lags[-1]}
+    return [lag for lag in study.plan.lags if lag in wanted]
+
+
+def _table(first: str, *columns: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in (
-        "gain",
-        "clipped",
-        "first loss",
-        "first gradient",
-        "first non-finite",
-        "outcome",
-    ):
-        table.add_column(column)
+    table.add_column(first, no_wrap=True, vertical="bottom")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _overflow(study: Study) -> Table:
+    table = _table("gain", "clipped", "loss", "gradient")
+    table.add_column("first non-finite", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
     for row in study.overflow:
         table.add_row(
             f"{row.gain:g}",
@@ -103,6 +114,5 @@ def first(row: Overflow) -> str:
 def outcome(row: Overflow) -> str:
     """Give what became of the run."""
     if row.stopped:
-        return f"stopped before update {row.updates + 1}"
-    weights = f"largest weight {number(row.largest, 2)}" if math.isfinite(row.largest) else ""
-    return f"{row.updates} updates, {weights}, loss {number(row.last_loss, 3)}"
+        return f"stopped at update {row.updates + 1}"
+    return f"largest weight {number(row.largest, 2)}"

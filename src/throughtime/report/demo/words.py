@@ -49,15 +49,15 @@ def claim(study: Study) -> str:
     for row in study.mixed:
         near, far = score_at(row, SHORT.lag), score_at(row, LONG.lag)
         ends = f"{percent(near.share)} at {near.lag} words, {percent(far.share)} at {far.lag}"
-        shares = f"{row.name} ({ends})"
+        shares = f"the {row.name} ({ends})"
         if far.interval[1] < near.interval[0]:
             groups["falls"].append(shares)
         elif near.interval[1] < far.interval[0]:
             groups["rises"].append(shares)
         elif min(near.share, far.share) >= ALL_RIGHT:
-            groups["right"].append(row.name)
+            groups["right"].append(f"the {row.name}")
         elif _is_chance(near, study.chance) and _is_chance(far, study.chance):
-            groups["guess"].append(row.name)
+            groups["guess"].append(f"the {row.name}")
         else:
             groups["same"].append(shares)
     said = []
@@ -99,24 +99,23 @@ def sentences(study: Study) -> str:
             f"The widest gap is that of the {gap.name}: {percent(gap.source[0])} against "
             f"{percent(gap.source[1])}. "
         )
-    return text + f"A guess among {study.plan.names} names is {percent(study.chance)}."
+    return (
+        text + f"A guess is {percent(study.chance)}: one among {study.plan.names} names, without "
+        "the one who speaks."
+    )
 
 
 def distance(study: Study) -> str:
     """Say how the share of right answers goes with the distance."""
-    last = study.plan.lags[-1]
     everywhere = [r.name for r in study.mixed if min(s.share for s in r.scores) >= ALL_RIGHT]
     parts = []
     for row in study.mixed:
-        above = [s for s in row.scores if s.interval[0] > study.chance]
         if row.name in everywhere:
             continue
-        if not above:
-            parts.append(f"the {row.name} at none of the distances")
-        elif above[-1].lag < last:
-            parts.append(f"the {row.name} up to {above[-1].lag} words")
-        else:
-            parts.append(f"the {row.name} up to the longest, with {percent(above[-1].share)}")
+        better = [score.interval[0] > study.chance for score in row.scores]
+        count = better.index(False) if False in better else len(better)
+        far = f"up to {row.scores[count - 1].lag} words" if count else "at no distance"
+        parts.append(f"the {row.name} {far}")
     text = ""
     if parts:
         text += f"Better than a guess: {joined(parts)}. "
@@ -178,14 +177,18 @@ def far_only(study: Study) -> str:
     guess = [r.name for r in rest if _is_chance(score_at(r, near), study.chance)]
     if guess:
         text += (
-            f"After {first.updates} updates {joined(guess)} still "
-            f"{'answer' if len(guess) > 1 else 'answers'} no better than a guess at {near} words. "
+            f"After {first.updates} updates {joined([f'the {name}' for name in guess])} "
+            f"{'are' if len(guess) > 1 else 'is'} still no better than a guess at {near} words. "
         )
+    between = [(r, score_at(r, near)) for r in rest if r.name not in guess]
+    if between:
+        which = joined([f"the {row.name} {percent(score.share)}" for row, score in between])
+        text += f"Right at {near} words in part: {which}. "
     both = [r.name for r in study.mixed if r.learned and r.name in {x.name for x in rest}]
     if both:
         text += (
-            f"Yet {joined(both)} learned it above, where there were near texts to begin with: the "
-            "network is the same, and so is its start."
+            f"Yet {joined([f'the {name}' for name in both])} learned it above, where there were "
+            "near texts to begin with: the same network, from the same start."
         )
     return text.strip()
 
@@ -262,31 +265,36 @@ def first_bad_step(rows: Sequence[Overflow]) -> str:
 
 def clipping(rows: Sequence[Overflow]) -> str:
     """Say what clipping did at each gain where it made a difference, or could not."""
-    said = []
     pairs = [(a, b) for a in rows if a.clip is None for b in rows if b.gain == a.gain and b.clip]
-    for bare, clipped in pairs:
-        if bare.stopped and clipped.stopped:
-            said.append(
-                f"At β_W = {bare.gain:g} clipping does not help: the gradient is not finite when "
-                "it is clipped, and inf times 0 is NaN. The gain has to come down."
-            )
-        elif bare.stopped:
-            said.append(
-                f"At β_W = {bare.gain:g} the run without clipping ends after {bare.updates} "
-                "updates, the one with it goes on."
-            )
-        elif bare.largest > 10 * clipped.largest:
-            said.append(
-                f"At β_W = {bare.gain:g} one unclipped step throws the weights to "
-                f"{number(bare.largest, 2)}, and {percent(bare.saturated)} of the states sit at "
-                f"±1, where no gradient passes; clipped they stay at {number(clipped.largest, 2)}."
-            )
+    said = []
+    thrown = [(a, b) for a, b in pairs if not a.stopped and a.largest > 10 * b.largest]
+    if thrown:
+        bare, clipped = thrown[-1]
+        said.append(
+            f"At β_W = {joined([f'{a.gain:g}' for a, _ in thrown])} an unclipped step throws the "
+            f"weights far out (the largest to {number(bare.largest, 2)} at {bare.gain:g}); then "
+            f"{percent(bare.saturated)} of the states sit at ±1, where no gradient passes. Clipped "
+            f"they stay at {number(clipped.largest, 2)}."
+        )
     lost = [r for r in rows if math.isinf(r.float32_norm) and math.isfinite(r.norm)]
     if lost:
         said.append(
             f"At β_W = {lost[0].gain:g} every entry of the gradient is finite, but its norm, "
-            f"{number(lost[0].norm, 2)}, overflows when float32 squares it; clipping by such a "
-            "norm multiplies by 0 and the network stands still. Here the norm is taken in float64."
+            f"{number(lost[0].norm, 2)}, overflows where float32 squares it: clipping by such a "
+            "norm multiplies by 0, and the network stands still. Here it is taken in float64."
+        )
+    saved = [a for a, b in pairs if a.stopped and not b.stopped]
+    if saved:
+        said.append(
+            f"At β_W = {joined([f'{a.gain:g}' for a in saved])} the run without clipping ends, the "
+            "one with it goes on."
+        )
+    past = [b for a, b in pairs if a.stopped and b.stopped]
+    if past:
+        said.append(
+            f"At β_W = {joined([f'{b.gain:g}' for b in past])} clipping does not help: the "
+            "gradient is not finite any more when it could be clipped, and inf times 0 is NaN. The gain has "
+            "to come down."
         )
     return " ".join(said) or "Clipping changed nothing at these gains."
 
