@@ -5,7 +5,7 @@
 
 #include "schedule.h"
 
-#define TT_VERSION 2
+#define TT_VERSION 3
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }
@@ -99,6 +99,8 @@ extern "C" {
 
 int tt_forward(const tt_sweep *w) { return sweep(w, false); }
 int tt_backward(const tt_sweep *w) { return sweep(w, true); }
+
+int64_t tt_packed_size(const tt_sweep *w, int back) { return isa().layout(*w, back, 1).packed; }
 
 void tt_set_pool(tt_parallel parallel_, tt_count thread_num_, tt_count num_threads_) {
     thread_num = thread_num_;

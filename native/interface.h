@@ -27,6 +27,9 @@ typedef struct tt_sweep {
     const int32_t *first;   // (B) row b takes the steps first[b] <= t < last[b]; null: all
     const int32_t *last;
     const uint8_t *reset;   // (T, B), or null
+    void *packed;           // tt_packed_size elements, 64-byte aligned; null: found for this call
+    int32_t packed_ready;   // 1: a call before has filled it, for these weights and direction
+    int32_t reserved;
     void *a;                // (T, B, A): pre-activations in, gates out; back: gates
     void *s;                // (T+1, B, S); s[0] given
     void *q;                // GRU: (T, B, H)
@@ -49,6 +52,9 @@ typedef int (*tt_count)(void);
 // 0, or 1 when there is no memory for the packed weights, or 2 for an unknown cell or dtype.
 TT_API int tt_forward(const tt_sweep *sweep);
 TT_API int tt_backward(const tt_sweep *sweep);
+
+// Elements of W_h once packed, for one direction.
+TT_API int64_t tt_packed_size(const tt_sweep *sweep, int back);
 
 // The thread pool to borrow: GOMP_parallel, omp_get_thread_num, omp_get_num_threads of the OpenMP
 // library that is loaded already. Without one every sweep runs on the calling thread.

@@ -123,7 +123,7 @@ void Schedule::lay_out() {
         bytes += round_up(elements * size);
         return (void *)at;  // an offset until the memory is there
     };
-    void *packed = reserve(isa_.layout(w, back_, 1).packed);
+    void *packed = w.packed ? nullptr : reserve(isa_.layout(w, back_, 1).packed);
     for (int g = 0; g < groups_; ++g) {
         const int64_t n = (int64_t)rows_[g].size();
         const Layout layout = isa_.layout(w, back_, n);
@@ -163,6 +163,7 @@ void Schedule::lay_out() {
         for (void **p : {&share.packed, &share.state[0], &share.state[1], &share.carry_h,
                          &share.carry_c, &share.tile, &share.delta})
             *p = base + (size_t)*p;
+        if (w.packed) share.packed = w.packed;
         share.current = slots;
         share.next = slots + share.n_rows;
         share.out = slots + 2 * share.n_rows;
@@ -174,9 +175,11 @@ void Schedule::run(int thread) {
     if (thread >= threads_) return;
     const Share &share = shares_[thread];
     const int64_t panels = isa_.layout(sweep_, back_, 1).panels;
-    isa_.pack(sweep_, back_, share.n_rows, share.packed, panels * thread / threads_,
-              panels * (thread + 1) / threads_);
-    barriers_[groups_].wait();
+    if (!(sweep_.packed && sweep_.packed_ready)) {
+        isa_.pack(sweep_, back_, share.n_rows, share.packed, panels * thread / threads_,
+                  panels * (thread + 1) / threads_);
+        barriers_[groups_].wait();
+    }
     (back_ ? isa_.backward : isa_.forward)(share);
 }
 

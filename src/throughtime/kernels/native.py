@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..errors import InputValueError, ThroughTimeError
 
-__all__ = ["Library", "Sweep", "isa", "isas", "library", "run", "set_isa"]
+__all__ = ["Library", "Sweep", "isa", "isas", "library", "packed_size", "pointer", "run", "set_isa"]
 
-VERSION = 2
+VERSION = 3
 _PATH = Path(__file__).with_name("_native.so")
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
@@ -31,6 +31,8 @@ class Sweep(ctypes.Structure):
         ("keep", _int32),
         *((name, _int64) for name in ("T", "B", "H", "V")),
         *((name, _pointer) for name in ("weight_hh", "bias_n", "first", "last", "reset")),
+        ("packed", _pointer),
+        *((name, _int32) for name in ("packed_ready", "reserved")),
         *((name, _pointer) for name in ("a", "s", "q", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
         *((name, _pointer) for name in ("enters", "floors")),
@@ -68,7 +70,7 @@ def library() -> Library:
         handle = ctypes.CDLL(str(_PATH))
     except OSError as error:
         return Library(None, f"{_PATH.name} cannot be loaded: {error}.", "")
-    handle.tt_sweep_size.restype = _int64
+    handle.tt_sweep_size.restype = handle.tt_packed_size.restype = _int64
     for name in ("tt_isa", "tt_isas"):
         getattr(handle, name).restype = ctypes.c_char_p
     if handle.tt_version() != VERSION or handle.tt_sweep_size() != ctypes.sizeof(Sweep):
@@ -77,6 +79,7 @@ def library() -> Library:
             f"{_PATH.name} is of another version than this package; install the package again.",
             "",
         )
+    handle.tt_packed_size.argtypes = (ctypes.POINTER(Sweep), ctypes.c_int)
     handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
     return Library(handle, "", _lend_pool(handle))
 
@@ -145,6 +148,13 @@ def run(sweep: Sweep, *, back: bool) -> None:
             f"The native sweep found no memory for its packed weights (H={sweep.H}, "
             f"V·B={sweep.V * sweep.B}); use fewer losses at once."
         )
+
+
+def packed_size(sweep: Sweep, *, back: bool) -> int:
+    """Give how many elements W_h has once packed for this direction."""
+    handle = library().handle
+    assert handle is not None
+    return handle.tt_packed_size(ctypes.byref(sweep), back)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

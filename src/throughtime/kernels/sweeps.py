@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 
 from .. import sweep as reference
-from ..cells import GRU, LSTM, AbstractCell, Elman
-from ..cells.elman import NONLINEARITIES
+from ..cells import GRU, AbstractCell
 from ..errors import ShapeError
 from ..shapes import check
 from ..tape import Tape
-from . import native
 from .choose import decide
+from .steps import Span, Steps
 
 __all__ = ["backward", "forward"]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
+# A part's pre-activations or adjoints: few enough to stay in cache, enough for a GEMM to be fast.
+_PART_BYTES, _PART_ROWS = 4 << 20, 1024
 
 
 def forward(
@@ -43,6 +44,7 @@ def forward(
         one GEMM for all inputs, and 2·B·A·H operations a step; a row costs its own length.
 
     Example:
+        >>> from throughtime.cells import Elman
         >>> forward(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).s.shape
         torch.Size([8, 2, 5])
     """
@@ -52,20 +54,58 @@ def forward(
         number = decide(cell, obstacle=span.obstacle)
     if number is None:
         return reference.forward(cell, x, s_0, active, reset, keep=keep)
-    T, B = x.shape[:2]
     check("x", x, "T B I", {"I": cell.input_size})
-    check("s_0", s_0, "B S", {"B": B, "S": cell.state_size})
+    check("s_0", s_0, "B S", {"B": x.shape[1], "S": cell.state_size})
     with torch.no_grad():
-        a = cell.drive(x).contiguous()
-        s = a.new_empty(T + 1, B, cell.state_size)
-        s[0] = s_0
-        q = a.new_empty(T, B, cell.hidden_size) if keep and number == 2 else None
-        sweep, alive = _describe(cell, number, s, a, q, span, reset)
-        sweep.keep = keep
-        native.run(sweep, back=False)
-    del alive
+        return _run_forward(cell, number, x, s_0, active, reset, span, keep)
+
+
+def _run_forward(
+    cell: AbstractCell,
+    number: int,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None,
+    reset: Tensor | None,
+    span: Span | None,
+    keep: bool,
+) -> Tape:
+    """Go forward part by part: the input's GEMM, then the steps while its result is in cache."""
+    (T, B), H, A = x.shape[:2], cell.hidden_size, cell.preact_size
+    parts = split(T, B, A * x.element_size())
+    s = x.new_empty(T + 1, B, cell.state_size)
+    s[0] = s_0
+    whole = keep and number > 0  # the gates take the place of a; nothing of it is kept otherwise
+    a = x.new_empty(T if whole else max(last - first for first, last in parts), B, A)
+    q = x.new_empty(T, B, H) if keep and number == 2 else None
+    steps = Steps(cell, number, s, q, span, reset, back=False)
+    steps.sweep.keep = keep
+    for first, last in parts:
+        a_part = a[first:last] if whole else a[: last - first]
+        drive_into(cell, x[first:last], a_part)
+        steps.run(first, last, a_part)
     tape = Tape(x, s, (), active, reset)
     return Tape(x, s, _saved(number, tape, a, q) if keep else (), active, reset)
+
+
+def split(T: int, B: int, row_bytes: int) -> list[tuple[int, int]]:
+    """Cut T steps into parts whose GEMMs are large and whose results stay in cache."""
+    rows = max(_PART_ROWS, _PART_BYTES // row_bytes)
+    n = max(1, min(T, round(T * B / rows)))
+    return [(T * i // n, T * (i + 1) // n) for i in range(n)]
+
+
+def drive_into(cell: AbstractCell, x: Tensor, out: Tensor) -> None:
+    """Write ``cell.drive(x)`` into ``out`` (T, B, A) instead of a new tensor."""
+    rows, flat = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
+    weight: Tensor = cell.weight_ih  # pyright: ignore[reportAssignmentType]
+    if cell.bias_ih is None:
+        torch.mm(rows, weight.T, out=flat)
+        return
+    bias = cell.bias_hh.clone()  # pyright: ignore[reportCallIssue]
+    if isinstance(cell, GRU):
+        bias[2 * cell.hidden_size :] = 0  # b_hn stays inside the reset gate's product
+    torch.addmm(bias.add_(cell.bias_ih), rows, weight.T, out=flat)
 
 
 def _saved(number: int, tape: Tape, a: Tensor, q: Tensor | None) -> tuple[Tensor, ...]:
@@ -142,40 +182,50 @@ def run_back(
         norms: (V, T+1, B) to write.
         deltas: (V, T+1, B, S) to write.
     """
-    T, B, H, S = tape.T, tape.B, cell.hidden_size, cell.state_size
+    T, B, S = tape.T, tape.B, cell.state_size
     V = g.shape[0] if g is not None and g.dim() == 4 else V if delta_T is None else len(delta_T)
+    steps = back_steps(cell, number, tape, g, V=V)
+    sweep = steps.sweep
+    if delta_T is not None:
+        delta_T = delta_T.contiguous()
+        check("delta_T", delta_T, "V B S", {"V": V, "B": B, "S": S})
+        sweep.delta_T = delta_T.data_ptr()
+    for name, where in (("enters", enters), ("floors", floors)):
+        if where is not None:
+            check(name, where, "V", {"V": V})
+            steps.alive.append(where.to(torch.int32).clamp(-1, T).contiguous())
+            setattr(sweep, name, steps.alive[-1].data_ptr())
+    delta_0 = tape.s.new_empty(V, B, S)
+    sweep.delta_0 = delta_0.data_ptr()
+    for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):
+        if out is not None:
+            assert out.is_contiguous() and out.dtype == tape.s.dtype
+            setattr(sweep, name, out.data_ptr())
+    sweep.width = cell.preact_size if adjoints is None else adjoints.shape[-1]
+    steps.run(0, T)
+    return delta_0
+
+
+def back_steps(
+    cell: AbstractCell, number: int, tape: Tape, g: Tensor | None, *, V: int = 1
+) -> Steps:
+    """Describe the way back over a tape, with what enters it; where to write is still open."""
+    T, B, H, S = tape.T, tape.B, cell.hidden_size, cell.state_size
     s, a = tape.s.contiguous(), tape.saved[0].contiguous()
     check("tape.s", s, "T B S", {"T": T + 1, "B": B, "S": S})
     check("tape.saved[0]", a, "T B A", {"T": T, "B": B, "A": cell.preact_size})
     q = tape.saved[1].contiguous() if number == 2 else None
     span = None if tape.active is None else Span.of(tape.active)
-    sweep, alive = _describe(cell, number, s, a, q, span, tape.reset)
+    steps = Steps(cell, number, s, q, span, tape.reset, back=True)
+    steps.a, sweep = a, steps.sweep
     sweep.V = V
     if g is not None:
         g = _readable(g, H, S)
         check("g", g, "V T B G" if g.dim() == 4 else "T B G", {"V": V, "T": T, "B": B})
-        sweep.g, sweep.G, sweep.g_sparse = g.data_ptr(), g.shape[-1], g.dim() == 3
+        steps.g, sweep.G, sweep.g_sparse = g, g.shape[-1], g.dim() == 3
         sweep.g_stride_v = g.stride(0) if g.dim() == 4 else 0
         sweep.g_stride_t, sweep.g_stride_b = g.stride(-3), g.stride(-2)
-    if delta_T is not None:
-        delta_T = delta_T.contiguous()
-        check("delta_T", delta_T, "V B S", {"V": V, "B": B, "S": S})
-        sweep.delta_T = delta_T.data_ptr()
-    for name, steps in (("enters", enters), ("floors", floors)):
-        if steps is not None:
-            check(name, steps, "V", {"V": V})
-            alive.append(steps.to(torch.int32).clamp(-1, T).contiguous())
-            setattr(sweep, name, alive[-1].data_ptr())  # pyright: ignore
-    delta_0 = s.new_empty(V, B, S)
-    sweep.delta_0 = delta_0.data_ptr()
-    for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):
-        if out is not None:
-            assert out.is_contiguous() and out.dtype == s.dtype
-            setattr(sweep, name, out.data_ptr())
-    sweep.width = cell.preact_size if adjoints is None else adjoints.shape[-1]
-    native.run(sweep, back=True)
-    del alive
-    return delta_0
+    return steps
 
 
 def _readable(g: Tensor, H: int, S: int) -> Tensor:
@@ -192,62 +242,3 @@ def _size_obstacle(T: int, rows: int) -> str:
     if T == 0 or rows == 0:
         return "there is nothing to compute: no step or no row."
     return "" if max(T + 1, rows) <= _LIMIT else "there are more rows or steps than 2³¹ − 1."
-
-
-class Span:
-    """The steps first ≤ t < last that each row takes; what the kernel gets for ``active``.
-
-    Attributes:
-        first: (B,) int32.
-        last: (B,) int32.
-        obstacle: why ``active`` cannot be said so; empty where it can.
-    """
-
-    def __init__(self, first: Tensor, last: Tensor, obstacle: str) -> None:
-        """Keep the three."""
-        self.first, self.last, self.obstacle = first, last, obstacle
-
-    @classmethod
-    def of(cls, active: Tensor) -> Span:
-        """Read off ``active`` (T, B) where each row begins and ends."""
-        T = active.shape[0]
-        last = active.sum(0, dtype=torch.int32)
-        steps = torch.arange(T, dtype=torch.int32)[:, None]
-        if torch.equal(active, steps < last):
-            return cls(torch.zeros_like(last), last, "")
-        first = T - last
-        if torch.equal(active, steps >= first):
-            return cls(first, torch.full_like(last, T), "")
-        return cls(first, last, "the steps that a row takes are not consecutive from an end on.")
-
-
-def _describe(
-    cell: AbstractCell,
-    number: int,
-    s: Tensor,
-    a: Tensor,
-    q: Tensor | None,
-    span: Span | None,
-    reset: Tensor | None,
-) -> tuple[native.Sweep, list[Tensor | None]]:
-    """Fill in what both sweeps need, and give the tensors that must outlive the call."""
-    T, B, H = s.shape[0] - 1, s.shape[1], cell.hidden_size
-    assert isinstance(cell, (Elman, LSTM, GRU))
-    weight = cell.weight_hh.detach().contiguous()
-    check("weight_hh", weight, "A H", {"A": cell.preact_size, "H": H})
-    bias = None
-    if number == 2 and cell.bias_hh is not None:
-        bias = cell.bias_hh.detach()[2 * H :].contiguous()
-    if reset is not None:
-        check("reset", reset, "T B", {"T": T, "B": B})
-        reset = reset.contiguous()
-    sweep = native.Sweep(cell=number, dtype=int(s.dtype == torch.float64), T=T, B=B, H=H, V=1)
-    if isinstance(cell, Elman):
-        sweep.nonlinearity = list(NONLINEARITIES).index(cell.nonlinearity)
-    sweep.keep = True
-    sweep.members = 0
-    first, last = (None, None) if span is None else (span.first, span.last)
-    kept = {"weight_hh": weight, "bias_n": bias, "reset": reset, "first": first, "last": last}
-    for name, tensor in {**kept, "a": a, "s": s, "q": q}.items():
-        setattr(sweep, name, native.pointer(tensor))
-    return sweep, [*kept.values(), a, s, q]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells import GRU, AbstractCell
+from ..shapes import check
 from ..tape import Tape
 from . import sweeps
 
@@ -58,48 +59,80 @@ def gradients(
         torch.Size([5, 5])
     """
     names = list(cell.weights()) if wants is None else [n for n in cell.weights() if n in wants]
-    lead = None if delta_T is None else delta_T[None]
     number = sweeps.decide_back(cell, tape, g, delta_T)
-    if g is None and (number is None or delta_T is None):
-        g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
     with torch.no_grad():
-        if number is None:
-            assert g is not None
-            adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)
-            found = cell.param_grads(tape, adjoints[0]) if names else {}
-            weights = {name: found[name] for name in names}
-        else:
-            width = 4 * cell.hidden_size if isinstance(cell, GRU) else cell.preact_size
-            adjoints = tape.s.new_empty(1, tape.T, tape.B, width)
-            delta_0 = sweeps.run_back(
-                cell, number, tape, None if g is None else g[None], lead, adjoints=adjoints
-            )
-            weights = _weight_grads(cell, tape, adjoints[0], names)
+        if number is not None:
+            return _Back(cell, tape, names, want_x).run(number, g, delta_T)
+        if g is None:
+            g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
+        lead = None if delta_T is None else delta_T[None]
+        adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)
+        found = cell.param_grads(tape, adjoints[0]) if names else {}
         x = cell.input_grad(adjoints[0]) if want_x else None
-    return Gradients(weights, x, delta_0[0])
+    return Gradients({name: found[name] for name in names}, x, delta_0[0])
 
 
-def _weight_grads(
-    cell: AbstractCell, tape: Tape, adjoints: Tensor, names: list[str]
-) -> dict[str, Tensor]:
-    """Give the gradients named, one GEMM each (eq. 5); only the GRU has two sides."""
-    H, A = cell.hidden_size, cell.preact_size
-    flat = adjoints.flatten(0, 1)
-    adjoint_x = flat[:, :A]
-    # GRU: the columns are (δr, δz, δn, δn ⊙ r); the hidden side is the first two and the last.
-    hidden = [flat] if flat.shape[1] == A else [flat[:, : 2 * H], flat[:, A:]]
-    out: dict[str, Tensor] = {}
-    if "weight_ih" in names:
-        out["weight_ih"] = adjoint_x.T @ tape.x.flatten(0, 1)
-    if "weight_hh" in names:
-        h_prev = tape.s_prev().flatten(0, 1)[:, :H]
-        out["weight_hh"] = grad = flat.new_empty(A, H)
-        for rows, part in zip(grad.split([p.shape[1] for p in hidden]), hidden, strict=True):
-            torch.mm(part.T, h_prev, out=rows)
-    if "bias_ih" in names or "bias_hh" in names:
-        total = flat.sum(0)
-        sides = {"bias_ih": total[:A], "bias_hh": torch.cat((total[: 2 * H], total[A:]))}
-        if len(hidden) == 1:
-            sides["bias_hh"] = total.clone()
-        out.update({name: sides[name] for name in ("bias_ih", "bias_hh") if name in names})
-    return out
+class _Back:
+    """The way back part by part: some steps, then their GEMMs while the adjoints are in cache."""
+
+    def __init__(self, cell: AbstractCell, tape: Tape, names: list[str], want_x: bool) -> None:
+        self.cell, self.tape, self.names = cell, tape, names
+        self.width = 4 * cell.hidden_size if isinstance(cell, GRU) else cell.preact_size
+        self.weights: dict[str, Tensor] = {}
+        self.x = tape.x.new_empty(tape.x.shape) if want_x else None
+
+    def run(self, number: int, g: Tensor | None, delta_T: Tensor | None) -> Gradients:
+        cell, tape, s = self.cell, self.tape, self.tape.s
+        B, S = tape.B, cell.state_size
+        parts = sweeps.split(tape.T, B, self.width * s.element_size())
+        steps = sweeps.back_steps(cell, number, tape, None if g is None else g[None])
+        most = max(last - first for first, last in parts)
+        buffer = s.new_empty(most, B, self.width)
+        delta = s.new_zeros(B, S) if delta_T is None else delta_T.contiguous()
+        check("delta_T", delta, "B S", {"B": B, "S": S}, like=s)
+        sweep = steps.sweep
+        sweep.width, sweep.adjoints = self.width, buffer.data_ptr()
+        for first, last in reversed(parts):
+            sweep.delta_T = delta.data_ptr()
+            delta_0 = s.new_empty(B, S)
+            sweep.delta_0 = delta_0.data_ptr()
+            steps.run(first, last)
+            delta = delta_0
+            self._add(first, last, buffer[: last - first].view(-1, self.width))
+        return Gradients({name: self.weights[name] for name in self.names}, self.x, delta)
+
+    def _add(self, first: int, last: int, flat: Tensor) -> None:
+        """Add what the adjoints of these steps give to every gradient (eq. 5)."""
+        H, A, tape = self.cell.hidden_size, self.cell.preact_size, self.tape
+        # GRU: the columns are (δr, δz, δn, δn ⊙ r); the hidden side is the first two and the last.
+        hidden = [flat] if self.width == A else [flat[:, : 2 * H], flat[:, A:]]
+        x = tape.x[first:last].reshape(-1, self.cell.input_size)
+        if "weight_ih" in self.names:
+            self._add_product("weight_ih", [flat[:, :A]], x)
+        if "weight_hh" in self.names:
+            h_prev = tape.steps(first + 1, last).s_prev().flatten(0, 1)[:, :H]
+            self._add_product("weight_hh", hidden, h_prev)
+        if "bias_ih" in self.names or "bias_hh" in self.names:
+            total = flat.sum(0)
+            sides = {"bias_ih": total[:A], "bias_hh": total.clone()}
+            if self.width > A:
+                sides["bias_hh"] = torch.cat((total[: 2 * H], total[A:]))
+            for name, side in sides.items():
+                before = self.weights.get(name)
+                self.weights[name] = side if before is None else before.add_(side)
+        if self.x is not None:
+            weight: Tensor = self.cell.weight_ih  # pyright: ignore[reportAssignmentType]
+            torch.mm(flat[:, :A], weight, out=self.x[first:last].view(-1, x.shape[1]))
+
+    def _add_product(self, name: str, left: list[Tensor], right: Tensor) -> None:
+        """Add leftᵀ right to a weight's gradient, whose rows are those of ``left`` in turn."""
+        fresh = name not in self.weights
+        if fresh:
+            rows = sum(part.shape[1] for part in left)
+            self.weights[name] = right.new_empty(rows, right.shape[1])
+        grads = self.weights[name].split([part.shape[1] for part in left])
+        for grad, part in zip(grads, left, strict=True):
+            if fresh:
+                torch.mm(part.T, right, out=grad)
+            else:
+                grad.addmm_(part.T, right)

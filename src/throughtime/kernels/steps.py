@@ -1,0 +1,126 @@
+"""The arguments of a native sweep, over any range of the steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells.elman import NONLINEARITIES
+from ..shapes import check
+from . import native
+
+__all__ = ["Span", "Steps"]
+
+
+class Span:
+    """The steps first ≤ t < last that each row takes; what the kernel gets for ``active``.
+
+    Attributes:
+        first: (B,) int32.
+        last: (B,) int32.
+        obstacle: why ``active`` cannot be said so; empty where it can.
+    """
+
+    def __init__(self, first: Tensor, last: Tensor, obstacle: str) -> None:
+        """Keep the three."""
+        self.first, self.last, self.obstacle = first, last, obstacle
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Give both."""
+        return self.first, self.last
+
+    @classmethod
+    def of(cls, active: Tensor) -> Span:
+        """Read off ``active`` (T, B) where each row begins and ends."""
+        T = active.shape[0]
+        last = active.sum(0, dtype=torch.int32)
+        steps = torch.arange(T, dtype=torch.int32)[:, None]
+        if torch.equal(active, steps < last):
+            return cls(torch.zeros_like(last), last, "")
+        first = T - last
+        if torch.equal(active, steps >= first):
+            return cls(first, torch.full_like(last, T), "")
+        return cls(first, last, "the steps that a row takes are not consecutive from an end on.")
+
+
+class Steps:
+    """One sweep's arguments, checked once, to be run over one range of steps after the other.
+
+    Attributes:
+        sweep: what the native call gets; whoever builds this fills in what its direction needs.
+        alive: tensors that must outlive the calls.
+        a: the gates of all steps (T, B, A), for the way back.
+        g: what enters, (V, T, B, G) or (T, B, G), for the way back.
+    """
+
+    def __init__(
+        self,
+        cell: AbstractCell,
+        number: int,
+        s: Tensor,
+        q: Tensor | None,
+        span: Span | None,
+        reset: Tensor | None,
+        *,
+        back: bool,
+    ) -> None:
+        """Describe the cell and its arrays.
+
+        Args:
+            cell: the recurrence.
+            number: of its compiled kernel.
+            s: states (T+1, B, S), contiguous.
+            q: the GRU's hidden side of n (T, B, H), contiguous.
+            span: the steps that each row takes; None: all.
+            reset: (T, B) bool, or None.
+            back: the direction.
+        """
+        assert isinstance(cell, (Elman, LSTM, GRU))
+        T, B, H = s.shape[0] - 1, s.shape[1], cell.hidden_size
+        weight = cell.weight_hh.detach().contiguous()
+        check("weight_hh", weight, "A H", {"A": cell.preact_size, "H": H})
+        bias = None
+        if number == 2 and cell.bias_hh is not None:
+            bias = cell.bias_hh.detach()[2 * H :].contiguous()
+        if reset is not None:
+            check("reset", reset, "T B", {"T": T, "B": B})
+            reset = reset.contiguous()
+        self.a: Tensor | None = None
+        self.g: Tensor | None = None
+        self._s, self._q, self._span, self._reset, self._back = s, q, span, reset, back
+        self.sweep = sweep = native.Sweep(
+            cell=number, dtype=int(s.dtype == torch.float64), T=T, B=B, H=H, V=1, keep=1
+        )
+        if isinstance(cell, Elman):
+            sweep.nonlinearity = list(NONLINEARITIES).index(cell.nonlinearity)
+        sweep.weight_hh, sweep.bias_n = native.pointer(weight), native.pointer(bias)
+        self._packed = s.new_empty(native.packed_size(sweep, back=back))
+        sweep.packed = self._packed.data_ptr()
+        self.alive: list[Tensor | None] = [weight, bias]
+
+    def run(self, first: int, last: int, a: Tensor | None = None) -> None:
+        """Run the steps first ≤ t < last, counted from 0.
+
+        Args:
+            first: the first step.
+            last: the step after the last.
+            a: pre-activations of these steps in, gates out; None: the gates kept in ``self.a``.
+        """
+        sweep = self.sweep
+        if a is None:
+            assert self.a is not None
+            a = self.a[first:last]
+        sweep.T, sweep.a, sweep.s = last - first, a.data_ptr(), self._s[first].data_ptr()
+        if self._q is not None:
+            sweep.q = self._q[first].data_ptr()
+        if self._reset is not None:
+            sweep.reset = self._reset[first].data_ptr()
+        if self.g is not None:
+            sweep.g = self.g.select(-3, first).data_ptr()
+        ends: list[Tensor] = []
+        if self._span is not None:
+            ends = [(e - first).clamp_(0, last - first) for e in self._span.ends()]
+            sweep.first, sweep.last = ends[0].data_ptr(), ends[1].data_ptr()
+        native.run(sweep, back=self._back)
+        sweep.packed_ready = 1
