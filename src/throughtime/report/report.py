@@ -71,6 +71,16 @@ def write_report(
     Raises:
         FileError: the path cannot be written; nothing is left half-written.
         InputValueError: ``words`` has another length than the layers have steps.
+
+    Example:
+        >>> model = torch.nn.GRU(3, 5)
+        >>> with tt.trace(model) as trace:
+        ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+        >>> flow = trace.flow(losses)
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> tt.write_report(flow, f"{folder}/flow.html", title="A GRU on noise").name
+        'flow.html'
     """
     target = check_writable(path)
     return write(report_html(flow, diagnosis=diagnosis, words=words, title=title), target)

@@ -57,6 +57,14 @@ def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -
     Args:
         flow: what ``trace.flow`` gave.
         diagnosis: what `diagnose` gave for it; judged here where absent.
+
+    Example:
+        >>> model = torch.nn.GRU(3, 5)
+        >>> with tt.trace(model) as trace:
+        ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+        >>> flow = trace.flow(losses)
+        >>> table(flow).build().columns[2].header
+        'horizon'
     """
     if diagnosis is None:
         from ..diagnosis import diagnose

@@ -100,5 +100,13 @@ def figure(flow: Mapping[str, Any], kind: str, layer: str | None = None, **optio
         InputValueError: no such kind, or a value that an option cannot have.
         InputTypeError: no such option.
         LayerNotFoundError: no such layer, or several and none named.
+
+    Example:
+        >>> model = torch.nn.GRU(3, 5)
+        >>> with tt.trace(model) as trace:
+        ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+        >>> flow = trace.flow(losses)
+        >>> tt.figure(flow, "lag", fraction=0.1).layout.meta["heading"]
+        'How far back does the gradient last?'
     """
     return draw(flow, kind, layer, **options).figure()

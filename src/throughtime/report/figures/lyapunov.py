@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputValueError
 from .. import palette
-from ..arrange import array
+from ..arrange import array, one_thread
 from ..numbers import number, steps
 from .base import Drawing, layout, level
 
@@ -33,7 +33,8 @@ def draw(layer: Any, *, n: int = 32) -> Drawing:
         raise InputValueError(f"n, the number of exponents, must be at least 1; got {n}.")
     affordable = math.sqrt(WORK / (layer.T * layer.B * layer.S))
     n = max(1, min(n, layer.S, max(int(affordable), 4)))
-    values = array(layer.lyapunov(n))
+    with one_thread():
+        values = array(layer.lyapunov(n))
     shown = np.where(np.isfinite(values), values, np.nan)
     x = np.arange(1, n + 1)
     rows = np.isfinite(shown).any(1).nonzero()[0]
