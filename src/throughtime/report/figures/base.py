@@ -15,7 +15,7 @@ from ..palette import GUIDE, plotly_template
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["Drawing", "decades", "guide", "label", "layout", "level", "wrap"]
+__all__ = ["Drawing", "decades", "guide", "label", "layout", "level", "log_axis", "wrap"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,12 @@ def layout(x: str, y: str, whole: int = 100, **more: Any) -> dict[str, Any]:
         },
         "hovermode": "closest",
     } | more
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """Give a logarithmic axis from 10^low to 10^high, ticks at whole powers where these do."""
+    whole = {"dtick": 1} if 1.5 < high - low < 9 else {}
+    return {"type": "log", "exponentformat": "power", "range": [low, high], **whole}
 
 
 def guide(axis: str, at: float, **more: Any) -> dict[str, Any]:

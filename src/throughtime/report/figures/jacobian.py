@@ -10,7 +10,7 @@ from ...errors import InputValueError
 from .. import palette
 from ..arrange import affordable, spectrum, thin
 from ..numbers import number, steps
-from .base import Drawing, layout, level
+from .base import Drawing, layout, level, log_axis
 
 __all__ = ["draw"]
 
@@ -45,7 +45,7 @@ def draw(layer: Any, *, row: int = 0, most: int = 60) -> Drawing:
             "singular values of J<sub>t</sub>",
             whole=layer.T,
             xaxis={"range": [0.5, layer.T + 0.5]},
-            yaxis={"type": "log", "exponentformat": "power", **_range(values[finite])},
+            yaxis=log_axis(*_range(values[finite])),
             hovermode="x unified",
         ),
         height=340,
@@ -86,12 +86,11 @@ def _lines(at: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
     return out
 
 
-def _range(values: np.ndarray) -> dict[str, Any]:
-    """Give decades that hold 1 and all but what is next to nothing, and ticks at whole ones."""
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Give decades that hold 1 and all but what is next to nothing."""
     seen = np.log10(values[values > 0])
     low, high = (max(float(seen.min()), -8.0), float(seen.max())) if len(seen) else (-1.0, 1.0)
-    low, high = min(low, -0.3) - 0.2, max(high, 0.3) + 0.15
-    return {"range": [low, high], **({"dtick": 1} if high - low > 1.5 else {})}
+    return min(low, -0.3) - 0.2, max(high, 0.3) + 0.15
 
 
 def _caption(values: np.ndarray, at: np.ndarray, layer: Any) -> str:

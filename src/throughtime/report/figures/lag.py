@@ -11,7 +11,7 @@ from ...errors import UnsupportedError
 from .. import palette
 from ..arrange import ByLag, affordable, array, by_lag, spectrum
 from ..numbers import number, percent, ratio, steps
-from .base import Drawing, guide, label, layout
+from .base import Drawing, guide, label, layout, log_axis
 
 __all__ = ["bounds", "draw"]
 
@@ -43,7 +43,7 @@ def draw(layer: Any, *, fraction: float = 0.01) -> Drawing:
             "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
             whole=len(profile),
             xaxis={"rangemode": "tozero", "range": [0, max(len(profile) - 1, 1)]},
-            yaxis={"type": "log", "exponentformat": "power", "range": [low, high]},
+            yaxis=log_axis(low, high),
             shapes=[guide("x", horizon), guide("y", fraction)],
             annotations=_labels(horizon, fraction, len(profile) - 1),
             showlegend=True,

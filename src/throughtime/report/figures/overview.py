@@ -10,7 +10,7 @@ import numpy as np
 from .. import palette
 from ..arrange import array
 from ..numbers import percent, steps
-from .base import Drawing, guide, label, layout
+from .base import Drawing, guide, label, layout, log_axis
 
 __all__ = ["draw"]
 
@@ -57,7 +57,7 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
             "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
             whole=max(map(len, profiles.values()), default=0),
             xaxis={"rangemode": "tozero"},
-            yaxis={"type": "log", "exponentformat": "power", "range": [low - room, high + room]},
+            yaxis=log_axis(low - room, high + room),
             shapes=[guide("y", fraction)],
             annotations=[
                 label(
