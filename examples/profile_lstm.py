@@ -18,13 +18,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-TEXT = "it was late in the day and everyone was walking home after a long day at work".split()
+SENTENCE = "it was late in the day and everyone was walking home after a long day at work"
+TEXT = SENTENCE.split()
 
 
 class NextWord(nn.Module):
     """Embedding → LSTM → readout, as many have one."""
 
     def __init__(self, words: int) -> None:
+        """Build the parts for so many words."""
         super().__init__()
         self.embed = nn.Embedding(words, 16)
         self.lstm = nn.LSTM(16, 32, batch_first=True)

@@ -127,7 +127,6 @@ class Recalled:
         silent: lags at which before training the gradient is exactly 0 in float32.
         bounds: truth and bounds at initialisation, on texts of the longest lag.
         sentence: the gradient's way over the source's long sentence, at initialisation.
-        trained_sentence: and after training.
     """
 
     name: str
@@ -142,7 +141,6 @@ class Recalled:
     silent: list[int] = field(default_factory=list)
     bounds: ByLag | None = None
     sentence: LayerFlow | None = None
-    trained_sentence: LayerFlow | None = None
 
 
 def learn(
@@ -183,7 +181,6 @@ def learn(
             out.bounds = bounds(layer, max(lags))
         _train(model, task, budget, seed, out, advance)
         out.after = _reaches(model, task, lags)
-        out.trained_sentence = _sentence(model, task)
         _test(model, task, budget, lags, out)
     return out
 

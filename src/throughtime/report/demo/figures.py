@@ -73,8 +73,8 @@ def accuracy(study: Study, rows: list[Recalled], heading: str, caption: str) -> 
             yaxis={"tickformat": ".0%", "range": [-0.03, 1.06]},
             shapes=[guide("y", study.chance)],
             annotations=[
-                label("a guess", x=1, xref="x domain", xanchor="right", y=study.chance,
-                      yanchor="top")
+                label("a guess", x=0, xref="x domain", xanchor="left", xshift=4,
+                      y=study.chance, yanchor="top")
             ],
         ),
         height=420,
@@ -83,7 +83,7 @@ def accuracy(study: Study, rows: list[Recalled], heading: str, caption: str) -> 
 
 def probability(study: Study) -> Drawing:
     """Draw P(John) on the source's two sentences."""
-    names = [row.name for row in study.mixed]
+    rows = study.mixed[::-1]  # the first at the top
     bars = []
     for which, (title, colour) in enumerate(
         (
@@ -91,33 +91,36 @@ def probability(study: Study) -> Drawing:
             (f"long, {LONG.lag} words", palette.BOUND),
         )
     ):
-        values = [row.source[which] for row in study.mixed]
+        values = [row.source[which] for row in rows]
         bars.append(
             {
                 "type": "bar",
+                "orientation": "h",
                 "name": title,
-                "x": names,
-                "y": values,
+                "y": [row.name for row in rows],
+                "x": values,
                 "text": [f"{value:.2f}" for value in values],
                 "textposition": "outside",
                 "cliponaxis": False,
                 "marker": {"color": colour},
-                "hovertemplate": "%{x}: %{y:.3f}<extra>" + title + "</extra>",
+                "hovertemplate": "%{y}: %{x:.3f}<extra>" + title + "</extra>",
             }
         )
     return Drawing(
         heading="What do they make of the source’s own two sentences?",
         caption=words.sentences(study),
         note="Two sentences are two sentences: the next figure has hundreds of them.",
-        data=bars,
+        data=bars[::-1],
         layout=layout(
-            "",
             "P(John)",
-            yaxis={"range": [0, 1.1]},
-            shapes=[guide("y", study.chance)],
+            "",
+            xaxis={"range": [0, 1.12]},
+            shapes=[guide("x", study.chance)],
             barmode="group",
-        ),
-        height=360,
+            bargap=0.35,
+        )
+        | {"legend": layout("", "")["legend"] | {"traceorder": "reversed"}},
+        height=90 + 64 * len(rows),
     )
 
 
@@ -155,7 +158,15 @@ def reach(
             yaxis={"type": "log", "exponentformat": "power", "range": [low - 1, top + 1]},
             shapes=[guide("x", SHORT.lag), guide("x", LONG.lag)],
             annotations=[
-                label(text, x=math.log10(lag), y=1, yref="y domain", yanchor="bottom")
+                label(
+                    text,
+                    x=math.log10(lag),
+                    xanchor="left",
+                    xshift=4,
+                    y=0,
+                    yref="y domain",
+                    yanchor="bottom",
+                )
                 for text, lag in (("short", SHORT.lag), ("long", LONG.lag))
                 if lag in study.plan.lags
             ],

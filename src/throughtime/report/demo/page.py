@@ -10,6 +10,7 @@ from typing import Any
 from ...tasks.mention import LONG, SHORT, Mention, Text
 from ...train.recall import Recalled
 from ...train.study import Study
+from ..equations import EQUATIONS
 from ..figures.words import legend_html, shade, words_html
 from ..numbers import number, percent
 from ..page import check_writable, plot, render, write
@@ -93,6 +94,7 @@ def demo_html(study: Study) -> str:
         ],
         clipping=words.clipping(study.overflow),
         settings=_settings(study),
+        equations=list(EQUATIONS.items()),
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     )
 

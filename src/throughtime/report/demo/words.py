@@ -149,7 +149,10 @@ def reach_after(study: Study) -> str:
     text = ""
     if grown:
         which = joined(
-            [f"{r.name} ({number(r.before[lag], 2)} → {number(r.after[lag], 2)})" for r in grown]
+            [
+                f"the {r.name} ({number(r.before[lag], 2)} → {number(r.after[lag], 2)})"
+                for r in grown
+            ]
         )
         text += (
             f"Training moved it: {lag} words back the mention now gets far more than before in "
@@ -221,8 +224,8 @@ def bound_sentences(row: Recalled) -> str:
     truth, tight = number(found.truth[-1], 2), number(found.tight[-1], 2)
     if found.loose is None or found.gain is None:
         return (
-            f"{row.name}: gates have no β_W·β_f. Over {lag} words the product of the Jacobians' "
-            f"norms allows {tight}; the truth is {truth}."
+            f"The {row.name} has gates, and no β_W·β_f. Over {lag} words the product of its "
+            f"Jacobians’ norms allows {tight}; the truth is {truth}."
         )
     loose, gain = number(found.loose[-1], 2), number(found.gain, 3)
     if found.gain < 1:
@@ -232,8 +235,8 @@ def bound_sentences(row: Recalled) -> str:
     else:
         follows = "bound and truth both grow, but the bound alone would not have proved it"
     return (
-        f"{row.name}: β_W·β_f = {gain}, so over {lag} words the bound is {loose}; the truth is "
-        f"{truth}, the product of the Jacobians' norms {tight}. {_capital(follows)}."
+        f"β_W·β_f = {gain}, so over {lag} words the bound is {loose}; the truth is "
+        f"{truth}, the product of the Jacobians’ norms {tight}. {_capital(follows)}."
     )
 
 
@@ -293,8 +296,8 @@ def clipping(rows: Sequence[Overflow]) -> str:
     if past:
         said.append(
             f"At β_W = {joined([f'{b.gain:g}' for b in past])} clipping does not help: the "
-            "gradient is not finite any more when it could be clipped, and inf times 0 is NaN. The gain has "
-            "to come down."
+            "gradient is not finite any more when it could be clipped, and inf times 0 is NaN. "
+            "The gain has to come down."
         )
     return " ".join(said) or "Clipping changed nothing at these gains."
 
