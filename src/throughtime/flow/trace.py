@@ -62,7 +62,8 @@ class Trace:
         """
         _check_losses(losses)
         for name, value in (("window", window), ("every", every)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not whole or value < 1):
                 raise InputValueError(f"{name} must be an integer of at least 1; got {value!r}.")
         if not self.recording.calls:
             raise GraphError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -77,7 +78,7 @@ class BPTT(torch.autograd.Function):
     def forward(ctx, cell, active, reset, switch, keep, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
-        with torch.autocast(x.device.type, enabled=False):
+        with _own_precision(x):
             tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
         # A copy: users write into an output (inplace=True), and the way back needs the states.
         h = tape.s[1:, :, : cell.hidden_size]
@@ -106,7 +107,7 @@ class BPTT(torch.autograd.Function):
         needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[5:]
         needs = (needs_x, needs_s0, *needs_weights)
         back = partial(grads, cell, tape, needs)
-        with torch.autocast(x.device.type, enabled=False):
+        with _own_precision(x):
             if is_batched(g_h) or is_batched(g_s):
                 inputs = (x, s_0, *weights.values())
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
@@ -115,6 +116,11 @@ class BPTT(torch.autograd.Function):
                 found = [None if g is None else g[0] for g in back(_lead(g_h), _lead(g_s))]
         g_x, g_s0, *g_weights = found
         return (*(None,) * 5, g_x, g_s0, None, *g_weights)
+
+
+def _own_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off, which the meta device does not know."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _lead(g: Tensor | None) -> Tensor | None:

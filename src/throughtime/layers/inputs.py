@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check
 
-__all__ = ["Batch", "mask_input", "read", "write"]
+__all__ = ["Batch", "mask_input", "read", "under_autocast", "write"]
 
 
 class Batch(NamedTuple):
@@ -100,9 +100,14 @@ def mask_input(x: Tensor, active: Tensor | None) -> Tensor:
 
 def _cast(x: Tensor, weight: Tensor) -> Tensor:
     """Under autocast an upstream layer puts out half precision; the sweep keeps the weights'."""
-    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
+    if under_autocast(weight) and x.is_floating_point():
         return x.to(weight.dtype)
     return x
+
+
+def under_autocast(weight: Tensor) -> bool:
+    """Say whether autocast is on where the weights are; it knows no meta device."""
+    return not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
 
 
 def _packed_mask(packed: PackedSequence, device: torch.device) -> Tensor:
@@ -146,9 +151,10 @@ def _check_reset(reset: Tensor | None, x: Tensor, active: Tensor | None) -> Tens
         return None
     T, B, _ = x.shape
     hint = f"reset must be a bool tensor (T={T}, B={B}), time first also with batch_first"
-    if not isinstance(reset, Tensor) or reset.dtype != torch.bool:
-        got = reset.dtype if isinstance(reset, Tensor) else type(reset).__name__
-        raise DtypeError(f"{hint}; got {got}.")
+    if not isinstance(reset, Tensor):
+        raise InputTypeError(f"{hint}; got {type(reset).__name__}.")
+    if reset.dtype != torch.bool:
+        raise DtypeError(f"{hint}; got {reset.dtype}.")
     if tuple(reset.shape) != (T, B):
         raise ShapeError(f"{hint}; got shape {tuple(reset.shape)}.")
     if reset.device != x.device:

@@ -15,7 +15,7 @@ from ..errors import InputTypeError
 from ..shapes import check
 from .bptt import Recording, bptt
 from .compiled import compiled_bptt
-from .inputs import Batch, read, write
+from .inputs import Batch, read, under_autocast, write
 
 __all__ = ["cell_of", "run"]
 
@@ -173,7 +173,7 @@ def _initial_states(
     laid_out = []
     for name, part, width in zip(names, parts, widths, strict=True):
         axes = "L B H" if batch.batched else "L H"
-        part = part.to(weight.dtype) if torch.is_autocast_enabled(weight.device.type) else part
+        part = part.to(weight.dtype) if under_autocast(weight) else part
         check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
         laid_out.append(part if batch.batched else part.unsqueeze(1))
     states = laid_out[0] if len(laid_out) == 1 else torch.cat(laid_out, -1)
