@@ -270,3 +270,13 @@ def test_half_of_a_model_may_be_moved_to_double(theirs, ours):
     module = ours(3, 4)
     assert module.double().weight_hh_l0.dtype == F64
     assert module(draw(5, 2, 3))[0].dtype == F64
+
+
+@every_pair
+def test_a_layer_on_the_meta_device_gives_shapes_as_torchs_does(theirs, ours):
+    x = torch.zeros(5, 2, 3, device="meta")
+    for module in (kind(3, 4, num_layers=2, device="meta") for kind in (theirs, ours)):
+        output, _ = module(x)
+        output.sum().backward()
+        assert output.is_meta and output.shape == (5, 2, 4)
+        assert module.weight_hh_l1.grad.shape == module.weight_hh_l1.shape
