@@ -39,6 +39,16 @@ __all__ = [
 LAZY = {"figure": "report", "write_report": "report", "testing": ""}
 
 
+def _html(flow: Flow) -> str:
+    """Draw a flow for a notebook; what draws is loaded only then."""
+    from importlib import import_module
+
+    return import_module(".report.notebook", __name__).flow_html(flow)
+
+
+Flow.html = _html
+
+
 def __getattr__(name: str):
     """Import what is drawn, and what only tests need, when it is first asked for."""
     if name not in LAZY:

@@ -27,6 +27,8 @@ def advice(verdict: Verdict, layer: LayerFlow, bad: NonFinite | None) -> str:
                 "cannot stretch a gradient."
             )
         return "Clip the gradient's norm; a smaller learning rate or smaller W_h lowers the gain."
+    if verdict is Verdict.VANISHING and not bool((layer.total_norms != 0).any()):
+        return "No loss sends any gradient into this layer: look at what lies between it and them."
     if verdict is Verdict.VANISHING:
         reach = _reach(layer)
         if isinstance(cell, (LSTM, GRU)):
@@ -46,7 +48,8 @@ def advice(verdict: Verdict, layer: LayerFlow, bad: NonFinite | None) -> str:
 def _reach(layer: LayerFlow) -> str:
     horizon, farthest = layer.horizon(), len(layer.lag_profile()) - 1
     if horizon < farthest:
-        return f"What lies more than {horizon} steps back hardly moves the weights. "
+        steps = "1 step" if horizon == 1 else f"{horizon} steps"
+        return f"What lies more than {steps} back hardly moves the weights. "
     return (
         f"The gradient still arrives over these {farthest} steps, but it falls from step to step, "
         "and over longer ones it will not. "

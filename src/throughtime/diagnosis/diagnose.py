@@ -28,6 +28,7 @@ def diagnose(
     - VANISHING: p(L) is below ``fraction``; or p falls, over the second half of the lags, at a
       rate at which ``fraction`` is reached within L steps. The rate sees through a transient: a
       non-normal W_h can raise the norm for some steps although every eigenvalue lies below 1.
+    - VANISHING, too: no loss sends any gradient into the layer at all.
     - HEALTHY: none of these.
 
     Args:
@@ -67,7 +68,7 @@ def _judge(name: str, layer: LayerFlow, fraction: float, growth: float) -> Diagn
     profile = layer.lag_profile().double()
     measured = profile.isfinite().nonzero().flatten()
     if len(measured) == 0:
-        verdict, decided = Verdict.HEALTHY, []
+        verdict, decided = _without_profile(layer)
     else:
         verdict, decided = _from_profile(profile, int(measured[-1]), fraction, growth)
     bad = layer.first_nonfinite
@@ -106,6 +107,14 @@ def _from_profile(
     if slope < limit:
         return Verdict.VANISHING, [_deciding(fall), far, top]
     return Verdict.HEALTHY, [_deciding(far), _deciding(top), _deciding(fall)]
+
+
+def _without_profile(layer: LayerFlow) -> tuple[Verdict, list[Evidence]]:
+    """Judge a layer at which no finite gradient enters: with exactly none, it learns nothing."""
+    largest = float(layer.total_norms.nan_to_num(0).max())
+    where = "every step"
+    evidence = Evidence("largest norm dE/ds_k", largest, 0.0, where, "eq. 9", True)
+    return (Verdict.HEALTHY if largest > 0 else Verdict.VANISHING), [evidence]
 
 
 def _deciding(evidence: Evidence) -> Evidence:

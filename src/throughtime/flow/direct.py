@@ -160,7 +160,7 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
     index = torch.arange(V, device=losses.device)
     codes = [torch.full(d.g.shape[:2], -1, device=d.g.device) for d in directs]
     entered = [(d.g != 0).any(-1) for d in directs]
-    clash = [False] * len(calls)
+    clash = [torch.zeros_like(hit) for hit in entered]
     # Weights other than 1 keep two losses from cancelling each other unseen.
     weights = 0.5 + torch.rand(V, generator=torch.Generator().manual_seed(0)).to(losses)
     bits = [torch.zeros_like(code) for code in codes]
@@ -171,14 +171,33 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
             found = grads(recording, losses, weights * side, calls, cut=True)
             sides.append([(merge(c, *p) != 0).any(-1) for c, p in zip(calls, found, strict=True)])
         for i, (one, zero) in enumerate(zip(*sides, strict=True)):
-            clash[i] = clash[i] or bool((one & zero).any())
+            clash[i] = clash[i] | (one & zero)
             bits[i] = bits[i] + (one.long() << j)
             entered[i] = entered[i] | one | zero
     for i, direct in enumerate(directs):
-        if not clash[i]:
-            direct.owner = torch.where(entered[i], bits[i], codes[i])
+        owner = torch.where(entered[i], bits[i], codes[i])
+        direct.owner = _beside_nonfinite(owner, clash[i], direct.g)
     _refuse_a_loss_per_row(directs, V)
     return directs
+
+
+def _beside_nonfinite(owner: Tensor, clash: Tensor, g: Tensor) -> Tensor | None:
+    """Settle who owns the steps where several losses seem to enter; None where they really do.
+
+    At a step where the readout is inf or NaN, even a loss with weight 0 leaves 0·inf = NaN. Such
+    steps are given to the loss that stands to them as everywhere else the losses do, so that the
+    losses before the overflow keep their own, finite gradients.
+    """
+    if not bool(clash.any()):
+        return owner
+    known = (owner >= 0) & ~clash
+    if bool(g[clash].isfinite().all(-1).any()) or not bool(known.any()):
+        return None
+    steps = torch.arange(owner.shape[0], device=owner.device)[:, None].expand_as(owner)
+    offset = (owner - steps)[known]
+    if bool((offset != offset[0]).any()):
+        return None
+    return torch.where(clash, steps + offset[0], owner)
 
 
 def _refuse_a_loss_per_row(directs: list[Direct], V: int) -> None:
