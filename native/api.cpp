@@ -5,7 +5,11 @@
 
 #include "schedule.h"
 
-#define TT_VERSION 3
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#define TT_VERSION 4
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }
@@ -101,6 +105,16 @@ int tt_forward(const tt_sweep *w) { return sweep(w, false); }
 int tt_backward(const tt_sweep *w) { return sweep(w, true); }
 
 int64_t tt_packed_size(const tt_sweep *w, int back) { return isa().layout(*w, back, 1).packed; }
+
+void tt_advise(void *memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = 2 << 20, first = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t last = ((uintptr_t)memory + (uintptr_t)bytes) / page * page;
+    if (first < last) madvise((void *)first, last - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
 
 void tt_set_pool(tt_parallel parallel_, tt_count thread_num_, tt_count num_threads_) {
     thread_num = thread_num_;

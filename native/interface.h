@@ -56,6 +56,9 @@ TT_API int tt_backward(const tt_sweep *sweep);
 // Elements of W_h once packed, for one direction.
 TT_API int64_t tt_packed_size(const tt_sweep *sweep, int back);
 
+// Ask for large pages where memory is about to be written for the first time; elsewhere nothing.
+TT_API void tt_advise(void *memory, int64_t bytes);
+
 // The thread pool to borrow: GOMP_parallel, omp_get_thread_num, omp_get_num_threads of the OpenMP
 // library that is loaded already. Without one every sweep runs on the calling thread.
 TT_API void tt_set_pool(tt_parallel parallel, tt_count thread_num, tt_count num_threads);

@@ -9,8 +9,9 @@ namespace tt {
 namespace {
 
 constexpr size_t line = 64;
-// Above this a copy of W_h outgrows what a core keeps to itself, and halving it pays for a barrier.
-constexpr int64_t shared_weights = 3 << 20;
+// Below this a step is too short to pay for a barrier. With rows enough for all threads, sharing
+// columns gains nothing even where W_h is 16 MB, and a thread that loses its core stops the other.
+constexpr int64_t shared_weights = 192 << 10;
 
 size_t round_up(size_t bytes) { return (bytes + line - 1) / line * line; }
 
@@ -32,7 +33,7 @@ void Barrier::wait() {
         return;
     }
     for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins) {
-        if (spins < 4000)
+        if (spins < 500)
             relax();
         else
             std::this_thread::yield();  // fewer cores than threads
@@ -64,16 +65,14 @@ void Schedule::take_rows() {
 
 void Schedule::choose_members() {
     const tt_sweep &w = sweep_;
-    const int64_t n = w.V * w.B, depth = back_ ? gates(w) * w.H : w.H;
+    const int64_t n = w.V * w.B;
     const int64_t weights = gates(w) * w.H * w.H * (int64_t)element(w);
     const int64_t panels = isa_.layout(w, back_, 1).panels;
     members_ = 1;
     if (w.members > 0)
         members_ = w.members;
-    else if (n < threads_ && depth * w.H >= 256 * 256)
+    else if (n < threads_ && weights >= shared_weights)
         members_ = (int)(threads_ / n);
-    else if (weights >= shared_weights && n <= 16 * threads_)
-        members_ = threads_;
     if (w.norms) members_ = 1;  // a norm needs all columns of its row
     members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members_, panels, threads_}));
     groups_ = (int)std::min<int64_t>(threads_ / members_, std::max<int64_t>(n, 1));

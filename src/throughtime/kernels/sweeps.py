@@ -10,6 +10,7 @@ from ..cells import GRU, AbstractCell
 from ..errors import ShapeError
 from ..shapes import check
 from ..tape import Tape
+from . import native
 from .choose import decide
 from .steps import Span, Steps
 
@@ -73,11 +74,11 @@ def _run_forward(
     """Go forward part by part: the input's GEMM, then the steps while its result is in cache."""
     (T, B), H, A = x.shape[:2], cell.hidden_size, cell.preact_size
     parts = split(T, B, A * x.element_size())
-    s = x.new_empty(T + 1, B, cell.state_size)
+    s = native.empty(x, T + 1, B, cell.state_size)
     s[0] = s_0
     whole = keep and number > 0  # the gates take the place of a; nothing of it is kept otherwise
-    a = x.new_empty(T if whole else max(last - first for first, last in parts), B, A)
-    q = x.new_empty(T, B, H) if keep and number == 2 else None
+    a = native.empty(x, T if whole else max(last - first for first, last in parts), B, A)
+    q = native.empty(x, T, B, H) if keep and number == 2 else None
     steps = Steps(cell, number, s, q, span, reset, back=False)
     steps.sweep.keep = keep
     for first, last in parts:
@@ -139,7 +140,7 @@ def backward(
     if number is None:
         return reference.backward(cell, tape, g, delta_T)
     with torch.no_grad():
-        adjoints = g.new_empty(*g.shape[:3], cell.preact_size)
+        adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cells import GRU, AbstractCell
 from ..shapes import check
 from ..tape import Tape
-from . import sweeps
+from . import native, sweeps
 
 __all__ = ["Gradients", "gradients"]
 
@@ -79,7 +79,7 @@ class _Back:
         self.cell, self.tape, self.names = cell, tape, names
         self.width = 4 * cell.hidden_size if isinstance(cell, GRU) else cell.preact_size
         self.weights: dict[str, Tensor] = {}
-        self.x = tape.x.new_empty(tape.x.shape) if want_x else None
+        self.x = native.empty(tape.x, *tape.x.shape) if want_x else None
 
     def run(self, number: int, g: Tensor | None, delta_T: Tensor | None) -> Gradients:
         cell, tape, s = self.cell, self.tape, self.tape.s
@@ -87,7 +87,7 @@ class _Back:
         parts = sweeps.split(tape.T, B, self.width * s.element_size())
         steps = sweeps.back_steps(cell, number, tape, None if g is None else g[None])
         most = max(last - first for first, last in parts)
-        buffer = s.new_empty(most, B, self.width)
+        buffer = native.empty(s, most, B, self.width)
         delta = s.new_zeros(B, S) if delta_T is None else delta_T.contiguous()
         check("delta_T", delta, "B S", {"B": B, "S": S}, like=s)
         sweep = steps.sweep
