@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from ..diagnosis import Diagnosis, Verdict, diagnose
 from ..errors import FileError, InputTypeError, InputValueError, ThroughTimeError
@@ -132,7 +132,7 @@ def _function(target: str) -> Callable[[], Any]:
 
 def _returned(
     function: Callable[[], Any], target: str, seed: int
-) -> tuple[nn.Module, Any, Callable[..., Tensor], list[str] | None]:
+) -> tuple[nn.Module, Any, Callable[..., Any], list[str] | None]:
     """Call FUNCTION and look at what it gave."""
     torch.manual_seed(seed)
     given = _called(function, target)
@@ -155,7 +155,7 @@ def _returned(
 def _flow(
     model: nn.Module,
     batch: Any,
-    losses: Callable[..., Tensor],
+    losses: Callable[..., Any],
     window: int | None,
     every: int | None,
     target: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Mapping
@@ -64,9 +65,11 @@ def load(path: str | os.PathLike[str], keys: Mapping[str, type]) -> dict[str, An
     if not path.exists():
         raise FileError(f"there is no checkpoint {path}; start without --resume.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except OSError as error:
         raise FileError(f"cannot read the checkpoint {path}: {error.strerror or error}.") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damage made of the file
         raise CheckpointError(
             f"{path} is no checkpoint that can be read: it is truncated, damaged, or of another "

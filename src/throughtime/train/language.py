@@ -20,7 +20,7 @@ from .update import began, update
 
 __all__ = ["CELLS", "CONTENT", "CharModel", "Language", "Settings"]
 
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+CELLS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
 
 # What a checkpoint holds beside its format, see `checkpoint.load`.
 CONTENT = {
@@ -282,11 +282,22 @@ class Language:
             raise CheckpointError(
                 f"the optimizer's state in {source} is of another model. Nothing was loaded."
             ) from error
+        parts = content["state"]
+        self._check_state(parts, source)
         self.model.load_state_dict(content["model"])
         self.optimizer, self.updates = optimizer, content["updates"]
         self.history = content["history"]
-        parts = content["state"]
         self._state = None if not parts else parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _check_state(self, parts: list[Any], source: str) -> None:
+        settings = self.settings
+        shape = (settings.layers, settings.rows, settings.hidden)
+        count = 2 if settings.cell == "lstm" else 1
+        fits = [isinstance(p, Tensor) and p.shape == shape and p.isfinite().all() for p in parts]
+        if parts and not (len(parts) == count and all(fits)):
+            raise CheckpointError(
+                f"the carried state in {source} is of another model. Nothing was loaded."
+            )
 
 
 def digest(text: CharText) -> str:
