@@ -60,10 +60,7 @@ def sweep_losses(
         assert found.norms is not None
         x = None if found.adjoints is None else cell.input_grad(found.adjoints)
         return Swept(found.norms, x, found.s_0)
-    if enters is not None:
-        steps = torch.arange(1, tape.T + 1, device=g.device)
-        g = torch.where((enters[:, None] == steps)[:, :, None, None], g, 0)
-    return _reference(cell, tape, g, floor, want_x)
+    return _reference(cell, tape, g, floor, enters, want_x)
 
 
 def _until_underflow(
@@ -96,21 +93,29 @@ def _until_underflow(
 
 
 def _reference(
-    cell: AbstractCell, tape: Tape, g: Tensor, floor: Tensor, want_x: bool
+    cell: AbstractCell,
+    tape: Tape,
+    g: Tensor,
+    floor: Tensor,
+    enters: Tensor | None,
+    want_x: bool,
 ) -> Swept:
     """Do it in plain torch."""
-    V, T, B, G = g.shape
-    steps = torch.arange(1, T + 1, device=g.device)
-    entered = (g != 0).flatten(2).any(-1)
-    entry = (entered * steps).amax(1)
-    # A loss whose gradient has underflowed to exactly 0, with nothing more to enter, is done.
-    final_entry = torch.where(entered, steps, T + 1).amin(1)
+    V, T, B, G = len(floor), tape.T, tape.B, g.shape[-1]
+    if enters is None:
+        steps = torch.arange(1, T + 1, device=g.device)
+        entered = (g != 0).flatten(2).any(-1)
+        entry = (entered * steps).amax(1)
+        final_entry = torch.where(entered, steps, T + 1).amin(1)
+    else:
+        entry = final_entry = enters
     # Sorted by entry, the losses under way at any step are neighbours.
     order = torch.argsort(entry, stable=True)
     back = torch.argsort(order)
     sorted_already = bool((order[:-1] < order[1:]).all())
     if not sorted_already:
-        g, entry, floor, final_entry = g[order], entry[order], floor[order], final_entry[order]
+        g = g[order] if enters is None else g
+        entry, floor, final_entry = entry[order], floor[order], final_entry[order]
     norms = g.new_zeros(V, T + 1, B)
     grad_x = g.new_zeros(V, T, B, cell.input_size) if want_x else None
     delta = g.new_zeros(V, B, cell.state_size)
@@ -121,8 +126,12 @@ def _reference(
         if not len(under_way):
             continue
         rows = slice(int(under_way[0]), int(under_way[-1]) + 1)
-        delta[rows, :, :G] += g[rows, t - 1]
+        if enters is None:
+            delta[rows, :, :G] += g[rows, t - 1]
+        else:
+            delta[rows, :, :G] += torch.where((entry[rows] == t)[:, None, None], g[t - 1], 0)
         norms[rows, t] = vector_norm(delta[rows])
+        # A loss whose gradient has underflowed to exactly 0, with nothing more to enter, is done.
         done[rows] = (norms[rows, t] == 0).all(1) & (final_entry[rows] >= t)
         delta_prev, adjoint = cell.vjp(tape.at(t), delta[rows])
         delta_prev, adjoint = mask(tape, t, delta[rows], delta_prev, adjoint)
