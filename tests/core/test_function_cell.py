@@ -1,0 +1,107 @@
+"""`cells.Function`: any user's step, held against the cells that are written out (eq. 1, 5, 9)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import throughtime as tt
+from throughtime.testing import assert_close, check_cell
+
+from .models import B, I, T, per_step, resets
+from .oracles import F64, draw, layer, step, weights_of
+
+LENGTHS = [4, 6, 1]
+
+
+def as_function(kind: str, H: int = 4):
+    """Give a layer, and the same recurrence as a function over the same numbers."""
+    module = layer(kind, I, H)
+    weights = {n: w.detach().clone() for n, w in weights_of(module, "l0").items()}
+    cell = tt.cells.Function(
+        lambda x, s, **w: step(kind, w, x, s),
+        I,
+        H,
+        2 * H if kind == "lstm" else H,
+        weights=weights,
+    )
+    return module, tt.Recurrent(cell)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "lstm", "gru"])
+def test_a_function_gives_the_gradients_and_the_flow_of_the_cell_it_copies(kind):
+    module, copy = as_function(kind)
+    flows = []
+    for one in (module, copy):
+        with tt.trace(one) as trace:
+            losses = per_step(one(draw(T, B, I), lengths=LENGTHS, reset=resets())[0])
+        flows.append(trace.flow(losses)["l0"])
+        losses.sum().backward()
+    ours, theirs = flows[1], flows[0]
+    assert_close(ours.norms, theirs.norms)
+    assert_close(ours.jacobian(3), theirs.jacobian(3))
+    assert_close(ours.lyapunov(2), theirs.lyapunov(2), rtol=1e-9)
+    for name in theirs.weight_names:
+        assert_close(getattr(copy.cell, name).grad, getattr(module, f"{name}_l0").grad, name=name)
+        for v, k in ((0, 1), (3, 2), (5, 5)):
+            term = theirs.weight_grad(name, loss=v, step=k)
+            assert_close(ours.weight_grad(name, loss=v, step=k), term, name=name)
+
+
+class Leaky(nn.Module):
+    """A step with its own modules, one of them within another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(I + 4, 6, dtype=F64), nn.SiLU())
+        self.out = nn.Linear(6, 4, dtype=F64)
+        self.rate = nn.Parameter(torch.full((4,), 0.3, dtype=F64))
+
+    def forward(self, x, s):
+        return (1 - self.rate) * s + self.rate * self.out(self.inner(torch.cat((x, s), 1)))
+
+
+def test_a_module_as_step_is_trained_through_its_own_parameters():
+    module = tt.Recurrent(tt.cells.Function(Leaky(), I, 4))
+    x = draw(T, B, I)
+    per_step(module(x)[0]).sum().backward()
+    step_module, s, h = module.cell.step_function, torch.zeros(B, 4, dtype=F64), []
+    for x_t in x:
+        s = step_module(x_t, s)
+        h.append(s)
+    want = torch.autograd.grad(per_step(torch.stack(h)).sum(), list(step_module.parameters()))
+    for parameter, grad in zip(step_module.parameters(), want, strict=True):
+        assert_close(parameter.grad, grad)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        tt.cells.Function(Leaky(), I, 4),
+        tt.cells.Function(lambda x, s: x.tanh() + 0.5 * s, 4, 4),
+        tt.cells.Function(lambda x, s: 0.5 * s.sin() + s.roll(1, 1), 4, 2, 4),
+        tt.cells.Function(lambda x, s, W: x @ W, 4, 4, weights={"W": torch.eye(4)}),
+    ],
+    ids=["a module", "no weights", "a wider state", "no memory"],
+)
+def test_functions_of_every_sort_pass_check_cell(cell):
+    check_cell(cell)
+
+
+def test_a_frozen_weight_of_a_function_gets_no_gradient():
+    _, module = as_function("tanh")
+    module.cell.weight_ih.requires_grad_(False)
+    per_step(module(draw(T, B, I))[0]).sum().backward()
+    assert module.cell.weight_ih.grad is None and module.cell.weight_hh.grad is not None
+
+
+def test_without_a_batch_axis_and_batch_first_a_recurrent_layer_gives_the_same():
+    _, module = as_function("gru")
+    x = draw(T, B, I)
+    output, s_n = module(x)
+    alone, s_alone = module(x[:, 1])
+    assert_close(alone, output[:, 1], rtol=1e-14)
+    assert_close(s_alone, s_n[1], rtol=1e-14)
+    turned = tt.Recurrent(module.cell, batch_first=True)
+    assert_close(turned(x.transpose(0, 1))[0], output.transpose(0, 1), rtol=0)
