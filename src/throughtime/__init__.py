@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from . import cells, errors
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
-from .layers import GRU, LSTM, RNN, Recurrent, convert
+from .layers import GRU, LSTM, RNN, Recurrent, convert, set_through
+from .schedule import Checkpointed, Full, Truncated
 
 if TYPE_CHECKING:
     from . import testing
@@ -17,19 +18,23 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "Checkpointed",
     "Diagnosis",
     "Evidence",
     "Flow",
+    "Full",
     "LayerFlow",
     "NonFinite",
     "Recurrent",
     "Trace",
+    "Truncated",
     "Verdict",
     "cells",
     "convert",
     "diagnose",
     "errors",
     "figure",
+    "set_through",
     "testing",
     "trace",
     "write_report",

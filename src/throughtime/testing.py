@@ -16,9 +16,9 @@ __all__ = ["assert_close", "check_cell"]
 
 
 def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = "value") -> None:
-    """Raise unless ``got`` is ``want`` up to ``rtol`` of ``want``'s own norm; no absolute tolerance.
+    """Raise unless ``got`` is ``want`` up to ``rtol`` of ``want``'s own norm.
 
-    An absolute tolerance lets all zeros pass for a vanished gradient. Where ``want`` is exactly 0,
+    There is no absolute tolerance: it would let all zeros pass for a vanished gradient. Where ``want`` is exactly 0,
     ``got`` must be too; anything non-finite fails.
 
     Args:
@@ -106,9 +106,7 @@ def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
         assert_close(alone, s_1[:1], rtol=1e-12, name=f"{name}.step on one row of the batch alone")
 
 
-def _check_vjp(
-    cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float
-) -> None:
+def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float) -> None:
     """Compare one step back with autograd's, and the Jacobian with its rows."""
     name = type(cell).__name__
     a_t = cell.drive(x)[0].detach().requires_grad_()
@@ -136,9 +134,7 @@ def _check_vjp(
             name=f"{name}.vjp: adjoint dE/da_t (row, pre-activation)",
         )
     rows = [
-        torch.autograd.grad(
-            s_t[:, i].sum(), s_prev, retain_graph=True, materialize_grads=True
-        )[0]
+        torch.autograd.grad(s_t[:, i].sum(), s_prev, retain_graph=True, materialize_grads=True)[0]
         for i in range(cell.state_size)
     ]
     assert_close(
@@ -171,9 +167,7 @@ def _check_sweep(cell: AbstractCell, x: Tensor, s_0: Tensor, draw, rtol: float) 
     assert_close(delta_0[0], want_s0, rtol=rtol, name=f"{name}: dE/ds_0 over {T} steps")
     assert_close(got_x, want_x, rtol=rtol, name=f"{name}.input_grad (step, row, input)")
     for (weight, _), grad in zip(weights.items(), want, strict=True):
-        assert_close(
-            grads[weight], grad, rtol=rtol, name=f"{name}.param_grads: dE/d({weight})"
-        )
+        assert_close(grads[weight], grad, rtol=rtol, name=f"{name}.param_grads: dE/d({weight})")
 
 
 def _expect_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -125,10 +125,10 @@ def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
     """
     new = object.__new__(type(module))
     new.__dict__.update(module.__dict__)
-    new._parameters = {
+    new._parameters = {  # pyright: ignore[reportAttributeAccessIssue]
         name: weights.get(prefix + name, parameter)
         for name, parameter in module._parameters.items()
-    }  # pyright: ignore[reportAttributeAccessIssue]
+    }
     new._modules = {
         name: child if child is None else rebind(child, weights, f"{prefix}{name}.")
         for name, child in module._modules.items()
@@ -209,8 +209,9 @@ class GatedWeights(AbstractCell):
 
     def drive(self, x: Tensor) -> Tensor:
         """Give W_x x_t + b_ih + b_hh for all steps in one GEMM: (T, B, I) → (T, B, A) (eq. 1)."""
-        bias = None if self.bias_ih is None else self.bias_ih + self.bias_hh
-        return nn.functional.linear(x, self.weight_ih, bias)
+        if self.bias_ih is None or self.bias_hh is None:
+            return nn.functional.linear(x, self.weight_ih)
+        return nn.functional.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
 
     def input_grad(self, adjoints: Tensor) -> Tensor:
         """Give dE/dx_t = W_xᵀ dE/da_t: (..., A) → (..., I)."""

@@ -129,7 +129,9 @@ class Function(AbstractCell):
             frozen = {name: w.detach() for name, w in self.weights().items()}
             s_t = rebind(self, frozen)._next(x_t, s_prev)
         if not s_t.requires_grad:
-            return torch.zeros_like(delta), torch.cat((delta.new_zeros(V, B, x_t.shape[1]), delta), -1)
+            return torch.zeros_like(delta), torch.cat(
+                (delta.new_zeros(V, B, x_t.shape[1]), delta), -1
+            )
         grad_x, grad_s = torch.autograd.grad(
             s_t, (x_t, s_prev), delta.flatten(0, 1), allow_unused=True, materialize_grads=True
         )

@@ -50,10 +50,10 @@ class GRU(GatedWeights):
 
     def drive(self, x: Tensor) -> Tensor:
         """Give W_x x_t + b_ih + (b_hr, b_hz, 0): b_hn stays inside the reset gate's product."""
-        bias = self.bias_ih
-        if bias is not None:
-            H = self.hidden_size
-            bias = bias + torch.cat((self.bias_hh[: 2 * H], self.bias_hh.new_zeros(H)))
+        if self.bias_ih is None or self.bias_hh is None:
+            return nn.functional.linear(x, self.weight_ih)
+        H = self.hidden_size
+        bias = self.bias_ih + torch.cat((self.bias_hh[: 2 * H], self.bias_hh.new_zeros(H)))
         return nn.functional.linear(x, self.weight_ih, bias)
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

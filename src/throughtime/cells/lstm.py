@@ -47,6 +47,7 @@ class LSTM(GatedWeights):
     """
 
     gates = 4
+    weight_hr: Tensor
 
     def __init__(
         self,

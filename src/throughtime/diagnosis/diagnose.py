@@ -92,14 +92,14 @@ def _from_profile(
     """Judge by the profile over the lags 0…L."""
     seen = profile[: L + 1].nan_to_num(-1.0)
     peak = int(seen.argmax())
-    top = Evidence("largest norm, relative to lag 0", float(seen[peak]), growth, f"lag {peak}", "eq. 9")
+    top = Evidence(
+        "largest norm, relative to lag 0", float(seen[peak]), growth, f"lag {peak}", "eq. 9"
+    )
     far = Evidence("norm, relative to lag 0", float(seen[L]), fraction, f"lag {L}", "eq. 9")
     slope, first = _rate(seen, L)
     # The rate at which the profile would reach the fraction just at the farthest lag.
     limit = math.log(fraction) / L if L else -math.inf
-    fall = Evidence(
-        "rate of the norm, nats a step", slope, limit, f"lags {first} to {L}", "eq. 9"
-    )
+    fall = Evidence("rate of the norm, nats a step", slope, limit, f"lags {first} to {L}", "eq. 9")
     if seen[peak] >= growth:
         return Verdict.EXPLODING, [_deciding(top), far, fall]
     if seen[L] < fraction:
@@ -119,7 +119,12 @@ def _without_profile(layer: LayerFlow) -> tuple[Verdict, list[Evidence]]:
 
 def _deciding(evidence: Evidence) -> Evidence:
     return Evidence(
-        evidence.quantity, evidence.value, evidence.threshold, evidence.where, evidence.equation, True
+        evidence.quantity,
+        evidence.value,
+        evidence.threshold,
+        evidence.where,
+        evidence.equation,
+        True,
     )
 
 
@@ -136,9 +141,7 @@ def _rate(profile: Tensor, L: int) -> tuple[float, int]:
     return float((x * y).sum() / (x * x).sum()), first
 
 
-def _beside(
-    layer: LayerFlow, profile: Tensor, measured: Tensor, fraction: float
-) -> list[Evidence]:
+def _beside(layer: LayerFlow, profile: Tensor, measured: Tensor, fraction: float) -> list[Evidence]:
     """Give what stands beside the verdict: the horizon and, where there is one, the bound."""
     L = int(measured[-1]) if len(measured) else 0
     found = [

@@ -144,9 +144,7 @@ class Cascade:
         ends = [(end, g) for end, g in ends if end.requires_grad]
         if call.inner and not call.s_0.requires_grad:
             # Between the layers of one module lie dropout, cat and flip, which torch can batch.
-            found = grads(
-                self.recording, [call.x], [swept.x], earlier, cut=True, batched=True
-            )
+            found = grads(self.recording, [call.x], [swept.x], earlier, cut=True, batched=True)
             return [_merge_or_none(c, *p) for c, p in zip(earlier, found, strict=True)]
         rows: list[list[Tensor | None]] = [[] for _ in earlier]
         for v in range(swept.x.shape[0]):

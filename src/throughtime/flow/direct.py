@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import GraphError, InputValueError
 from ..layers.bptt import Call, Recording
+from ..layers.scheduled import last_steps
 
 __all__ = ["Direct", "attribute", "clock", "grads", "merge", "total"]
 
@@ -83,6 +84,7 @@ def grads(
 
     Raises:
         GraphError: the graph was freed by a ``backward()`` before.
+        RuntimeError: what else torch raises in the user's own readout.
     """
     nodes = [node for call in calls for node in (call.h, call.s_T)]
     recording.switch.cut = cut
@@ -116,17 +118,8 @@ def merge(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
         g[..., :H] += g_h if tape.active is None else g_h.masked_fill(~tape.active[..., None], 0)
     if g_s is not None:
         rows = torch.arange(tape.B, device=g.device)
-        g[..., _last_step(call) - 1, rows, :] += g_s
+        g[..., last_steps(tape) - 1, rows, :] += g_s
     return g
-
-
-def _last_step(call: Call) -> Tensor:
-    """Give the last step that each row takes, (B,)."""
-    tape = call.tape
-    if tape.active is None:
-        return torch.full((tape.B,), tape.T, device=tape.s.device)
-    steps = torch.arange(1, tape.T + 1, device=tape.s.device)[:, None]
-    return (steps * tape.active).amax(0)
 
 
 def total(recording: Recording, losses: Tensor) -> list[Tensor]:

@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..layers.bptt import Call
 from ..sweep import adjoints
@@ -69,7 +68,12 @@ class LayerFlow:
             g_of: the same for one loss.
             losses: how many losses there are.
         """
-        self.name, self.cell, self.tape, self.reverse = call.name, call.cell, call.tape, call.reverse
+        self.name, self.cell, self.tape, self.reverse = (
+            call.name,
+            call.cell,
+            call.tape,
+            call.reverse,
+        )
         self.norms, self.loss_index, self.enters = norms, loss_index, enters
         self._g, self._g_of, self._losses = g, g_of, losses
         self._kept: OrderedDict[int | None, tuple[Tensor, Tensor]] = OrderedDict()
@@ -111,9 +115,7 @@ class LayerFlow:
         """
         return self._swept(loss)[0]
 
-    def weight_grad(
-        self, name: str, loss: int | None = None, step: int | None = None
-    ) -> Tensor:
+    def weight_grad(self, name: str, loss: int | None = None, step: int | None = None) -> Tensor:
         """Give one term of ∂E/∂W = Σ_t Σ_k … (eq. 5), in the shape of the weight.
 
         Args:
@@ -261,9 +263,7 @@ class LayerFlow:
         if loss is not None:
             _check_integer("loss", loss)
             if not 0 <= loss < self._losses:
-                raise InputValueError(
-                    f"loss must lie in 0…{self._losses - 1}; got {loss}."
-                )
+                raise InputValueError(f"loss must lie in 0…{self._losses - 1}; got {loss}.")
         if loss in self._kept:
             self._kept.move_to_end(loss)
             return self._kept[loss]

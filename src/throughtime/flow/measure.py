@@ -58,7 +58,7 @@ def _by_step(
     call: Call, g: Tensor, window: int | None, every: int | None, memory: int
 ) -> LayerFlow:
     """Split a scalar loss by the step at which its gradient enters the layer."""
-    T, B, G = g.shape
+    T, B, _ = g.shape
     steps = torch.arange(1, T + 1, device=g.device)
     direct = Direct(g, (steps - 1)[:, None].expand(T, B))
     which = _chosen(T, every, g.device)
@@ -93,15 +93,15 @@ def _by_loss(
     cascade = Cascade(recording, losses, attribute(recording, losses))
     which = _chosen(V, every, losses.device)
     norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in calls]
-    enters = [torch.zeros(len(which), c.tape.B, dtype=torch.long, device=c.tape.s.device) for c in calls]
+    enters = [
+        torch.zeros(len(which), c.tape.B, dtype=torch.long, device=c.tape.s.device) for c in calls
+    ]
     room = V * cascade.bytes_per_loss()
     kept: list[list[Tensor]] = [[] for _ in calls]
     for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
         chosen = which[part]
         stands = _standing(calls, cascade.latest_reads(chosen))
-        floors = [
-            _floor(at, window if cascade.may_cut(i) else None) for i, at in enumerate(stands)
-        ]
+        floors = [_floor(at, window if cascade.may_cut(i) else None) for i, at in enumerate(stands)]
         g, swept = cascade.run(chosen, floors)
         for i in range(len(calls)):
             norms[i][part] = swept[i].norms

@@ -144,4 +144,3 @@ def _reference(
         norms, delta = norms[back], delta[back]
         grad_x = None if grad_x is None else grad_x[back]
     return Swept(norms, grad_x, delta)
-

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
@@ -81,9 +80,7 @@ class Trace:
 def _check_losses(losses: Tensor) -> None:
     if not isinstance(losses, Tensor) or not losses.is_floating_point():
         got = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-        raise InputTypeError(
-            f"losses must be a floating-point tensor, 1-D or a scalar; got {got}."
-        )
+        raise InputTypeError(f"losses must be a floating-point tensor, 1-D or a scalar; got {got}.")
     if losses.dim() > 1 or losses.numel() == 0:
         raise ShapeError(
             "losses must be 1-D with one entry a loss, or a scalar; got shape "

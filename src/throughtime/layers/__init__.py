@@ -3,5 +3,6 @@
 from .convert import convert
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
+from .through import set_through
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "convert"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "convert", "set_through"]

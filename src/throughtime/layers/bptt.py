@@ -12,10 +12,15 @@ from torch.autograd import forward_ad
 
 from .. import kernels, sweep
 from ..cells.base import AbstractCell, rebind
+from ..errors import UnsupportedError
+from ..schedule import Checkpointed, Full, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, is_batched
+from .scheduled import checkpointed, forward_keeping, plan, truncated
 
-__all__ = ["Call", "Recording", "bptt"]
+__all__ = ["FULL", "Call", "Recording", "bptt"]
+
+FULL = Full()
 
 
 class Switch:
@@ -75,20 +80,29 @@ class BPTT(torch.autograd.Function):
     """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
 
     @staticmethod
-    def forward(ctx, cell, active, reset, switch, keep, x, s_0, anchor, *weights):
+    def forward(ctx, cell, active, reset, through, switch, keep, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
-        with _own_precision(x):
-            tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
-        # A copy: users write into an output (inplace=True), and the way back needs the states.
-        h = tape.s[1:, :, : cell.hidden_size]
-        h = h.clone() if active is None else h.masked_fill(~active[..., None], 0)
-        if keep:
-            ctx.save_for_backward(x, s_0, *weights, tape.s, *tape.saved)
         ctx.cell, ctx.active, ctx.reset, ctx.switch = cell, active, reset, switch
-        ctx.tape = tape if switch is not None else None
+        ctx.through, ctx.tape, ctx.kept = through, None, None
         ctx.set_materialize_grads(False)
-        return h.contiguous(), tape.s[-1].clone()
+        with _own_precision(x):
+            if isinstance(through, Checkpointed) and switch is None:
+                how = plan(through, cell, x, s_0)
+                kept = forward_keeping(how, cell, x, s_0, active, reset)
+                h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
+                saved = kept.states[1:]
+            else:
+                tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
+                # A copy: users write into an output (inplace=True), the way back needs the states.
+                h, s_T = tape.s[1:, :, : cell.hidden_size].clone(), tape.s[-1].clone()
+                ctx.tape = tape if switch is not None else None
+                saved = (tape.s, *tape.saved)
+        if keep:
+            ctx.save_for_backward(x, s_0, *weights, *saved)
+        if active is not None:
+            h.masked_fill_(~active[..., None], 0)
+        return h, s_T
 
     @staticmethod
     def backward(ctx, g_h, g_s):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -99,15 +113,14 @@ class BPTT(torch.autograd.Function):
         x, s_0, *rest = ctx.saved_tensors
         names = list(ctx.cell.weights())
         weights = dict(zip(names, rest, strict=False))
-        s, *saved = rest[len(names) :]
         cell = rebind(ctx.cell, weights)
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
-        tape = Tape(x, s, tuple(saved), ctx.active, ctx.reset)
-        needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[5:]
+        needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[6:]
         needs = (needs_x, needs_s0, *needs_weights)
-        back = partial(grads, cell, tape, needs)
+        tape, one = _way_back(ctx, cell, x, s_0, rest[len(names) :])
         with _own_precision(x):
+            back = partial(grads, cell, tape, needs, one=one)
             if is_batched(g_h) or is_batched(g_s):
                 inputs = (x, s_0, *weights.values())
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
@@ -115,7 +128,19 @@ class BPTT(torch.autograd.Function):
             else:
                 found = [None if g is None else g[0] for g in back(_lead(g_h), _lead(g_s))]
         g_x, g_s0, *g_weights = found
-        return (*(None,) * 5, g_x, g_s0, None, *g_weights)
+        return (*(None,) * 6, g_x, g_s0, None, *g_weights)
+
+
+def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tensor]):
+    """Give the tape, and one loss's way back over it where a schedule says which it is."""
+    if ctx.kept is not None:
+        how, stretches = ctx.kept
+        tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
+        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved])
+    tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
+    if isinstance(ctx.through, Truncated):
+        return tape, partial(truncated, ctx.through, cell, tape)
+    return tape, None
 
 
 def _own_precision(x: Tensor) -> AbstractContextManager[object]:
@@ -132,10 +157,11 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, 
 
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """
+    _refuse_truncation(ctx.through)
     h, s_T = sweep.unroll(cell, x, s_0, ctx.active, ctx.reset)
     outputs = [(o, g) for o, g in ((h, g_h), (s_T, g_s)) if g is not None]
     inputs = [x, s_0, *cell.weights().values()]
-    needs = [*ctx.needs_input_grad[5:7], *ctx.needs_input_grad[8:]]
+    needs = [*ctx.needs_input_grad[6:8], *ctx.needs_input_grad[9:]]
     wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
@@ -149,7 +175,7 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, 
         )
     )
     g_x, g_s0, *g_weights = (next(grads) if needed else None for needed in needs)
-    return (*(None,) * 5, g_x, g_s0, None, *g_weights)
+    return (*(None,) * 6, g_x, g_s0, None, *g_weights)
 
 
 def bptt(
@@ -159,6 +185,7 @@ def bptt(
     active: Tensor | None = None,
     reset: Tensor | None = None,
     *,
+    through: Schedule = FULL,
     recording: Recording | None = None,
     name: str = "",
     inner: bool = False,
@@ -172,6 +199,7 @@ def bptt(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state and put out 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        through: which steps are kept, recomputed or cut on the way back.
         recording: where a trace collects this run.
         name: the layer's name in the flow.
         inner: whether ``x`` comes from the layer below in the same module.
@@ -185,14 +213,13 @@ def bptt(
     """
     weights = cell.weights()
     if recording is None and _is_transformed((x, s_0, *weights.values())):
+        _refuse_truncation(through)
         return sweep.unroll(cell, x, s_0, active, reset)
     anchor = None if recording is None else recording.anchor
     switch = None if recording is None else recording.switch
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
-    h, s_T = BPTT.apply(
-        cell, active, reset, switch, keep, *inputs
-    )  # pyright: ignore[reportGeneralTypeIssues]
+    h, s_T = BPTT.apply(cell, active, reset, through, switch, keep, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         node = h.grad_fn
         if node is not None and node.tape is not None:
@@ -202,13 +229,28 @@ def bptt(
             node.tape = None
             recording.calls.append(
                 Call(
-                    _numbered(name, recording), rebind(cell, copies), tape, x, s_0, h, s_T,
-                    inner, reverse,
+                    _numbered(name, recording),
+                    rebind(cell, copies),
+                    tape,
+                    x,
+                    s_0,
+                    h,
+                    s_T,
+                    inner,
+                    reverse,
                 )
             )
             # What is written into the output in place must not change what was recorded.
             return h.clone(), s_T.clone()
     return h, s_T
+
+
+def _refuse_truncation(through: Schedule) -> None:
+    if isinstance(through, Truncated):
+        raise UnsupportedError(
+            "second derivatives, torch.func and forward mode are taken of the exact recurrence, "
+            f"which {through} is not; call tt.set_through(model, tt.Full()) for them."
+        )
 
 
 def _is_transformed(inputs: tuple[Tensor, ...]) -> bool:
@@ -222,7 +264,7 @@ def _is_transformed(inputs: tuple[Tensor, ...]) -> bool:
 
 
 def _numbered(name: str, recording: Recording) -> str:
-    """Give a layer's second run its own name: ``l0``, ``l0@2``, …"""
+    """Give a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
     taken = {call.name for call in recording.calls}
     runs = 1
     numbered = name

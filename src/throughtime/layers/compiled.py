@@ -1,4 +1,4 @@
-"""The layer as one operation that ``torch.compile`` and ``torch.export`` see whole, whatever T is."""
+"""The layer as one operation that ``torch.compile`` sees whole, whatever T is."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def _own(cell: AbstractCell, tape: Tape) -> list[Tensor]:
     return list(tape.saved[: {Elman: 0, LSTM: 1, GRU: 2}[type(cell)]])  # pyright: ignore
 
 
-def _tape(
-    cell: AbstractCell, x: Tensor, s: Tensor, own: list[Tensor], active, reset
-) -> Tape:
+def _tape(cell: AbstractCell, x: Tensor, s: Tensor, own: list[Tensor], active, reset) -> Tape:
     """Put the tape together again from the states and what stands beside them."""
     bare = Tape(x, s, (), active, reset)
     states = {Elman: (s[1:],), LSTM: (bare.s_prev(), s[1:]), GRU: (bare.s_prev(),)}

@@ -46,6 +46,8 @@ def convert(model: M) -> M:
             module.__class__ = COUNTERPARTS[kind]
         elif parametrize.is_parametrized(module) and kind.__base__ in COUNTERPARTS:
             # parametrize gives each module a class of its own, which holds the properties.
-            properties = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            properties = {
+                k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")
+            }
             module.__class__ = type(kind.__name__, (COUNTERPARTS[kind.__base__],), properties)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from .. import kernels
 from ..cells.base import AbstractCell
-from ..kernels.train import gradients
 from ..tape import Tape
 
 __all__ = ["batched_grads", "grads", "is_batched"]
 
 Back = Callable[[Tensor | None, Tensor | None], list[Tensor | None]]
+One = Callable[..., kernels.Gradients]
 
 
 def grads(
@@ -24,6 +25,7 @@ def grads(
     needs: Sequence[bool],
     g_h: Tensor | None,
     g_s: Tensor | None,
+    one: One | None = None,
 ) -> list[Tensor | None]:
     """Send V losses back and give the gradients that are wanted (eq. 9, 5).
 
@@ -33,6 +35,7 @@ def grads(
         needs: whether the gradient of x, of s_0, and of each weight is wanted.
         g_h: what arrives at the outputs, (V, T, B, H).
         g_s: what arrives at the final state, (V, B, S).
+        one: the way back of one loss under a schedule; None: all steps in one sweep.
 
     Returns:
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
@@ -42,17 +45,22 @@ def grads(
     if g_h is not None and tape.active is not None:
         g_h = g_h.masked_fill(~tape.active[..., None], 0)
     V = len(g_h if g_h is not None else g_s)  # pyright: ignore[reportArgumentType]
-    if V == 1:
-        one = gradients(
-            cell,
-            tape,
-            None if g_h is None else g_h[0],
-            None if g_s is None else g_s[0],
-            wants=wants,
-            want_x=needs_x,
-        )
-        found = [one.x, one.s_0 if needs_s0 else None, *map(one.weights.get, cell.weights())]
-        return [None if g is None else g[None] for g in found]
+    if V == 1 or one is not None:
+        way = one or partial(kernels.gradients, cell, tape)
+        each = [
+            way(
+                None if g_h is None else g_h[v],
+                None if g_s is None else g_s[v],
+                wants=wants,
+                want_x=needs_x,
+            )
+            for v in range(V)
+        ]
+        return [
+            _together([e.x for e in each]),
+            _together([e.s_0 for e in each]) if needs_s0 else None,
+            *(_together([e.weights.get(name) for e in each]) for name in cell.weights()),
+        ]
     if g_h is None:
         g_h = tape.s.new_zeros(1).expand(V, tape.T, tape.B, 1)
     adjoints, delta_0 = kernels.backward(cell, tape, g_h, g_s)
@@ -65,6 +73,14 @@ def grads(
             for name in cell.weights()
         ),
     ]
+
+
+def _together(parts: list[Tensor | None]) -> Tensor | None:
+    """Give one gradient of V losses, (V, ·), or None where it was not wanted."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    return there[0][None] if len(there) == 1 else torch.stack(there)
 
 
 def is_batched(g: Tensor | None) -> bool:

@@ -10,7 +10,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.elman import check_nonlinearity
 from ..errors import InputTypeError
+from ..schedule import Schedule
+from .bptt import FULL
 from .stack import run
+from .through import check_schedule
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -19,8 +22,16 @@ class _Through(nn.RNNBase):
     """What the three modules share: the call.
 
     The base is `nn.RNNBase` and not `nn.RNN` and so on, because ``torch.compile`` refuses whatever
-    is an instance of those three.
+    is an instance of those three. What ``convert`` turns into one of these keeps the class's
+    schedule, so it has no attribute of its own.
     """
+
+    through: Schedule = FULL
+
+    def extra_repr(self) -> str:
+        """Say what differs from the defaults."""
+        told = super().extra_repr()
+        return told if self.through == FULL else f"{told}, through={self.through}"
 
     def forward(
         self,
@@ -88,8 +99,11 @@ class RNN(_Through):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.RNN`."""
+        """Take the arguments of `torch.nn.RNN`, and the schedule of the way back."""
+        check_schedule(through)
         if not isinstance(nonlinearity, str):
             raise InputTypeError(f"nonlinearity must be a name; got {nonlinearity!r}.")
         check_nonlinearity(nonlinearity)
@@ -97,6 +111,8 @@ class RNN(_Through):
             "RNN_TANH", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, device=device, dtype=dtype,
         )  # fmt: skip
+        if through != FULL:
+            self.through = through
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"
 
@@ -137,12 +153,17 @@ class LSTM(_Through):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.LSTM`."""
+        """Take the arguments of `torch.nn.LSTM`, and the schedule of the way back."""
+        check_schedule(through)
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device=device, dtype=dtype,
         )  # fmt: skip
+        if through != FULL:
+            self.through = through
 
 
 class GRU(_Through):
@@ -180,9 +201,14 @@ class GRU(_Through):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.GRU`."""
+        """Take the arguments of `torch.nn.GRU`, and the schedule of the way back."""
+        check_schedule(through)
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, device=device, dtype=dtype,
         )  # fmt: skip
+        if through != FULL:
+            self.through = through

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from ..cells import Function
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
+from ..schedule import Schedule
 from ..shapes import check
-from .bptt import Recording, bptt
+from .bptt import FULL, Recording, bptt
 from .inputs import read, write
+from .through import check_schedule
 
 __all__ = ["Recurrent", "run_cell"]
 
@@ -36,12 +38,20 @@ class Recurrent(nn.Module):
         (torch.Size([7, 2, 5]), torch.Size([2, 5]))
     """
 
-    def __init__(self, cell: AbstractCell, *, batch_first: bool = False) -> None:
+    through: Schedule = FULL
+
+    def __init__(
+        self, cell: AbstractCell, *, batch_first: bool = False, through: Schedule = FULL
+    ) -> None:
         """Wrap a cell.
 
         Args:
             cell: the recurrence.
             batch_first: whether input and output are (B, T, ·).
+            through: which steps are kept, recomputed or cut on the way back.
+
+        Raises:
+            InputTypeError: ``cell`` is no cell, or ``through`` no schedule.
         """
         super().__init__()
         if not isinstance(cell, AbstractCell):
@@ -49,7 +59,9 @@ class Recurrent(nn.Module):
                 f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. "
                 "throughtime.cells.Function makes one of any step function."
             )
+        check_schedule(through)
         self.cell = cell
+        self.through = through
         self.batch_first = batch_first
 
     def forward(
@@ -106,5 +118,8 @@ def run_cell(
     if isinstance(cell, Function) and torch.is_grad_enabled():
         cell.check_weights(batch.x[0], s_0)
     name = f"{path}.l0" if path else "l0"
-    h, s_T = bptt(cell, batch.x, s_0, batch.active, batch.reset, recording=recording, name=name)
+    h, s_T = bptt(
+        cell, batch.x, s_0, batch.active, batch.reset,
+        through=module.through, recording=recording, name=name,
+    )  # fmt: skip
     return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)

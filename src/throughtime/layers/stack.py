@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..errors import InputTypeError
+from ..errors import InputTypeError, UnsupportedError
 from ..shapes import check
-from .bptt import Recording, bptt
+from .bptt import FULL, Recording, bptt
 from .compiled import compiled_bptt
 from .inputs import Batch, read, under_autocast, write
 
@@ -131,12 +131,18 @@ def _one_direction(
     **where,
 ) -> tuple[Tensor, Tensor]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
+    schedule = getattr(module, "through", FULL)
     if torch.compiler.is_compiling():
+        if schedule != FULL:
+            raise UnsupportedError(
+                f"torch.compile takes the whole way back, and this layer's is {schedule}; call "
+                "tt.set_through(model, tt.Full()) first, or leave the layer uncompiled."
+            )
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
         through = partial(compiled_bptt, kind, _weights(module, suffix))
     else:
-        through = partial(bptt, cell_of(module, suffix), reverse=reverse, **where)
+        through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)
     active, reset = batch.active, batch.reset
     if not reverse:
         return through(x, s_0, active, reset)
@@ -180,9 +186,7 @@ def _initial_states(
     return list(states.unbind(0))
 
 
-def _final_states(
-    module: nn.RNNBase, batch: Batch, finals: list[Tensor], widths: tuple[int, ...]
-):
+def _final_states(module: nn.RNNBase, batch: Batch, finals: list[Tensor], widths: tuple[int, ...]):
     """Give h_n, or (h_n, c_n), with a leading axis of layers and directions."""
     s_n = torch.stack(finals)
     if not batch.batched:

@@ -1,0 +1,60 @@
+"""Choosing the schedule of the way back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from ..errors import InputTypeError, LayerNotFoundError
+from ..schedule import Checkpointed, Full, Schedule, Truncated
+
+__all__ = ["check_schedule", "set_through"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def set_through(model: M, schedule: Schedule) -> M:
+    """Give every layer of this package in ``model`` the same schedule.
+
+    Args:
+        model: any module that holds such layers, or is one.
+        schedule: `Full`, `Truncated` or `Checkpointed`.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        InputTypeError: ``model`` is no module, or ``schedule`` no schedule.
+        LayerNotFoundError: ``model`` holds no layer of this package.
+
+    Example:
+        >>> model = set_through(torch.nn.Sequential(tt.LSTM(3, 5)), tt.Truncated(20))
+        >>> model[0].through
+        Truncated(window=20, every=None)
+    """
+    check_schedule(schedule)
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+    layers = [module for module in model.modules() if hasattr(type(module), "through")]
+    if not layers:
+        raise LayerNotFoundError(
+            f"{type(model).__name__} holds no layer of throughtime, and only those have a "
+            "schedule; tt.convert(model) makes them of nn.RNN, nn.LSTM and nn.GRU."
+        )
+    for layer in layers:
+        layer.through = schedule  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+def check_schedule(schedule: object) -> None:
+    """Raise unless ``schedule`` is one.
+
+    Raises:
+        InputTypeError: it is not.
+    """
+    if not isinstance(schedule, (Full, Truncated, Checkpointed)):
+        raise InputTypeError(
+            "a schedule is tt.Full(), tt.Truncated(window) or tt.Checkpointed(every=); got "
+            f"{schedule!r}."
+        )
