@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from throughtime import kernels
+
 
 @pytest.fixture(autouse=True)
 def one_thread_and_seed():
@@ -19,7 +21,14 @@ def one_thread_and_seed():
 @pytest.fixture
 def reference():
     """Run the sweeps in plain torch, whatever kernels are compiled."""
-    from throughtime import kernels
-
     with kernels.use("reference"):
+        yield
+
+
+@pytest.fixture(params=["auto", "reference"])
+def each_kernel(request):
+    """Run the test by the compiled sweeps, where there are any, and by those in plain torch."""
+    if request.param == "auto" and not kernels.available().native:
+        pytest.skip(f"no compiled kernels: {kernels.available().reason}")
+    with kernels.use(request.param):
         yield

@@ -28,10 +28,12 @@ from .oracles import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("each_kernel")
+
 SHAPES = [(1, 1, 1, 1), (1, 3, 2, 5), (9, 1, 4, 3), (7, 5, 3, 11), (23, 2, 1, 7)]
 
 
-def compare(module, x, s_0, weights=None):
+def compare(module, x, s_0):
     """Compare output, final state, and every gradient with those of the unrolled graph."""
     x, s_0 = x.requires_grad_(), s_0.requires_grad_()
     output, final = module(x, as_hx(module, s_0))

@@ -11,6 +11,8 @@ from throughtime.testing import assert_close
 from .models import CASES, LENGTHS, B, I, T, per_step, resets
 from .oracles import F64, as_hx, draw, gradient, layer, put_into, state_width, unrolled
 
+pytestmark = pytest.mark.usefixtures("each_kernel")
+
 OPTIONS = {
     "plain": {},
     "lengths": {"lengths": LENGTHS},

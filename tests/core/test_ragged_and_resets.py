@@ -9,6 +9,8 @@ from throughtime.testing import assert_close
 
 from .oracles import as_hx, draw, gradient, layer, state_width, unrolled
 
+pytestmark = pytest.mark.usefixtures("each_kernel")
+
 LENGTHS = [2, 7, 1, 5]
 KINDS = ["tanh", "relu", "lstm", "gru"]
 both_ways = pytest.mark.parametrize("both", [False, True], ids=["forward", "bidirectional"])
