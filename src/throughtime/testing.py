@@ -18,8 +18,8 @@ __all__ = ["assert_close", "check_cell"]
 def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = "value") -> None:
     """Raise unless ``got`` is ``want`` up to ``rtol`` of ``want``'s own norm.
 
-    There is no absolute tolerance: it would let all zeros pass for a vanished gradient. Where ``want`` is exactly 0,
-    ``got`` must be too; anything non-finite fails.
+    There is no absolute tolerance: it would let all zeros pass for a vanished gradient. Where
+    ``want`` is exactly 0, ``got`` must be too; anything non-finite fails.
 
     Args:
         got: what was computed.

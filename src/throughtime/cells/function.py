@@ -1,4 +1,4 @@
-"""A cell over any function of (x_t, state): its adjoint is taken by autograd, one step at a time."""
+"""A cell over any function of (x_t, state): autograd takes its adjoint, one step at a time."""
 
 from __future__ import annotations
 

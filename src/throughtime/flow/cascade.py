@@ -87,7 +87,7 @@ class Cascade:
         swept: list[Swept | None] = [None] * len(calls)
         for i in reversed(range(len(calls))):
             call, lone = calls[i], self.lone[i]
-            swept[i] = sweep_losses(
+            swept[i] = found = sweep_losses(
                 call.cell,
                 call.tape,
                 g[i],
@@ -96,7 +96,7 @@ class Cascade:
                 want_x=self.joined[i],
             )
             if self.joined[i]:
-                for j, more in enumerate(self._pass_on(i, swept[i])):
+                for j, more in enumerate(self._pass_on(i, found)):
                     if more is not None:
                         g[j] = _add(g[j], more)
         return g, swept  # pyright: ignore[reportReturnType]

@@ -64,7 +64,7 @@ class Flow(Mapping[str, LayerFlow]):
 
 def _table(flow: Flow) -> str:
     head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, layer in flow.items():
         profile = layer.lag_profile()
         bad = layer.first_nonfinite

@@ -86,7 +86,7 @@ def _together(parts: list[Tensor | None]) -> Tensor | None:
 def is_batched(g: Tensor | None) -> bool:
     """Say whether ``g`` is a batch that vmap hides behind one tensor."""
     # torch has no public question for this; both kinds are met, the older by is_grads_batched.
-    functorch = torch._C._functorch
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     return g is not None and (functorch.is_batchedtensor(g) or functorch.is_legacy_batchedtensor(g))
 
 

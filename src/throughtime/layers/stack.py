@@ -83,7 +83,7 @@ def run(
         InputTypeError: an input or state of the wrong type.
         InputValueError: lengths outside 1…T.
     """
-    weight = module.weight_ih_l0
+    weight: Tensor = module.weight_ih_l0  # pyright: ignore[reportAssignmentType]
     batch = read(
         input,
         weight,

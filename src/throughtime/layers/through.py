@@ -43,7 +43,7 @@ def set_through(model: M, schedule: Schedule) -> M:
             "schedule; tt.convert(model) makes them of nn.RNN, nn.LSTM and nn.GRU."
         )
     for layer in layers:
-        layer.through = schedule  # pyright: ignore[reportAttributeAccessIssue]
+        layer.through = schedule  # pyright: ignore[reportArgumentType]
     return model
 
 
