@@ -6,7 +6,7 @@ namespace TT_ISA {
 
 template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows) {
     constexpr int L = Simd<F>::lanes;
-    const Panels panels(w, back, L);
+    const Panels panels(w, back, L, rows);
     const int64_t units = panels.vectors * L;
     const int64_t chunk = rows < chunk_rows ? rows : chunk_rows;
     return {panels.size(), (back ? tt::gates(w) : 1) * units + L, units, chunk * max_vectors * L,
@@ -14,8 +14,8 @@ template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows)
 }
 
 template <class F>
-void pack(const tt_sweep &w, bool back, void *packed, int64_t first, int64_t last) {
-    const Panels panels(w, back, Simd<F>::lanes);
+void pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t first, int64_t last) {
+    const Panels panels(w, back, Simd<F>::lanes, rows);
     for (int64_t p = first; p < last; ++p)
         (back ? pack_backward<F> : pack_forward<F>)(w, panels, p, (F *)packed + panels.offset(p));
 }
@@ -34,8 +34,8 @@ tt::Layout any_layout(const tt_sweep &w, bool back, int64_t rows) {
     return is_float(w) ? layout<float>(w, back, rows) : layout<double>(w, back, rows);
 }
 
-void any_pack(const tt_sweep &w, bool back, int64_t, void *packed, int64_t first, int64_t last) {
-    (is_float(w) ? pack<float> : pack<double>)(w, back, packed, first, last);
+void any_pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t first, int64_t last) {
+    (is_float(w) ? pack<float> : pack<double>)(w, back, rows, packed, first, last);
 }
 
 void any_forward(const tt::Share &s) {

@@ -15,6 +15,7 @@ constexpr int sums = 24;  // of 32 registers
 #else
 constexpr int sums = 12;  // of 16
 #endif
+constexpr int64_t far = 1 << 20;  // bytes of weights that a core's own cache does not hold
 constexpr int max_rows = 12, max_vectors = 4;
 
 constexpr int rows_for(int vectors) {
@@ -67,18 +68,26 @@ template <class F> Multiply<F> pick(int rows, int vectors) {
 }
 
 // How W_h is cut into panels. Forward, a gated cell's panel holds all gates of one vector of
-// units; elsewhere it holds up to four vectors of units, as equal as can be.
+// units; elsewhere it holds a few vectors of units, as equal as can be. Where the weights come
+// from beyond L2, few enough vectors are taken at a time for all rows to fit one block: each weight
+// is then loaded once, at half the bytes a cycle.
 struct Panels {
     int64_t H, K;      // columns are units, K is the depth of the product
     int64_t vectors;   // of units
     int64_t count;
     int gates;         // vectors of one panel that belong to the same units
+    int parts;         // of a panel, one after the other in memory
     int lanes;
 
-    Panels(const tt_sweep &w, bool back, int lanes_)
+    Panels(const tt_sweep &w, bool back, int lanes_, int64_t rows)
         : H(w.H), K(back ? tt::gates(w) * w.H : w.H), vectors((w.H + lanes_ - 1) / lanes_),
           gates(back ? 1 : tt::gates(w)), lanes(lanes_) {
-        count = gates > 1 ? vectors : (vectors + max_vectors - 1) / max_vectors;
+        const int64_t bytes = tt::gates(w) * w.H * w.H * (w.dtype == TT_FLOAT32 ? 4 : 8);
+        int at_once = max_vectors;
+        while (bytes >= far && at_once > 2 && rows > rows_for(at_once)) --at_once;
+        if (rows > rows_for(at_once)) at_once = max_vectors;
+        count = gates > 1 ? vectors : (vectors + at_once - 1) / at_once;
+        parts = gates == 4 && at_once < 4 ? 2 : 1;
     }
     int64_t first_vector(int64_t p) const { return vectors * p / count; }
     int64_t first_unit(int64_t p) const { return first_vector(p) * lanes; }
@@ -91,14 +100,15 @@ struct Panels {
 template <class F> void pack_forward(const tt_sweep &w, const Panels &panels, int64_t p, F *out) {
     const F *weight = (const F *)w.weight_hh;
     constexpr int64_t L = Simd<F>::lanes, block = 64 / sizeof(F);
-    const int64_t H = w.H, NR = panels.width(p);
-    for (int64_t j = 0; j < NR; ++j) {
+    const int64_t H = w.H, NR = panels.width(p) / panels.parts;
+    for (int64_t j = 0; j < panels.width(p); ++j) {
+        F *part = out + j / NR * NR * L * H;
         const int64_t gate = panels.gates > 1 ? j : 0;
         const int64_t unit = panels.first_unit(p) + (panels.gates > 1 ? 0 : j * L);
         for (int64_t k = 0; k < H; k += block)  // a cache line of each row at a time
             for (int64_t l = 0; l < L; ++l)
                 for (int64_t i = k; i < k + block && i < H; ++i)
-                    out[(i * NR + j) * L + l] =
+                    part[(i * NR + j % NR) * L + l] =
                         unit + l < H ? weight[(gate * H + unit + l) * H + i] : F(0);
     }
 }

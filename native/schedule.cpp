@@ -67,7 +67,7 @@ void Schedule::choose_members() {
     const tt_sweep &w = sweep_;
     const int64_t n = w.V * w.B;
     const int64_t weights = gates(w) * w.H * w.H * (int64_t)element(w);
-    const int64_t panels = isa_.layout(w, back_, 1).panels;
+    const int64_t panels = isa_.layout(w, back_, n).panels;
     members_ = 1;
     if (w.members > 0)
         members_ = w.members;
@@ -122,15 +122,18 @@ void Schedule::lay_out() {
         bytes += round_up(elements * size);
         return (void *)at;  // an offset until the memory is there
     };
+    group_rows_ = 0;
+    for (const auto &rows : rows_) group_rows_ = std::max(group_rows_, (int64_t)rows.size());
     void *packed = w.packed ? nullptr : reserve(isa_.layout(w, back_, 1).packed);
     for (int g = 0; g < groups_; ++g) {
         const int64_t n = (int64_t)rows_[g].size();
-        const Layout layout = isa_.layout(w, back_, n);
+        const Layout layout = isa_.layout(w, back_, group_rows_);
         barriers_[g].members = members_;
         Share group{};
         group.sweep = &w;
         group.rows = rows_[g].data();
         group.n_rows = n;
+        group.group_rows = group_rows_;
         group.lo = lo_.data();
         group.hi = hi_.data();
         group.ragged = std::any_of(rows_[g].begin(), rows_[g].end(),
@@ -173,9 +176,9 @@ void Schedule::lay_out() {
 void Schedule::run(int thread) {
     if (thread >= threads_) return;
     const Share &share = shares_[thread];
-    const int64_t panels = isa_.layout(sweep_, back_, 1).panels;
+    const int64_t panels = isa_.layout(sweep_, back_, group_rows_).panels;
     if (!(sweep_.packed && sweep_.packed_ready)) {
-        isa_.pack(sweep_, back_, share.n_rows, share.packed, panels * thread / threads_,
+        isa_.pack(sweep_, back_, group_rows_, share.packed, panels * thread / threads_,
                   panels * (thread + 1) / threads_);
         barriers_[groups_].wait();
     }

@@ -13,6 +13,7 @@ struct Share {
     const tt_sweep *sweep;
     const int32_t *rows;      // ids of this group's rows: v * B + b
     int64_t n_rows;
+    int64_t group_rows;       // the most that any group has: the packed panels serve all groups
     const int32_t *lo, *hi;   // by row id: the steps lo <= t < hi are computed
     bool ragged;              // false: lo = 0 and hi = T for every row of the group
     int member, members;      // which threads of the group share its columns

@@ -17,7 +17,7 @@ template <class F> struct Sweep {
     F *in, *out;  // the two states, by slot
 
     Sweep(const tt::Share &share_, bool back)
-        : share(share_), w(*share_.sweep), panels(w, back, Simd<F>::lanes) {
+        : share(share_), w(*share_.sweep), panels(w, back, Simd<F>::lanes, share_.group_rows) {
         constexpr int L = Simd<F>::lanes;
         unit_row = panels.vectors * L;
         state_row = (back ? tt::gates(w) : 1) * unit_row + L;  // + L: rows apart in cache sets
@@ -51,11 +51,19 @@ template <class F> struct Sweep {
     // tile = state of the slots slot … slot + rows - 1, times panel p.
     void product(int64_t p, int64_t slot, int64_t rows) const {
         constexpr int L = Simd<F>::lanes;
-        const int NR = panels.width(p), most = rows_for(NR);
-        const int64_t H = w.H, blocks = (rows + most - 1) / most, tile_row = NR * L;
-        const int64_t depth = blocks > 1 ? block_bytes / (int64_t)(NR * L * sizeof(F)) : H;
+        const int width = panels.width(p), NR = width / panels.parts;
         const F *panel = (const F *)share.packed + panels.offset(p);
-        F *tile = (F *)share.tile;
+        for (int part = 0; part < panels.parts; ++part)
+            product_part(panel + part * NR * L * panels.K, NR, slot, rows,
+                         (F *)share.tile + part * NR * L, width * L);
+    }
+
+    void product_part(const F *panel, int NR, int64_t slot, int64_t rows, F *tile,
+                      int64_t tile_row) const {
+        constexpr int L = Simd<F>::lanes;
+        const int most = rows_for(NR);
+        const int64_t H = w.H, blocks = (rows + most - 1) / most;
+        const int64_t depth = blocks > 1 ? block_bytes / (int64_t)(NR * L * sizeof(F)) : H;
         const int base = (int)(rows / blocks);  // every block has base rows or one more
         const Multiply<F> low = pick<F>(base, NR), high = pick<F>(base < most ? base + 1 : base, NR);
         for (int64_t segment = 0; segment < panels.K; segment += H)

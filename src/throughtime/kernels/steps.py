@@ -95,7 +95,7 @@ class Steps:
         if isinstance(cell, Elman):
             sweep.nonlinearity = list(NONLINEARITIES).index(cell.nonlinearity)
         sweep.weight_hh, sweep.bias_n = native.pointer(weight), native.pointer(bias)
-        self._packed = s.new_empty(native.packed_size(sweep, back=back))
+        self._packed = native.empty(s, native.packed_size(sweep, back=back))
         sweep.packed = self._packed.data_ptr()
         self.alive: list[Tensor | None] = [weight, bias]
 
