@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from ..cells import Function
 from ..cells.base import AbstractCell
@@ -105,7 +106,8 @@ def run_cell(
     """Run a `Recurrent`; with ``recording``, for a trace."""
     cell = module.cell
     weights = [w for w in cell.weights().values() if w.is_floating_point()]
-    like = weights[0] if weights else input if isinstance(input, Tensor) else input.data
+    data = input.data if isinstance(input, PackedSequence) else input
+    like = weights[0] if weights else data
     batch = read(
         input, like, cell.input_size, batch_first=module.batch_first, lengths=lengths, reset=reset
     )
