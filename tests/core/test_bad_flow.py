@@ -223,3 +223,9 @@ def test_every_error_is_the_packages_and_a_builtin_and_says_what_it_means():
         if kind is not errors.ThroughTimeError:
             builtins = [b for b in kind.__mro__ if b.__module__ == "builtins"]
             assert len(builtins) > 3, f"{name} derives from no built-in beside Exception"
+
+
+@pytest.mark.parametrize("wrong", [[1.0], None, 3])
+def test_a_step_without_weights_refuses_what_is_no_tensor_too(wrong):
+    module = tt.Recurrent(tt.cells.Function(lambda x, s: x + 0.5 * s, I, I))
+    refused(lambda: module(wrong), Type, TypeError, type(wrong).__name__)

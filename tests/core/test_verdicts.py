@@ -144,3 +144,15 @@ def test_every_layer_of_a_model_gets_a_verdict_with_evidence_that_says_where():
 def test_one_step_alone_is_judged_without_an_error():
     flow = linear(torch.eye(2, dtype=F64), 1)
     assert tt.diagnose(flow)["l0"].verdict is Verdict.HEALTHY
+
+
+def test_a_layer_that_no_gradient_reaches_is_vanishing_and_says_so():
+    model = torch.nn.ModuleList([tt.GRU(3, 4), tt.GRU(4, 4)])
+    with tt.trace(model) as trace:
+        below = model[0](torch.randn(5, 2, 3))[0]
+        losses = model[1](below.detach())[0].pow(2).sum((1, 2))
+    flow = trace.flow(losses)
+    diagnosis = tt.diagnose(flow)["0.l0"]
+    assert torch.count_nonzero(flow["0.l0"].norms) == 0
+    assert diagnosis.verdict is Verdict.VANISHING
+    assert deciding(diagnosis)[0].value == 0
