@@ -1,7 +1,7 @@
 """The same two sweeps as `throughtime.sweep`, compiled; one table chooses.
 
-``available()`` says what there is, ``use(...)`` chooses, ``choice(cell)`` says what runs and why not
-the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
+``available()`` says what there is, ``use(...)`` chooses, ``choice(cell)`` says what runs and why
+not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
 """
 
 from .choose import Available, Choice, available, choice, last_choice, use

@@ -27,7 +27,8 @@ def term_error(got: Tensor, want: Tensor) -> float:
     A term that should be 0 must be 0, and inf and NaN must stand where they should: else inf.
 
     Example:
-        >>> term_error(torch.tensor([[1.0, 0.0], [0.0, 1e-30]]), torch.tensor([[1.0, 0], [0, 2e-30]]))
+        >>> got = torch.tensor([[1.0, 0.0], [0.0, 1e-30]])
+        >>> term_error(got, torch.tensor([[1.0, 0.0], [0.0, 2e-30]]))
         0.5
     """
     if got.shape != want.shape:
@@ -102,9 +103,10 @@ def check_kernel(
     small = copy.deepcopy(cell).to(dtype)
     with torch.no_grad():
         want = _reference(cell, x, s_0, active, reset, g, delta_T)
-        args = (t.to(dtype) for t in (x, s_0))
         with choose.use("native"), poisoned():
-            got = _compiled(small, *args, active, reset, g.to(dtype), delta_T.to(dtype))
+            got = _compiled(
+                small, x.to(dtype), s_0.to(dtype), active, reset, g.to(dtype), delta_T.to(dtype)
+            )
     errors = {name: term_error(got[name], want[name]) for name in want}
     limit = tolerance or (1e-10 if dtype == torch.float64 else 1e-5)
     bad = {name: error for name, error in errors.items() if not error <= limit}

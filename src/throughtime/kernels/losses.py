@@ -139,7 +139,7 @@ def _reference(
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Give ‖x‖₂ over the last axis, scaled by the largest entry so that no square leaves the range."""
+    """Give ‖x‖₂ over the last axis, scaled by the largest entry: no square leaves the range."""
     largest = x.abs().amax(-1)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
     return torch.linalg.vector_norm(x / scale[..., None], dim=-1) * scale

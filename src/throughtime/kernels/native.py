@@ -16,7 +16,18 @@ from torch import Tensor
 
 from ..errors import InputValueError, ThroughTimeError
 
-__all__ = ["Library", "Sweep", "empty", "isa", "isas", "library", "packed_size", "pointer", "run", "set_isa"]
+__all__ = [
+    "Library",
+    "Sweep",
+    "empty",
+    "isa",
+    "isas",
+    "library",
+    "packed_size",
+    "pointer",
+    "run",
+    "set_isa",
+]
 
 VERSION = 4
 _PATH = Path(__file__).with_name("_native.so")

@@ -103,10 +103,11 @@ def drive_into(cell: AbstractCell, x: Tensor, out: Tensor) -> None:
     if cell.bias_ih is None:
         torch.mm(rows, weight.T, out=flat)
         return
-    bias = cell.bias_hh.clone()  # pyright: ignore[reportCallIssue]
+    bias: Tensor = cell.bias_hh.clone()  # pyright: ignore
+    bias_ih: Tensor = cell.bias_ih  # pyright: ignore[reportAssignmentType]
     if isinstance(cell, GRU):
         bias[2 * cell.hidden_size :] = 0  # b_hn stays inside the reset gate's product
-    torch.addmm(bias.add_(cell.bias_ih), rows, weight.T, out=flat)
+    torch.addmm(bias.add_(bias_ih), rows, weight.T, out=flat)
 
 
 def _saved(number: int, tape: Tape, a: Tensor, q: Tensor | None) -> tuple[Tensor, ...]:
@@ -194,8 +195,9 @@ def run_back(
     for name, where in (("enters", enters), ("floors", floors)):
         if where is not None:
             check(name, where, "V", {"V": V})
-            steps.alive.append(where.to(torch.int32).clamp(-1, T).contiguous())
-            setattr(sweep, name, steps.alive[-1].data_ptr())
+            numbers = where.to(torch.int32).clamp(-1, T).contiguous()
+            steps.alive.append(numbers)
+            setattr(sweep, name, numbers.data_ptr())
     delta_0 = tape.s.new_empty(V, B, S)
     sweep.delta_0 = delta_0.data_ptr()
     for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):
