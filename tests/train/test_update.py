@@ -55,15 +55,22 @@ def test_began_names_the_first_step_forward():
     )
 
 
-def test_began_names_the_first_step_backward_and_the_layer_nearest_to_the_loss():
-    below, above = recurrence(2.0), recurrence(1.0)
+@pytest.mark.parametrize(
+    ("gain", "blamed"), [(1.0, "below.l0 at step 73"), (2.0, "above.l0 at step 72")]
+)
+def test_began_names_the_first_step_backward_and_the_layer_nearest_to_the_loss(gain, blamed):
+    below, above = recurrence(2.0), recurrence(gain)
     model = nn.ModuleDict({"below": below, "above": above})
     x = torch.zeros(200, 1, 1)
     with tt.trace(model) as trace:
         h, _ = below(x)
         loss = above(h)[0][-1].sum()
-    # 1 at the upper layer's every step, so 2^(200-k+1) - 1 at step k of the lower one.
-    assert "on the way back, in below.l0 at step 73" in began(trace.flow(loss))
+    # 2^(200-k) at step k of a layer of gain 2, 1 at every step of one of gain 1, above which the
+    # lower layer sums to 2^(201-k) - 1. Float32 ends at 2^128.
+    flow = trace.flow(loss)
+    # Where the upper layer overflows, the lower one does too; the upper one is where it began.
+    assert flow["below.l0"].first_nonfinite is not None
+    assert f"on the way back, in {blamed}" in began(flow)
 
 
 def test_began_says_when_no_recurrent_layer_is_to_blame():
