@@ -25,4 +25,14 @@
   function all() { return Promise.all(plots.map(draw)); }
   all().then(function () { document.documentElement.dataset.drawn = String(plots.length); });
   dark.addEventListener("change", all);
+  // A page that changes its width without the window's doing so (a phone turned, a pane dragged).
+  var widths = new WeakMap();
+  var observer = new ResizeObserver(function (entries) {
+    entries.forEach(function (entry) {
+      var width = Math.round(entry.contentRect.width);
+      if (widths.has(entry.target) && widths.get(entry.target) !== width) draw(entry.target);
+      widths.set(entry.target, width);
+    });
+  });
+  plots.forEach(function (div) { observer.observe(div); });
 })();
