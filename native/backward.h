@@ -26,7 +26,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         return (const F *)w.g + v * w.g_stride_v + t * w.g_stride_t + b * w.g_stride_b;
     }
     F *adjoint(int64_t v, int64_t t, int64_t b) const {
-        return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * w.width : nullptr;
+        int64_t at = (v * w.T + t) * w.B + b;
+        if (w.places) at = w.places[at];
+        return w.adjoints && at >= 0 ? (F *)w.adjoints + at * w.width : nullptr;
     }
     // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
     F *delta(int64_t v, int64_t k, int64_t b, int64_t i) const {

@@ -10,7 +10,8 @@ namespace TT_ISA {
 
 // What one row reads and writes at step t. Pointers begin at unit 0.
 template <class F> struct Row {
-    F *a;                // pre-activations in, gates out; back: gates
+    const F *drive;      // forward: pre-activations
+    F *a;                // gates: forward, where they go; back
     F *s;                // s_{t+1}: this step's result
     const F *s_prev;     // back: s_t in the tape
     const F *h_prev;     // forward: h_t, or 0 after a reset, padded
@@ -36,7 +37,7 @@ template <class F> struct Elman {
     static constexpr bool carries = false;
 
     static TT_INLINE void forward(const Sizes<F> &z, const Row<F> &r, const F *tile, int64_t u, int n) {
-        const Vec<F> h = nonlinear<F>(load(r.a + u, n) + load(tile), z.kind);
+        const Vec<F> h = nonlinear<F>(load(r.drive + u, n) + load(tile), z.kind);
         store(r.s + u, h, n);
         if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
     }
@@ -55,11 +56,12 @@ template <class F> struct Lstm {
     static TT_INLINE void forward(const Sizes<F> &z, const Row<F> &r, const F *tile, int64_t u, int n) {
         constexpr int L = Simd<F>::lanes;
         F *a = r.a + u;
+        const F *x = r.drive + u;
         const int64_t H = z.H;
-        const Vec<F> i = sigmoid<F>(load(a, n) + load(tile));
-        const Vec<F> f = sigmoid<F>(load(a + H, n) + load(tile + L));
-        const Vec<F> g = tanh<F>(load(a + 2 * H, n) + load(tile + 2 * L));
-        const Vec<F> o = sigmoid<F>(load(a + 3 * H, n) + load(tile + 3 * L));
+        const Vec<F> i = sigmoid<F>(load(x, n) + load(tile));
+        const Vec<F> f = sigmoid<F>(load(x + H, n) + load(tile + L));
+        const Vec<F> g = tanh<F>(load(x + 2 * H, n) + load(tile + 2 * L));
+        const Vec<F> o = sigmoid<F>(load(x + 3 * H, n) + load(tile + 3 * L));
         const Vec<F> c = f * load(r.c + u) + i * g;
         const Vec<F> h = o * tanh<F>(c);
         if (z.keep) {
@@ -110,12 +112,13 @@ template <class F> struct Gru {
     static TT_INLINE void forward(const Sizes<F> &z, const Row<F> &r, const F *tile, int64_t u, int n) {
         constexpr int L = Simd<F>::lanes;
         F *a = r.a + u;
+        const F *x = r.drive + u;
         const int64_t H = z.H;
-        const Vec<F> reset = sigmoid<F>(load(a, n) + load(tile));
-        const Vec<F> update = sigmoid<F>(load(a + H, n) + load(tile + L));
+        const Vec<F> reset = sigmoid<F>(load(x, n) + load(tile));
+        const Vec<F> update = sigmoid<F>(load(x + H, n) + load(tile + L));
         Vec<F> q = load(tile + 2 * L);
         if (z.bias_n) q += load(z.bias_n + u, n);
-        const Vec<F> fresh = tanh<F>(load(a + 2 * H, n) + reset * q);
+        const Vec<F> fresh = tanh<F>(load(x + 2 * H, n) + reset * q);
         const Vec<F> h = fresh + update * (load(r.h_prev + u) - fresh);
         if (z.keep) {
             store(a, reset, n);

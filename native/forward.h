@@ -45,6 +45,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
         Row<F> r{};
         r.a = (F *)w.a + at * A;
+        r.drive = w.drive ? (const F *)w.drive + (w.places ? w.places[at] : at) * A : r.a;
         r.s = state(t + 1, b);
         r.h_prev = in + slot * state_row;
         r.q = w.q ? (F *)w.q + at * w.H : nullptr;

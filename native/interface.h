@@ -30,7 +30,10 @@ typedef struct tt_sweep {
     void *packed;           // tt_packed_size elements, 64-byte aligned; null: found for this call
     int32_t packed_ready;   // 1: a call before has filled it, for these weights and direction
     int32_t reserved;
-    void *a;                // (T, B, A): pre-activations in, gates out; back: gates
+    const int32_t *places;  // (T, B) rows of drive and adjoints by step and row, -1 where the row
+                            // takes no step; null: t * B + b. With V = 1 only
+    const void *drive;      // forward: pre-activations; null: they are in a
+    void *a;                // (T, B, A): gates out, and in where there is no drive; back: gates
     void *s;                // (T+1, B, S); s[0] given
     void *q;                // GRU: (T, B, H)
     const void *g;          // direct gradients of loss v at step t, row b; or null

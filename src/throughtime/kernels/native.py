@@ -29,7 +29,7 @@ __all__ = [
     "set_isa",
 ]
 
-VERSION = 4
+VERSION = 5
 _PATH = Path(__file__).with_name("_native.so")
 _LARGE = 4 << 20
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -45,7 +45,7 @@ class Sweep(ctypes.Structure):
         *((name, _pointer) for name in ("weight_hh", "bias_n", "first", "last", "reset")),
         ("packed", _pointer),
         *((name, _int32) for name in ("packed_ready", "reserved")),
-        *((name, _pointer) for name in ("a", "s", "q", "g")),
+        *((name, _pointer) for name in ("places", "drive", "a", "s", "q", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
         *((name, _pointer) for name in ("enters", "floors")),
         *((name, _int32) for name in ("g_sparse", "width")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,30 @@ from ..cells.elman import NONLINEARITIES
 from ..shapes import check
 from . import native
 
-__all__ = ["Span", "Steps"]
+__all__ = ["Places", "Span", "Steps"]
+
+
+class Places(NamedTuple):
+    """Where the steps that rows take lie, one after the other, once the others are left out.
+
+    Attributes:
+        of: (T, B) int32, the place of each step of each row; -1 where it is not taken.
+        taken: (N,) the flat numbers t·B + b of those that are taken, in order.
+    """
+
+    of: Tensor
+    taken: Tensor
+
+    @classmethod
+    def among(cls, active: Tensor) -> Places:
+        """Number the steps taken in ``active`` (T, B)."""
+        flat = active.flatten()
+        of = flat.cumsum(0, dtype=torch.int32).sub_(1).masked_fill_(~flat, -1)
+        return cls(of, flat.nonzero()[:, 0])
+
+    def pick(self, rows: Tensor) -> Tensor:
+        """Give the rows taken out of (T, B, ·): (N, ·)."""
+        return rows.reshape(-1, rows.shape[-1]).index_select(0, self.taken)
 
 
 class Span:
@@ -99,19 +124,30 @@ class Steps:
         sweep.packed = self._packed.data_ptr()
         self.alive: list[Tensor | None] = [weight, bias]
 
-    def run(self, first: int, last: int, a: Tensor | None = None) -> None:
+    def run(
+        self,
+        first: int,
+        last: int,
+        a: Tensor | None = None,
+        places: Places | None = None,
+        drive: Tensor | None = None,
+    ) -> None:
         """Run the steps first ≤ t < last, counted from 0.
 
         Args:
             first: the first step.
             last: the step after the last.
             a: pre-activations of these steps in, gates out; None: the gates kept in ``self.a``.
+            places: where ``drive`` and the adjoints of these steps lie; None: at t·B + b.
+            drive: pre-activations, where they are not in ``a``.
         """
         sweep = self.sweep
         if a is None:
             assert self.a is not None
             a = self.a[first:last]
         sweep.T, sweep.a, sweep.s = last - first, a.data_ptr(), self._s[first].data_ptr()
+        sweep.places = None if places is None else places.of.data_ptr()
+        sweep.drive = native.pointer(drive)
         if self._q is not None:
             sweep.q = self._q[first].data_ptr()
         if self._reset is not None:

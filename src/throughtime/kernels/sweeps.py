@@ -12,7 +12,7 @@ from ..shapes import check
 from ..tape import Tape
 from . import native
 from .choose import decide
-from .steps import Span, Steps
+from .steps import Places, Span, Steps
 
 __all__ = ["backward", "forward"]
 
@@ -83,8 +83,15 @@ def _run_forward(
     steps.sweep.keep = keep
     for first, last in parts:
         a_part = a[first:last] if whole else a[: last - first]
-        drive_into(cell, x[first:last], a_part)
-        steps.run(first, last, a_part)
+        if active is None:
+            drive_into(cell, x[first:last], a_part)
+            steps.run(first, last, a_part)
+        else:  # only what rows take goes through the GEMM
+            places = Places.among(active[first:last])
+            taken = places.pick(x[first:last])
+            drive = taken.new_empty(len(taken), A)
+            drive_into(cell, taken, drive)
+            steps.run(first, last, a_part, places, drive)
     tape = Tape(x, s, (), active, reset)
     return Tape(x, s, _saved(number, tape, a, q) if keep else (), active, reset)
 

@@ -11,6 +11,7 @@ from ..cells import GRU, AbstractCell
 from ..shapes import check
 from ..tape import Tape
 from . import native, sweeps
+from .steps import Places
 
 __all__ = ["Gradients", "gradients"]
 
@@ -96,21 +97,25 @@ class _Back:
             sweep.delta_T = delta.data_ptr()
             delta_0 = s.new_empty(B, S)
             sweep.delta_0 = delta_0.data_ptr()
-            steps.run(first, last)
+            places = None if tape.active is None else Places.among(tape.active[first:last])
+            steps.run(first, last, places=places)
             delta = delta_0
-            self._add(first, last, buffer[: last - first].view(-1, self.width))
+            flat = buffer[: last - first].view(-1, self.width)
+            self._add(first, last, flat if places is None else flat[: len(places.taken)], places)
         return Gradients({name: self.weights[name] for name in self.names}, self.x, delta)
 
-    def _add(self, first: int, last: int, flat: Tensor) -> None:
+    def _add(self, first: int, last: int, flat: Tensor, places: Places | None) -> None:
         """Add what the adjoints of these steps give to every gradient (eq. 5)."""
         H, A, tape = self.cell.hidden_size, self.cell.preact_size, self.tape
         # GRU: the columns are (δr, δz, δn, δn ⊙ r); the hidden side is the first two and the last.
         hidden = [flat] if self.width == A else [flat[:, : 2 * H], flat[:, A:]]
-        x = tape.x[first:last].reshape(-1, self.cell.input_size)
+        x = tape.x[first:last]
+        x = x.reshape(-1, x.shape[-1]) if places is None else places.pick(x)
         if "weight_ih" in self.names:
             self._add_product("weight_ih", [flat[:, :A]], x)
         if "weight_hh" in self.names:
-            h_prev = tape.steps(first + 1, last).s_prev().flatten(0, 1)[:, :H]
+            h_prev = tape.steps(first + 1, last).s_prev()[..., :H]
+            h_prev = h_prev.flatten(0, 1) if places is None else places.pick(h_prev)
             self._add_product("weight_hh", hidden, h_prev)
         if "bias_ih" in self.names or "bias_hh" in self.names:
             total = flat.sum(0)
@@ -122,7 +127,11 @@ class _Back:
                 self.weights[name] = side if before is None else before.add_(side)
         if self.x is not None:
             weight: Tensor = self.cell.weight_ih  # pyright: ignore[reportAssignmentType]
-            torch.mm(flat[:, :A], weight, out=self.x[first:last].view(-1, x.shape[1]))
+            grad_x = self.x[first:last].view(-1, x.shape[1])
+            if places is None:
+                torch.mm(flat[:, :A], weight, out=grad_x)
+            else:
+                grad_x.zero_().index_copy_(0, places.taken, flat[:, :A] @ weight)
 
     def _add_product(self, name: str, left: list[Tensor], right: Tensor) -> None:
         """Add leftᵀ right to a weight's gradient, whose rows are those of ``left`` in turn."""
