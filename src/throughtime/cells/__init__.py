@@ -4,6 +4,20 @@ from .base import AbstractCell
 from .elman import Elman
 from .function import Function
 from .gru import GRU
+from .layernorm_lstm import LayerNormLSTM
+from .leaky import Leaky
 from .lstm import LSTM
+from .mingru import MinGRU
+from .peephole import PeepholeLSTM
 
-__all__ = ["GRU", "LSTM", "AbstractCell", "Elman", "Function"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AbstractCell",
+    "Elman",
+    "Function",
+    "LayerNormLSTM",
+    "Leaky",
+    "MinGRU",
+    "PeepholeLSTM",
+]

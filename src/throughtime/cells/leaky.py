@@ -1,0 +1,89 @@
+"""The leaky cell of neuroscience: h_t = (1 − α) h_{t-1} + α f(W_x x_t + W_h h_{t-1} + b)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputValueError
+from .base import GatedWeights
+from .elman import NONLINEARITIES, check_nonlinearity
+
+__all__ = ["Leaky"]
+
+
+class Leaky(GatedWeights):
+    """The leaky, or continuous-time, recurrent cell: firing rates that follow their input (eq. 1).
+
+    It is τ dh/dt = −h + f(W_x x + W_h h + b) by Euler steps of Δt, with α = Δt/τ. With
+    u_t = f(a_t), a_t = W_x x_t + W_h h_{t-1} + b::
+
+        h_t = (1 − α) h_{t-1} + α u_t
+
+    and back (eq. 4, 9)::
+
+        δa = α f′(a_t) ⊙ delta          delta_{t-1} = (1 − α) delta + W_hᵀ δa
+
+    So J_t = (1 − α) 1 + α diag(f′(a_t)) W_h. Without W_h the gradient shrinks by exactly 1 − α a
+    step, to 1/e over about τ/Δt = 1/α steps.
+
+    Shapes:
+        x (T, B, I), a_t (B, H), s_t = h_t (B, H): S = A = H.
+
+    Cost:
+        a step: 2·B·H² operations forward and the same back; keeps B·H values.
+
+    Source:
+        Jaeger, Lukoševičius, Popovici and Siewert (2007); Yang, Joglekar, Song, Newsome and Wang
+        (2019) train it, with α = Δt/τ, as a model of cortex.
+
+    Example:
+        >>> cell = Leaky(3, 5, alpha=0.1, nonlinearity="relu")
+        >>> s, saved = cell.step(cell.drive(torch.zeros(1, 2, 3))[0], torch.zeros(2, 5))
+        >>> s.shape
+        torch.Size([2, 5])
+    """
+
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        alpha: float = 0.2,
+        nonlinearity: str = "tanh",
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Draw the weights as ``torch.nn.RNN`` does.
+
+        Args:
+            input_size: I.
+            hidden_size: H.
+            alpha: α = Δt/τ, in (0, 1]; 1 is the Elman cell.
+            nonlinearity: "tanh", "relu", "sigmoid" or "identity".
+            bias: whether there are biases.
+            device: where the weights live.
+            dtype: of the weights.
+
+        Raises:
+            InputValueError: ``alpha`` outside (0, 1], another nonlinearity, or a size below 1.
+        """
+        if not 0 < alpha <= 1:
+            raise InputValueError(f"alpha must lie in (0, 1]; got {alpha}.")
+        check_nonlinearity(nonlinearity)
+        super().__init__(input_size, hidden_size, bias=bias, device=device, dtype=dtype)
+        self.alpha, self.nonlinearity = alpha, nonlinearity
+
+    def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Give h_t; u_t is what the way back needs."""
+        u = NONLINEARITIES[self.nonlinearity].f(torch.addmm(a_t, s_prev, self.weight_hh.T))
+        return (1 - self.alpha) * s_prev + self.alpha * u, (u,)
+
+    def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Go one step back: past the nonlinearity, and through it."""
+        slope = NONLINEARITIES[self.nonlinearity].slope(saved[0])
+        adjoint = delta * (self.alpha if slope is None else self.alpha * slope)
+        return (1 - self.alpha) * delta + adjoint @ self.weight_hh, adjoint
