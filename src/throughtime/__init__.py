@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from . import cells, errors
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
-from .layers import GRU, LSTM, RNN, Recurrent, convert, set_through
+from .layers import GRU, LSTM, RNN, Recurrent, Stream, convert, segments, set_through, stream
 from .schedule import Checkpointed, Full, Truncated
 
 if TYPE_CHECKING:
     from . import testing
+    from .online import rtrl
     from .report import figure, write_report
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LayerFlow",
     "NonFinite",
     "Recurrent",
+    "Stream",
     "Trace",
     "Truncated",
     "Verdict",
@@ -34,14 +36,17 @@ __all__ = [
     "diagnose",
     "errors",
     "figure",
+    "rtrl",
+    "segments",
     "set_through",
+    "stream",
     "testing",
     "trace",
     "write_report",
 ]
 
 # Loaded when first asked for, so that importing the package stays quick.
-LAZY = {"figure": "report", "write_report": "report", "testing": ""}
+LAZY = {"figure": "report", "write_report": "report", "rtrl": "online", "testing": ""}
 
 
 def _html(flow: Flow) -> str:

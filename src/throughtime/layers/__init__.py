@@ -3,6 +3,18 @@
 from .convert import convert
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
+from .segments import segments
+from .stream import Stream, stream
 from .through import set_through
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "convert", "set_through"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Recurrent",
+    "Stream",
+    "convert",
+    "segments",
+    "set_through",
+    "stream",
+]

@@ -1,0 +1,316 @@
+"""Training on a sequence that does not fit, or has no end: in segments, the state carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import (
+    CheckpointError,
+    DtypeError,
+    InputTypeError,
+    InputValueError,
+    ShapeError,
+)
+from .carried import State, carried_layers, check_rows, title
+from .segments import Segments
+
+__all__ = ["Stream", "stream"]
+
+
+def stream(
+    model: nn.Module,
+    source: Any,
+    *,
+    window: int | None = None,
+    detach: bool = True,
+    reset: Tensor | int | str | None = None,
+    batch_first: bool = False,
+) -> Stream:
+    """Go through a sequence in segments, carrying the state of every recurrent layer on (eq. 1).
+
+    In the loop's body each recurrent layer of ``model``, called without a state, begins from the
+    one it had at the end of the segment before. Every call of the model on a segment begins from
+    there; the last one's state is carried on. Outside the body the model is as it was, also after
+    a ``break`` or an error.
+
+    Args:
+        model: any module that holds `nn.RNN`, `nn.LSTM`, `nn.GRU` or layers of this package, in
+            one direction, or is one.
+        source: tensors (T, B, ·), alone or in a tuple or dict that is cut alike (inputs, targets);
+            or pieces of such a sequence in the order of time: a list, a generator, a data loader.
+            Pieces are cut and joined; none is asked for before it is needed.
+        window: steps a segment, the last one being what is left; None: pieces as they come.
+        detach: whether the gradient ends where a segment begins. Without, the graph grows until
+            ``backward()``, and the gradient is that of the whole.
+        reset: (T, B) bool; where True the row's state is zeroed before that step. Or the key or
+            position of such a mask in the source or in each piece. Needs layers of this package.
+        batch_first: whether all that is cut, masks too, is (B, T, ·).
+
+    Returns:
+        A `Stream`: an iterable over segments, each built as the source or its pieces are.
+
+    Raises:
+        InputValueError: ``window`` is below 1, or a mask that is not there.
+        InputTypeError: no module, no integer, or something else than tensors.
+        ShapeError: tensors without a time axis or step, or with different numbers of steps.
+        DtypeError: a mask that is not bool.
+        LayerNotFoundError: ``model`` holds no recurrent layer.
+        UnsupportedError: a reverse direction, or a recurrence whose state cannot be carried.
+
+    Cost:
+        memory of one segment with ``detach``.
+
+    Example:
+        >>> model = torch.nn.Sequential(tt.LSTM(3, 5))
+        >>> x, y = torch.randn(50, 2, 3), torch.randn(50, 2, 5)
+        >>> for x_part, y_part in tt.stream(model, (x, y), window=20):
+        ...     output, _ = model(x_part)
+        ...     (output - y_part).pow(2).mean().backward()
+        >>> output.shape
+        torch.Size([10, 2, 5])
+    """
+    return Stream(model, source, window, detach, reset, batch_first)
+
+
+class Stream:
+    """The segments of a sequence, and the state between them; `stream` makes one.
+
+    A loop over it goes on where the last one stopped. After one that came to the end it begins
+    anew, from zero state.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Any,
+        window: int | None = None,
+        detach: bool = True,
+        reset: Tensor | int | str | None = None,
+        batch_first: bool = False,
+    ) -> None:
+        """Take what `stream` takes."""
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+        if not isinstance(detach, bool):
+            raise InputTypeError(f"detach must be True or False; got {detach!r}.")
+        self.model, self.detach = model, detach
+        self._layers = carried_layers(model, reset is not None)
+        self._paired, self._key, self._turned = isinstance(reset, Tensor), reset, batch_first
+        whole = isinstance(source, (Tensor, tuple, Mapping))
+        if self._paired and not whole:
+            raise InputValueError(
+                "reset is one mask but the source comes in pieces; put a mask into every piece and "
+                "give its key or position: reset=1."
+            )
+        if self._paired:
+            _check_mask(reset)
+        self._segments = Segments((source, reset) if self._paired else source, window, batch_first)
+        self._state: dict[str, State] = {}
+        self._after: dict[str, State] = {}
+        self._runs: dict[str, int] = {}
+        self._mask: Tensor | None = None
+        self._segment: Any = None
+        self._hooks: list[Any] = []
+        self._ended = self._running = False
+
+    @property
+    def steps(self) -> int:
+        """How many steps the model has been given, the current segment included."""
+        return self._segments.steps
+
+    @property
+    def state(self) -> dict[str, State]:
+        """What is carried on: each layer's state, by its path as ``named_modules`` gives it.
+
+        A layer that ran twice in a call of the model has a second state, ``"path@2"``.
+        """
+        return {**self._state, **self._after}
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the segments.
+
+        Yields:
+            A segment, built as the source or its pieces are.
+
+        Raises:
+            InputValueError: another loop is under way, or a generator has no more to give.
+        """
+        if self._running:
+            raise InputValueError("this stream is being gone through already; make a second one.")
+        if self._ended:
+            self.rewind()
+        self._running = True
+        try:
+            # Between two bodies the source runs, and may itself run the model: as it is.
+            for found in self._segments:
+                self._segment = found
+                segment = self._enter(found)
+                self._attach()
+                yield segment
+                self._leave()
+            self._ended = True
+        finally:
+            self._leave()
+            self._running = False
+
+    def rewind(self) -> None:
+        """Begin anew: the first segment again, from zero state.
+
+        Raises:
+            InputValueError: the source is a generator, which cannot be gone through again.
+        """
+        if not self._segments.repeatable:
+            raise InputValueError(
+                "the source is a generator and has been gone through; make a new stream over a "
+                "new one."
+            )
+        self._segments.begin()
+        self._state, self._after, self._ended = {}, {}, False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the model as it is for a while: for a look at other data within the loop."""
+        attached = bool(self._hooks)
+        self._release()
+        try:
+            yield
+        finally:
+            if attached:
+                self._attach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what is needed to go on later: states, the step reached, what is left of a piece.
+
+        Within the loop's body that is the state after this segment, or before it where the model
+        has not yet run on it.
+        """
+        begun = self._segment is not None and not self._after
+        current = [self._segment] if begun else []
+        steps = self.steps - sum(self._segments.length(piece) for piece in current)
+        rest = [] if self._segments.repeatable else [*current, *self._segments.held]
+        copies = {name: _each(lambda s: s.detach().clone(), s) for name, s in self.state.items()}
+        return {"steps": steps, "state": copies, "rest": rest}
+
+    def load_state_dict(self, content: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was called.
+
+        A tensor or a list is gone on with at that step. A generator is taken from where it stands,
+        after what was left of the last piece.
+
+        Args:
+            content: what `state_dict` gave.
+
+        Raises:
+            CheckpointError: it is of another model. Nothing was loaded.
+            InputValueError: a loop is under way.
+        """
+        if self._running:
+            raise InputValueError("a state is loaded before the loop, not within it.")
+        wanted = {"steps": int, "state": dict, "rest": list}
+        if not all(isinstance(content.get(key), kind) for key, kind in wanted.items()):
+            raise CheckpointError(
+                f"a stream's state has {', '.join(wanted)}; got {', '.join(map(str, content))}. "
+                "Nothing was loaded."
+            )
+        unknown = [name for name in content["state"] if name.split("@")[0] not in self._layers]
+        if unknown:
+            raise CheckpointError(
+                f"the state of a layer {unknown[0]!r} was saved; this model has "
+                f"{', '.join(map(repr, self._layers))}. Nothing was loaded."
+            )
+        self._segments.begin(content["steps"], content["rest"])
+        self._state, self._after, self._ended = dict(content["state"]), {}, False
+
+    def _enter(self, found: Any) -> Any:
+        """Take the mask out of a segment."""
+        segment, mask = found if self._paired else (found, None)
+        if self._key is not None and not self._paired:
+            try:
+                mask = segment[self._key]
+            except (KeyError, IndexError, TypeError) as error:
+                raise InputValueError(
+                    f"reset={self._key!r} names no part of the segments, which are of type "
+                    f"{type(segment).__name__}."
+                ) from error
+            _check_mask(mask)
+        self._mask = mask.t().contiguous() if mask is not None and self._turned else mask
+        return segment
+
+    def _leave(self) -> None:
+        """Take the hooks off, and carry on what the layers ended with."""
+        self._release()
+        carried = self.state
+        if self.detach:
+            carried = {name: _each(Tensor.detach, state) for name, state in carried.items()}
+        self._state, self._after, self._mask, self._segment = carried, {}, None, None
+
+    def _attach(self) -> None:
+        self._hooks.append(self.model.register_forward_pre_hook(self._begin_call))
+        for name, layer in self._layers.items():
+            self._hooks += [
+                layer.register_forward_pre_hook(self._give(name), with_kwargs=True),
+                layer.register_forward_hook(self._take(name)),
+            ]
+
+    def _release(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _begin_call(self, module: nn.Module, args: Any) -> None:
+        self._runs.clear()
+        self._after.clear()
+
+    def _give(self, name: str):
+        """Make the hook that hands a layer its state and the resets."""
+
+        def give(layer: nn.Module, args: tuple, kwargs: dict[str, Any]):
+            for given, value in (
+                ("hx", args[1] if len(args) > 1 else kwargs.get("hx")),
+                ("reset", None if self._mask is None else kwargs.get("reset")),
+            ):
+                if value is not None:
+                    raise InputValueError(
+                        f"{title(name, layer)} was called with {given}=, which the stream gives "
+                        "it; call it without, or carry hx by hand: tt.segments(source, window)."
+                    )
+            self._runs[name] = self._runs.get(name, 0) + 1
+            state = self._state.get(self._slot(name))
+            if state is not None:
+                input = args[0] if args else kwargs.get("input")
+                check_rows(title(name, layer), layer, input, state)
+            more = {} if self._mask is None else {"reset": self._mask}
+            return args[:1], {**kwargs, **more, "hx": state}
+
+        return give
+
+    def _take(self, name: str):
+        """Make the hook that keeps a layer's final state."""
+
+        def take(layer: nn.Module, args: Any, output: tuple[Any, State]) -> None:
+            self._after[self._slot(name)] = output[1]
+
+        return take
+
+    def _slot(self, name: str) -> str:
+        return name if self._runs[name] == 1 else f"{name}@{self._runs[name]}"
+
+
+def _each(function: Any, state: State) -> State:
+    if isinstance(state, Tensor):
+        return function(state)
+    return tuple(function(part) for part in state)
+
+
+def _check_mask(mask: object) -> None:
+    if not isinstance(mask, Tensor):
+        raise InputTypeError(f"a reset mask must be a bool tensor; got {type(mask).__name__}.")
+    if mask.dtype != torch.bool:
+        raise DtypeError(f"a reset mask must be bool; got {mask.dtype}. Say mask.bool().")
+    if mask.dim() != 2:
+        raise ShapeError(f"a reset mask has a step and a row axis; got {tuple(mask.shape)}.")
