@@ -43,7 +43,7 @@ def main(report: str | None = None) -> None:
     print(flow)
 
     layer = flow["gru.l0"]
-    print(f"\nThe gradient of a loss falls to 1 % within {layer.horizon()} steps in gru.l0.")
+    print(f"\nIn gru.l0 a typical gradient keeps 1 % of its size over {layer.horizon()} steps.")
     print(f"Of the last loss, {layer.norms[-1, 1].mean():.2e} reaches step 1.")
 
     # The split is exact: the terms of eq. 5 sum to what backward() leaves in .grad.
