@@ -87,7 +87,7 @@ def grads(
         RuntimeError: what else torch raises in the user's own readout.
     """
     nodes = [node for call in calls for node in (call.h, call.s_T)]
-    recording.switch.cut = cut
+    recording.switch.cut, recording.switch.exact = cut, True
     try:
         found = torch.autograd.grad(
             outputs, nodes, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
@@ -100,7 +100,7 @@ def grads(
             "flow before calling backward(), or call backward(retain_graph=True)."
         ) from error
     finally:
-        recording.switch.cut = False
+        recording.switch.cut = recording.switch.exact = False
     return list(zip(found[::2], found[1::2], strict=True))
 
 

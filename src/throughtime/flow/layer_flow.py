@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from ..errors import InputTypeError, InputValueError
 from ..layers.bptt import Call
+from ..layers.through import check_schedule
+from ..schedule import Schedule, Truncated
 from ..sweep import adjoints
 from . import jacobians, lags
+from .dropped import left_out
 from .nonfinite import NonFinite, first_nonfinite
 from .norms import vector_norm
 
@@ -33,6 +37,7 @@ class LayerFlow:
         cell: the recurrence, over the weights as they were.
         tape: the states and what else the forward sweep kept.
         reverse: whether the layer goes through the input from its end.
+        through: the schedule that the layer is trained under; what is measured is exact under any.
         norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B) at ``[v, k, b]``; exactly 0 where k lies after the loss;
             NaN where ``window=`` left it out.
         loss_index: (V,), which losses the rows of ``norms`` are.
@@ -74,6 +79,7 @@ class LayerFlow:
             call.tape,
             call.reverse,
         )
+        self.through = call.through
         self.norms, self.loss_index, self.enters = norms, loss_index, enters
         self._g, self._g_of, self._losses = g, g_of, losses
         self._kept: OrderedDict[int | None, tuple[Tensor, Tensor]] = OrderedDict()
@@ -153,6 +159,31 @@ class LayerFlow:
         whole = whole / scale
         terms = (self.weight_grad(name, step=k) for k in range(1, self.T + 1))
         return torch.stack([(term.flatten().double() / scale) @ whole for term in terms])
+
+    def dropped(self, schedule: Schedule) -> dict[str, float]:
+        """Give the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
+
+        The left-out terms are those of `weight_grad` whose step lies beyond the reach of the step
+        at which they enter the layer. 0 under a schedule that is exact; above 1 where terms cancel
+        in the whole, NaN where that is 0. In a stack it is this layer's own share, given all that
+        enters it from above.
+
+        Args:
+            schedule: `Truncated`, or one of the others.
+
+        Raises:
+            InputTypeError: it is no schedule.
+
+        Cost:
+            T·window/every steps back, and T more.
+        """
+        check_schedule(schedule)
+        if not isinstance(schedule, Truncated):
+            return dict.fromkeys(self.weight_names, 0.0)
+        left = left_out(schedule, self.cell, self.tape, self._g)
+        sizes = {name: float(vector_norm(grad.flatten())) for name, grad in left.items()}
+        whole = {n: float(vector_norm(self.weight_grad(n).flatten())) for n in sizes}
+        return {n: sizes[n] and sizes[n] / (whole[n] or math.nan) for n in sizes}
 
     def jacobian(self, step: int) -> Tensor:
         """Give J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4)."""

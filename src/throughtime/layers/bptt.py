@@ -24,13 +24,14 @@ FULL = Full()
 
 
 class Switch:
-    """Whether the recorded runs let gradients through, in an object of its own.
+    """How the recorded runs let gradients through, in an object of its own.
 
     The runs' autograd nodes hold this and not the recording: the recording holds the runs, and no
     collector looks for a cycle through autograd's graph.
     """
 
     cut = False
+    exact = False
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Recording:
         calls: the runs.
         switch: while ``switch.cut``, no gradient passes through any recorded run, so that what
             arrives at its outputs is the direct part g alone (eq. 9).
+            While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
         anchor: requires grad, so that outputs do too where every parameter is frozen.
     """
 
@@ -63,6 +65,7 @@ class Call:
         s_T: the final state (B, S).
         inner: whether ``x`` comes from the layer below in the same module.
         reverse: whether its step 1 is the input's last.
+        through: the schedule that the layer is trained under.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Call:
     s_T: Tensor
     inner: bool
     reverse: bool
+    through: Schedule = FULL
 
 
 class BPTT(torch.autograd.Function):
@@ -138,7 +142,8 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tenso
         tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
         return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved])
     tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
-    if isinstance(ctx.through, Truncated):
+    exact = ctx.switch is not None and ctx.switch.exact
+    if isinstance(ctx.through, Truncated) and not exact:
         return tape, partial(truncated, ctx.through, cell, tape)
     return tape, None
 
@@ -238,6 +243,7 @@ def bptt(
                     s_T,
                     inner,
                     reverse,
+                    through,
                 )
             )
             # What is written into the output in place must not change what was recorded.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputValueError
+from ..schedule import Truncated
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
@@ -157,6 +158,7 @@ def _layer(
         "advice": diagnosis.advice,
         "evidence": [_evidence(row) for row in diagnosis.evidence],
         "facts": _facts(layer),
+        "biased": biased(layer),
         "plots": plots,
     }
 
@@ -200,6 +202,23 @@ def began(layer: Any) -> str:
     way = "on the way forward" if first.direction == "forward" else "on the way back"
     kind = {"nan": "NaN"}.get(first.kind, first.kind)
     return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
+
+
+def biased(layer: Any) -> str:
+    """Say what training leaves out where a layer's schedule truncates; else an empty string.
+
+    Args:
+        layer: a LayerFlow.
+    """
+    if not isinstance(layer.through, Truncated):
+        return ""
+    shares = layer.dropped(layer.through)
+    name = "weight_hh" if "weight_hh" in shares else max(shares, key=lambda n: shares[n])
+    return (
+        f"This layer is trained under {layer.through}, whose gradient is biased. What is shown "
+        f"here is the exact one; the part of it that training leaves out is "
+        f"{percent(shares[name])} of it in size, for {name}."
+    )
 
 
 def _evidence(row: Any) -> dict[str, Any]:
