@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import sweep
 from .cells.base import AbstractCell
-from .errors import CheckError, InputTypeError
+from .errors import CheckError, InputTypeError, ThroughTimeError
 
 __all__ = ["assert_close", "check_cell"]
 
@@ -28,7 +28,8 @@ def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = 
         name: what it is, for the message.
 
     Raises:
-        CheckError: it is not; the message names the entry that is farthest off.
+        CheckError: it is not; the message names the entry that is farthest off, and what the error
+            looks like as a whole where it has a pattern.
 
     Example:
         >>> assert_close(torch.ones(2), torch.ones(2))
@@ -52,8 +53,36 @@ def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = 
         where = [int(i) for i in at]
         raise CheckError(
             f"{name}: off by {off:.2e} of its norm (allowed {rtol:.0e}), most at entry {where}: "
-            f"got {float(got[at]):.6g}, should be {float(want[at]):.6g}."
+            f"got {float(got[at]):.6g}, should be {float(want[at]):.6g}.{_pattern(got, want)}"
         )
+
+
+def _pattern(got: Tensor, want: Tensor, rtol: float = 1e-6) -> str:
+    """Say what a wrong tensor looks like: a factor, another order, or some of the entries alone."""
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return bool((a - b).norm() <= rtol * b.norm())
+
+    if not want.any():
+        return ""
+    got, want = got / want.abs().max(), want / want.abs().max()
+    if not got.any():
+        return " Every entry is 0."
+    factor = float((got * want).sum() / (want * want).sum())
+    if same(got, factor * want):
+        return f" Everywhere it is {factor:.4g} times what it should be."
+    if want.dim() > 1 and want.shape[-1] == want.shape[-2] and same(got.mT, want):
+        return " It is the transpose of what it should be."
+    if want.numel() > 1 and same(got.flatten().sort()[0], want.flatten().sort()[0]):
+        return " The numbers are right and stand at other places: is the order that of the gates?"
+    wrong = (got - want).abs() > rtol
+    places = []
+    for axis, size in enumerate(want.shape):
+        others = [other for other in range(want.dim()) if other != axis]
+        hit = (wrong.any(others) if others else wrong).nonzero().flatten().tolist()
+        if hit and len(hit) < size and hit[-1] - hit[0] + 1 == len(hit):
+            places.append(f"{hit[0]} to {hit[-1]} of axis {axis} (0 to {size - 1})")
+    return f" All that is wrong lies in {' and '.join(places)}." if places else ""
 
 
 def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8) -> None:
@@ -61,7 +90,8 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
 
     `vjp` and `jacobian` are compared at one step; `param_grads`, `input_grad` and dE/ds_0 over T
     steps with rows of different lengths and resets, against an unrolled autograd graph. It also
-    looks whether shapes are right, rows independent, and arguments left as they were.
+    looks whether shapes are right, rows and steps independent, two calls alike, and arguments left
+    as they were.
 
     Args:
         cell: the cell; a copy in float64 is checked.
@@ -91,19 +121,73 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
     _check_sweep(cell, x, s_0, draw, rtol)
 
 
+def _call(cell: AbstractCell, method: str, *args):
+    """Call a method of the cell; what goes wrong within it is said with the shapes it was given."""
+    try:
+        return getattr(cell, method)(*args)
+    except ThroughTimeError:
+        raise
+    except Exception as error:
+        given = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+        raise CheckError(
+            f"{type(cell).__name__}.{method} raises {type(error).__name__} for {given}: {error}"
+        ) from error
+
+
+def _check_drive(cell: AbstractCell, x: Tensor) -> Tensor:
+    """Look at shape and dtype of a_t, and whether steps and rows have each their own."""
+    name = f"{type(cell).__name__}.drive"
+    a = _call(cell, "drive", x)
+    _expect(f"{name}(x)", a, (*x.shape[:2], cell.preact_size))
+    for what, part, want in (("step", x[-1:], a[-1:]), ("row", x[:, -1:], a[:, -1:])):
+        got = _call(cell, "drive", part)
+        assert_close(got, want, rtol=1e-12, name=f"{name} of one {what} alone (it mixes {what}s)")
+    return a
+
+
+def _step(cell: AbstractCell, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Take a step, and look at the form of what it gives."""
+    name = f"{type(cell).__name__}.step"
+    out = _call(cell, "step", a_t, s_prev)
+    if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
+        raise CheckError(f"{name} must return s_t and a tuple of tensors; got {_form(out)}.")
+    s_t, saved = out
+    _expect(f"{name}: s_t", s_t, tuple(s_prev.shape))
+    for at, kept in enumerate(saved):
+        if not isinstance(kept, Tensor) or kept.dim() < 1 or len(kept) != len(s_prev):
+            raise CheckError(
+                f"{name}: saved[{at}] must be a tensor ({len(s_prev)}, ·), a row for each of the "
+                f"batch's; got {_form(kept)}. What is no tensor can be an attribute of the cell."
+            )
+    return s_t, saved
+
+
 def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
     """Look at shapes, purity and the independence of rows."""
-    name = type(cell).__name__
+    name = f"{type(cell).__name__}.step"
     with torch.no_grad():
-        a = cell.drive(x)
-        _expect_shape(f"{name}.drive(x)", a, (*x.shape[:2], cell.preact_size))
-        a_before, s_before = a[0].clone(), s_0.clone()
-        s_1, _ = cell.step(a[0], s_0)
-        _expect_shape(f"{name}.step: s_t", s_1, tuple(s_0.shape))
-        if not torch.equal(a[0], a_before) or not torch.equal(s_0, s_before):
-            raise CheckError(f"{name}.step writes into its arguments; it must leave them alone.")
-        alone, _ = cell.step(a[0, :1], s_0[:1])
-        assert_close(alone, s_1[:1], rtol=1e-12, name=f"{name}.step on one row of the batch alone")
+        a_1 = _check_drive(cell, x)[0]
+        a_before, s_before = a_1.clone(), s_0.clone()
+        s_1, _ = _step(cell, a_1, s_0)
+        s_1 = s_1.clone()
+        if not torch.equal(a_1, a_before) or not torch.equal(s_0, s_before):
+            raise CheckError(f"{name} writes into its arguments; it must leave them alone.")
+        again, _ = _step(cell, a_1, s_0)
+        assert_close(
+            again, s_1, rtol=1e-12, name=f"{name} called again with the same (is it random?)"
+        )
+        a_other, s_other = a_1.clone(), s_0.clone()
+        a_other[1:] += 1
+        s_other[1:] -= 1
+        with_others, _ = _step(cell, a_other, s_other)
+        assert_close(
+            with_others[:1],
+            s_1[:1],
+            rtol=1e-12,
+            name=f"{name}: row 0 beside other rows (rows must be independent: no batch norm)",
+        )
+        alone, _ = _step(cell, a_1[:1], s_0[:1])
+        assert_close(alone, s_1[:1], rtol=1e-12, name=f"{name} on one row of the batch alone")
 
 
 def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float) -> None:
@@ -111,13 +195,26 @@ def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: 
     name = type(cell).__name__
     a_t = cell.drive(x)[0].detach().requires_grad_()
     s_prev = s_0.clone().requires_grad_()
-    s_t, _ = cell.step(a_t, s_prev)
+    s_t, _ = _step(cell, a_t, s_prev)
+    if not s_t.requires_grad:
+        raise CheckError(
+            f"{name}.step: s_t is cut off from a_t and s_prev, so that nothing can be compared; "
+            "make it of differentiable torch operations, without detach() or numpy."
+        )
     with torch.no_grad():
         saved = cell.step(a_t.detach(), s_0)[1]
-        delta_prev, adjoint = cell.vjp(saved, delta)
-        jacobian = cell.jacobian(saved)
-    _expect_shape(f"{name}.vjp: delta_prev", delta_prev, tuple(delta.shape))
-    if adjoint.shape[:2] != delta.shape[:2] or adjoint.shape[2] < cell.preact_size:
+        before = [kept.clone() for kept in (*saved, delta)]
+        out = _call(cell, "vjp", saved, delta)
+        if not (isinstance(out, tuple) and [type(o) for o in out] == [Tensor, Tensor]):
+            raise CheckError(
+                f"{name}.vjp must return delta_prev and the adjoint; got {_form(out)}."
+            )
+        delta_prev, adjoint = out
+        if not all(map(torch.equal, (*saved, delta), before)):
+            raise CheckError(f"{name}.vjp writes into saved or delta; it must leave them alone.")
+        jacobian = _call(cell, "jacobian", saved)
+    _expect(f"{name}.vjp: delta_prev", delta_prev, tuple(delta.shape))
+    if adjoint.shape[:-1] != delta.shape[:2] or adjoint.shape[-1] < cell.preact_size:
         raise CheckError(
             f"{name}.vjp: the adjoint has shape {tuple(adjoint.shape)}, should be "
             f"{(*delta.shape[:2], cell.preact_size)} or wider."
@@ -126,13 +223,14 @@ def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: 
         want_a, want_s = torch.autograd.grad(
             s_t, (a_t, s_prev), delta[v], retain_graph=True, materialize_grads=True
         )
-        assert_close(delta_prev[v], want_s, rtol=rtol, name=f"{name}.vjp: J_tᵀ delta (row, state)")
         assert_close(
             adjoint[v, :, : cell.preact_size],
             want_a,
             rtol=rtol,
             name=f"{name}.vjp: adjoint dE/da_t (row, pre-activation)",
         )
+        what = f"{name}.vjp: J_tᵀ delta (row, state), dE/da_t being right"
+        assert_close(delta_prev[v], want_s, rtol=rtol, name=what)
     rows = [
         torch.autograd.grad(s_t[:, i].sum(), s_prev, retain_graph=True, materialize_grads=True)[0]
         for i in range(cell.state_size)
@@ -161,18 +259,39 @@ def _check_sweep(cell: AbstractCell, x: Tensor, s_0: Tensor, draw, rtol: float) 
     with torch.no_grad():
         tape = sweep.forward(cell, x, s_0, active, reset)
         adjoints, delta_0 = sweep.backward(cell, tape, g[None], g_T[None])
-        grads = cell.param_grads(tape, adjoints[0])
-        got_x = cell.input_grad(adjoints[0])
+        grads = _call(cell, "param_grads", tape, adjoints[0])
+        got_x = _call(cell, "input_grad", adjoints)
+        each = [
+            _call(cell, "param_grads", tape.steps(k, k), adjoints[0, k - 1 : k])
+            for k in range(1, T + 1)
+        ]
     _expect_names(name, grads, weights)
+    _expect(f"{name}.input_grad of adjoints (V, T, B, A)", got_x, (1, *x.shape))
     assert_close(delta_0[0], want_s0, rtol=rtol, name=f"{name}: dE/ds_0 over {T} steps")
-    assert_close(got_x, want_x, rtol=rtol, name=f"{name}.input_grad (step, row, input)")
+    assert_close(got_x[0], want_x, rtol=rtol, name=f"{name}.input_grad (step, row, input)")
     for (weight, _), grad in zip(weights.items(), want, strict=True):
-        assert_close(grads[weight], grad, rtol=rtol, name=f"{name}.param_grads: dE/d({weight})")
+        what = f"{name}.param_grads: dE/d({weight})"
+        assert_close(grads[weight], grad, rtol=rtol, name=what)
+        summed = torch.stack([by_name[weight] for by_name in each]).sum(0)
+        assert_close(summed, grad, rtol=rtol, name=f"{what}, steps taken one by one and summed")
 
 
-def _expect_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise CheckError(f"{name} has shape {tuple(tensor.shape)}, should be {shape}.")
+def _form(thing: object) -> str:
+    """Say what something is, for a message."""
+    if isinstance(thing, Tensor):
+        return f"a tensor {tuple(thing.shape)}"
+    if isinstance(thing, tuple):
+        return f"({', '.join(map(_form, thing))})"
+    return f"{type(thing).__name__}"
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+        raise CheckError(f"{name} must be a tensor {shape}; got {_form(tensor)}.")
+    if tensor.dtype != torch.float64:
+        raise CheckError(
+            f"{name} must keep the dtype float64 of weights and state; got {tensor.dtype}."
+        )
 
 
 def _expect_names(name: str, grads: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
