@@ -7,6 +7,9 @@
 #   make type    pyright
 #   make examples
 #   make check   all of the above but the demo
+#   make bench   this machine's speed beside torch.nn, into benchmarks/
+#   make studies the longer measurements that the documents quote
+#   make sanitize  the compiled sweeps under the address and thread sanitizers
 
 # PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13 python3.10,$(shell $(p) -c 'import sys; sys.version_info < (3, 10) and sys.exit(1); print("$(p)")' 2>/dev/null)))
@@ -17,7 +20,7 @@ PYTEST_ARGS ?= -q -n 2 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type examples bench studies check clean
+.PHONY: help setup demo test lint type examples bench studies sanitize check clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -59,10 +62,16 @@ type: $(VENV)/.with-dev
 examples: $(VENV)/.with-dev
 	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python -W error $$example; done
 
-bench studies: $(VENV)/.with-dev
-	@set -e; found=; for script in benchmarks/$@*.py benchmarks/$@/*.py; do \
-	  test -e "$$script" || continue; found=1; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done; \
-	test -n "$$found" || echo "There is nothing under benchmarks/ for 'make $@' yet."
+# `make bench` writes benchmarks/RESULTS.md; run it on a machine that is quiet.
+bench: $(VENV)/.with-dev
+	$(BIN)/throughtime bench $(ARGS)
+
+studies: $(VENV)/.with-dev
+	@set -e; for script in benchmarks/*.py; do \
+	  test -e "$$script" || continue; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+sanitize:
+	$(MAKE) -C native sanitize
 
 check: lint type test examples
 

@@ -16,6 +16,23 @@ import throughtime as tt
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole suite run on either backend: ``--kernels reference``."""
+    parser.addoption("--kernels", default="auto", choices=("auto", "native", "reference"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the backend, and say which it is."""
+    tt.kernels.use(config.getoption("--kernels"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say what runs."""
+    found = tt.kernels.available()
+    runs = f"{found.isa}" if found.native else f"none, because {found.reason}"
+    return f"kernels: {config.getoption('--kernels')} (compiled: {runs})"
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Make random weights and inputs the same in every run and in every order of the tests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import cells, errors
+from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
 from .layers import GRU, LSTM, RNN, Recurrent, Stream, convert, segments, set_through, stream
@@ -36,6 +36,7 @@ __all__ = [
     "diagnose",
     "errors",
     "figure",
+    "kernels",
     "rtrl",
     "segments",
     "set_through",

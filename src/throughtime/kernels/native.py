@@ -82,20 +82,28 @@ def library() -> Library:
         handle = ctypes.CDLL(str(_PATH))
     except OSError as error:
         return Library(None, f"{_PATH.name} cannot be loaded: {error}.", "")
-    handle.tt_sweep_size.restype = handle.tt_packed_size.restype = _int64
-    for name in ("tt_isa", "tt_isas"):
-        getattr(handle, name).restype = ctypes.c_char_p
-    if handle.tt_version() != VERSION or handle.tt_sweep_size() != ctypes.sizeof(Sweep):
+    if not _is_ours(handle):
         return Library(
             None,
             f"{_PATH.name} is of another version than this package; install the package again.",
             "",
         )
+    handle.tt_packed_size.restype = _int64
+    for name in ("tt_isa", "tt_isas"):
+        getattr(handle, name).restype = ctypes.c_char_p
     handle.tt_advise.argtypes = (_pointer, _int64)
     handle.tt_advise.restype = handle.tt_set_pool.restype = None
     handle.tt_packed_size.argtypes = (ctypes.POINTER(Sweep), ctypes.c_int)
     handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
     return Library(handle, "", _lend_pool(handle))
+
+
+def _is_ours(handle: ctypes.CDLL) -> bool:
+    """Say whether the library is of this package's version; an old one may lack the question."""
+    if not hasattr(handle, "tt_version") or handle.tt_version() != VERSION:
+        return False
+    handle.tt_sweep_size.restype = _int64
+    return handle.tt_sweep_size() == ctypes.sizeof(Sweep)
 
 
 def _lend_pool(handle: ctypes.CDLL) -> str:
