@@ -13,12 +13,12 @@ from torch import Tensor
 from ..errors import InputTypeError, InputValueError
 from ..layers.bptt import Call
 from ..layers.through import check_schedule
+from ..norms import vector_norm
 from ..schedule import Schedule, Truncated
 from ..sweep import adjoints
 from . import jacobians, lags
 from .dropped import left_out
 from .nonfinite import NonFinite, first_nonfinite
-from .norms import vector_norm
 
 __all__ = ["LayerFlow"]
 

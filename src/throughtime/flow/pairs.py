@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .. import kernels
 from ..cells.base import AbstractCell
+from ..norms import vector_norm
 from ..sweep import mask
 from ..tape import Tape
-from .norms import vector_norm
 
 __all__ = ["Swept", "sweep_losses"]
 
@@ -139,7 +139,7 @@ def _reference(
             grad_x[rows, t - 1] = cell.input_grad(adjoint)
         delta[rows] = delta_prev
     if lowest == 0:
-        norms[:, 0] = vector_norm(delta)
+        norms[:, 0] = vector_norm(delta).masked_fill((floor > 0)[:, None], 0)
     if not sorted_already:
         norms, delta = norms[back], delta[back]
         grad_x = None if grad_x is None else grad_x[back]

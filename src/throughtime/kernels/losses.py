@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import sweep as reference
 from ..cells import AbstractCell
 from ..errors import InputValueError
+from ..norms import vector_norm
 from ..tape import Tape
 from . import sweeps
 
@@ -131,15 +132,8 @@ def _reference(
         adjoints.masked_fill_(below[:, 1:, None, None], 0)
         s_0.masked_fill_((floors > 0)[:, None, None], 0)
     return Losses(
-        _norm(deltas) if wanted[0] else None,
+        vector_norm(deltas) if wanted[0] else None,
         deltas if wanted[1] else None,
         adjoints if wanted[2] else None,
         s_0,
     )
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Give ‖x‖₂ over the last axis, scaled by the largest entry: no square leaves the range."""
-    largest = x.abs().amax(-1)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1)
-    return torch.linalg.vector_norm(x / scale[..., None], dim=-1) * scale
