@@ -266,6 +266,24 @@ def test_demo_tells_its_story(run, tmp_path: Path, tiny):
     assert "<script src" not in page and '<link rel="stylesheet' not in page
 
 
+def test_demo_compares_the_networks_that_are_named(run, tiny):
+    code, out, _ = run("demo", "--quick", "--json", "--cells", "Layer-Norm LSTM, mingru,leaky rnn")
+    assert code == 0
+    found = json.loads(out)
+    for rows in (found["near_and_far"], found["far_only"]):
+        names = [row["name"] for row in rows["networks"]]
+        assert names == ["layer-norm LSTM", "minGRU", "leaky RNN"]
+        assert all(row["losses"] or row["updates"] < 50 for row in rows["networks"])
+    page = Path(found["page"]).read_text()
+    assert "The minGRU is not of the form" in page and "Chrono:" not in page
+
+
+def test_demo_refuses_a_network_that_there_is_not(run, monkeypatch):
+    monkeypatch.setattr("throughtime.cli.demo.study", lambda *_: pytest.fail("it trained"))
+    refused(run("demo", "--cells", "LSTM,mamba"), "'mamba'", "peephole LSTM", "chrono LSTM")
+    refused(run("demo", "--cells", "LSTM,lstm"), "LSTM is named twice")
+
+
 def test_demo_gives_the_same_numbers_for_the_same_seed(run, tiny):
     found = []
     for seed in ("3", "3", "4"):

@@ -74,7 +74,7 @@ def test_a_bound_is_read_for_what_it_proves(gain, truth, word):
     one.bounds = ByLag([1.0, truth], [1.0, 2.0], [1.0, gain], gain)
     assert word in words.bound_sentences(one)
     one.bounds = ByLag([1.0, truth], [1.0, 2.0], None, None)
-    assert "has gates" in words.bound_sentences(one)
+    assert "has no β_W·β_f" in words.bound_sentences(one)
 
 
 def overflowed(gain: float, clip: float | None, **change) -> Overflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from ..report.demo import table, words, write_demo
 from ..report.page import check_writable
-from ..train import Plan, Study, study
+from ..train import Plan, Study, networks, study
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["demo"]
@@ -24,17 +25,27 @@ def demo(
         bool,
         typer.Option("--quick", help="A much smaller budget: it shows that all runs, no more."),
     ] = False,
+    cells: Annotated[
+        str,
+        typer.Option(
+            help="Which networks to compare, by name and separated by commas; besides the five: "
+            "leaky RNN, minGRU, peephole LSTM, layer-norm LSTM.",
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Train five networks on one question, and measure how far back they can learn.
 
     "Jane walked into the room. John walked in too. Jane said hi to ___", and the same with a long
     sentence between. About two minutes on two cores; the same seed gives the same numbers.
+
+    Others than the five: throughtime demo --cells "LSTM,minGRU,layer-norm LSTM"
     """
     check_writable(out)
     # Matrices this small gain nothing from a second thread, and sums keep their order with one.
     torch.set_num_threads(1)
-    measured = _measure(Plan.quick(seed) if quick else Plan(seed=seed))
+    plan = Plan.quick(seed) if quick else Plan(seed=seed)
+    measured = _measure(replace(plan, networks=networks(cells)) if cells else plan)
     write_demo(measured, out)
     if as_json:
         print_json({**measured.to_dict(), "page": str(out)})

@@ -1,6 +1,7 @@
 """The trainer: one update, a character model, and the study that the demo shows."""
 
 from .language import CELLS, CharModel, Language, Settings
+from .recall import networks
 from .study import Plan, Study, study
 from .update import began, update
 
@@ -12,6 +13,7 @@ __all__ = [
     "Settings",
     "Study",
     "began",
+    "networks",
     "study",
     "update",
 ]

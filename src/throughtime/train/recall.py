@@ -11,14 +11,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..cells import LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
 from ..diagnosis.remedies import chrono_
+from ..errors import InputValueError
 from ..flow import LayerFlow
-from ..layers import GRU, LSTM, RNN
+from ..layers import GRU, LSTM, RNN, Recurrent
 from ..tasks.mention import LONG, SHORT, Mention
 from .reach import ByLag, bounds, follow, reach
 from .update import update
 
-__all__ = ["NETWORKS", "Budget", "Network", "Recall", "Recalled", "Score", "learn"]
+__all__ = [
+    "FURTHER",
+    "NETWORKS",
+    "Budget",
+    "Network",
+    "Recall",
+    "Recalled",
+    "Score",
+    "learn",
+    "networks",
+]
 
 # How often, in updates, it is asked whether a network has learned its task.
 LOOK = 50
@@ -45,6 +57,38 @@ NETWORKS: tuple[Network, ...] = (
     Network("LSTM", lambda i, h, lag: LSTM(i, h)),
     Network("chrono LSTM", lambda i, h, lag: chrono_(LSTM(i, h), max(lag, 3))),
 )
+
+# Those that run only where they are named.
+FURTHER: tuple[Network, ...] = (
+    Network("leaky RNN", lambda i, h, lag: Recurrent(Leaky(i, h))),
+    Network("minGRU", lambda i, h, lag: Recurrent(MinGRU(i, h))),
+    Network("peephole LSTM", lambda i, h, lag: Recurrent(PeepholeLSTM(i, h))),
+    Network("layer-norm LSTM", lambda i, h, lag: Recurrent(LayerNormLSTM(i, h))),
+)
+
+
+def networks(names: str) -> tuple[Network, ...]:
+    """Give the networks of a list like ``"LSTM,minGRU"``, in its order.
+
+    Args:
+        names: of rows above, separated by commas; capitals, blanks and hyphens do not count.
+
+    Raises:
+        InputValueError: there is no such network, or one is named twice.
+    """
+    known = {_plain(network.name): network for network in (*NETWORKS, *FURTHER)}
+    wanted = [_plain(name) for name in names.split(",")]
+    for name, given in zip(wanted, names.split(","), strict=True):
+        if name not in known:
+            listed = ", ".join(network.name for network in known.values())
+            raise InputValueError(f"there is no network {given.strip()!r}; there are {listed}.")
+        if wanted.count(name) > 1:
+            raise InputValueError(f"{known[name].name} is named twice; name each network once.")
+    return tuple(known[name] for name in wanted)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "").replace("-", "")
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _shaded(row: Recalled, index: int) -> dict[str, str]:
 
 def _settings(study: Study) -> list[str]:
     plan, budget = study.plan, study.plan.budget
-    return [
+    settings = [
         f"{plan.names} names, one embedding of {budget.width}, one layer of {budget.hidden} units, "
         "a readout of its last state. The loss stands on the blank alone.",
         f"Adam, rate {budget.rate:g}, {budget.rows} texts an update, gradient clipped to norm "
@@ -143,6 +143,10 @@ def _settings(study: Study) -> list[str]:
         "punctuation count as one each.",
         f"One seed is one seed: another may order the networks differently. `throughtime demo "
         f"--seed {plan.seed + 1}` runs the next one.",
-        "Chrono: gate biases drawn for lags up to the longest, as Tallec and Ollivier (2018) "
-        "propose; everything else as in the LSTM above it.",
     ]
+    if any(network.name == "chrono LSTM" for network in plan.networks):
+        settings.append(
+            "Chrono: gate biases drawn for lags up to the longest, as Tallec and Ollivier (2018) "
+            "propose; everything else as in an LSTM."
+        )
+    return settings

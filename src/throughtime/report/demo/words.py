@@ -224,8 +224,8 @@ def bound_sentences(row: Recalled) -> str:
     truth, tight = number(found.truth[-1], 2), number(found.tight[-1], 2)
     if found.loose is None or found.gain is None:
         return (
-            f"The {row.name} has gates, and no β_W·β_f. Over {lag} words the product of its "
-            f"Jacobians’ norms allows {tight}; the truth is {truth}."
+            f"The {row.name} is not of the form f(W_h h + …), and has no β_W·β_f. Over {lag} "
+            f"words the product of its Jacobians’ norms allows {tight}; the truth is {truth}."
         )
     loose, gain = number(found.loose[-1], 2), number(found.gain, 3)
     if found.gain < 1:
