@@ -205,6 +205,18 @@ def test_the_scale_of_the_matrices_changes_nothing_in_a_layer_normalised_lstm():
         assert_close(a, b, rtol=1e-12)
 
 
+def test_the_first_step_of_a_layer_normalised_lstm_from_zero_has_the_gain_of_epsilon():
+    cell = tt.cells.LayerNormLSTM(I, H, eps=1e-4, bias=False, dtype=F64)
+    u = draw(1, 4 * H)
+    saved = cell.step(u, torch.zeros(1, 2 * H, dtype=F64))[1]
+    delta = torch.zeros(1, 1, 2 * H, dtype=F64)
+    delta[..., H:] = draw(1, 1, H)
+    delta_prev, adjoint = cell.vjp(saved, delta)
+    alpha = adjoint[..., 4 * H : 8 * H]
+    want = 100 * (alpha - alpha.mean(-1, keepdim=True)) @ cell.weight_hh
+    assert_close(delta_prev[..., :H], want, rtol=1e-12)
+
+
 @pytest.mark.parametrize("alpha", [0, -0.1, 1.1, float("nan")])
 def test_a_leak_outside_its_range_is_refused(alpha):
     with pytest.raises(InputValueError, match=r"alpha must lie in \(0, 1\]"):

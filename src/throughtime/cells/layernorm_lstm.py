@@ -36,6 +36,7 @@ class LayerNormLSTM(GatedWeights):
 
     The contract's a_t is u, before N, so that `drive` stays linear; δu is its adjoint. Twice as
     large a W_h halves N′(w): but for ε, the scale of W_h changes nothing, forward or back.
+    From h_0 = 0 the first w is 0 and its ρ is 1/√ε, about 316: dE/ds_0 stands out by that much.
 
     Shapes:
         s_t = (h_t, c_t) (B, 2H); A = 4H; the adjoint carries δa and δm besides: (V, B, 9H).
