@@ -438,6 +438,19 @@ def test_a_state_that_the_model_passes_itself_is_refused():
             model(part, torch.zeros(1, B, H, dtype=F64))
 
 
+def test_a_model_that_goes_past_the_layers_hooks_is_refused():
+    class Past(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = tt.GRU(I, H, dtype=F64)
+
+        def forward(self, x):
+            return self.layer.forward(x)[0]
+
+    with pytest.raises(tt.errors.UnsupportedError, match="called as a module"):
+        run(X, Past())
+
+
 def test_a_generator_is_not_gone_through_twice_nor_one_stream_in_two_loops():
     model = net()
     stream = tt.stream(model, iter([X]), window=None)

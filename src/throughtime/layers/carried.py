@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ..errors import LayerNotFoundError, ShapeError, UnsupportedError
+from ..errors import (
+    DtypeError,
+    InputTypeError,
+    LayerNotFoundError,
+    ShapeError,
+    UnsupportedError,
+)
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 
-__all__ = ["State", "carried_layers", "check_rows", "title"]
+__all__ = ["State", "carried_layers", "check_mask", "check_rows", "each", "title"]
 
 # What h_n, (h_n, c_n) or s_T is to its layer.
 State = Tensor | tuple[Tensor, ...]
@@ -83,3 +90,26 @@ def carried_layers(model: nn.Module, resets: bool) -> dict[str, nn.Module]:
             f"{type(model).__name__} holds no recurrent layer, so there is no state to carry."
         )
     return found
+
+
+def each(function: Any, state: State) -> State:
+    """Give what a function makes of each part of a state."""
+    if isinstance(state, Tensor):
+        return function(state)
+    return tuple(function(part) for part in state)
+
+
+def check_mask(mask: object) -> None:
+    """Raise unless it is a bool tensor with an axis of steps and one of rows.
+
+    Raises:
+        InputTypeError: no tensor.
+        DtypeError: not bool.
+        ShapeError: another number of axes.
+    """
+    if not isinstance(mask, Tensor):
+        raise InputTypeError(f"a reset mask must be a bool tensor; got {type(mask).__name__}.")
+    if mask.dtype != torch.bool:
+        raise DtypeError(f"a reset mask must be bool; got {mask.dtype}. Say mask.bool().")
+    if mask.dim() != 2:
+        raise ShapeError(f"a reset mask has a step and a row axis; got {tuple(mask.shape)}.")

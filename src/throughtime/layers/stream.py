@@ -6,17 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import (
     CheckpointError,
-    DtypeError,
     InputTypeError,
     InputValueError,
-    ShapeError,
+    UnsupportedError,
 )
-from .carried import State, carried_layers, check_rows, title
+from .carried import State, carried_layers, check_mask, check_rows, each, title
 from .segments import Segments
 
 __all__ = ["Stream", "stream"]
@@ -108,7 +106,7 @@ class Stream:
                 "give its key or position: reset=1."
             )
         if self._paired:
-            _check_mask(reset)
+            check_mask(reset)
         self._segments = Segments((source, reset) if self._paired else source, window, batch_first)
         self._state: dict[str, State] = {}
         self._after: dict[str, State] = {}
@@ -193,7 +191,7 @@ class Stream:
         current = [self._segment] if begun else []
         steps = self.steps - sum(self._segments.length(piece) for piece in current)
         rest = [] if self._segments.repeatable else [*current, *self._segments.held]
-        copies = {name: _each(lambda s: s.detach().clone(), s) for name, s in self.state.items()}
+        copies = {name: each(lambda s: s.detach().clone(), s) for name, s in self.state.items()}
         return {"steps": steps, "state": copies, "rest": rest}
 
     def load_state_dict(self, content: Mapping[str, Any]) -> None:
@@ -237,7 +235,7 @@ class Stream:
                     f"reset={self._key!r} names no part of the segments, which are of type "
                     f"{type(segment).__name__}."
                 ) from error
-            _check_mask(mask)
+            check_mask(mask)
         self._mask = mask.t().contiguous() if mask is not None and self._turned else mask
         return segment
 
@@ -246,7 +244,7 @@ class Stream:
         self._release()
         carried = self.state
         if self.detach:
-            carried = {name: _each(Tensor.detach, state) for name, state in carried.items()}
+            carried = {name: each(Tensor.detach, state) for name, state in carried.items()}
         self._state, self._after, self._mask, self._segment = carried, {}, None, None
 
     def _attach(self) -> None:
@@ -256,6 +254,7 @@ class Stream:
                 layer.register_forward_pre_hook(self._give(name), with_kwargs=True),
                 layer.register_forward_hook(self._take(name)),
             ]
+        self._hooks.append(self.model.register_forward_hook(self._end_call))
 
     def _release(self) -> None:
         for hook in self._hooks:
@@ -265,6 +264,15 @@ class Stream:
     def _begin_call(self, module: nn.Module, args: Any) -> None:
         self._runs.clear()
         self._after.clear()
+
+    def _end_call(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Refuse a model that goes past its layers' hooks: it would forget without a word."""
+        if not self._after:
+            raise UnsupportedError(
+                "the model ran, but none of its recurrent layers was called as a module, so no "
+                "state was carried. Call layer(x), not layer.forward(x); stream the model that "
+                "torch.compile was given, or carry hx by hand: tt.segments(source, window)."
+            )
 
     def _give(self, name: str):
         """Make the hook that hands a layer its state and the resets."""
@@ -299,18 +307,3 @@ class Stream:
 
     def _slot(self, name: str) -> str:
         return name if self._runs[name] == 1 else f"{name}@{self._runs[name]}"
-
-
-def _each(function: Any, state: State) -> State:
-    if isinstance(state, Tensor):
-        return function(state)
-    return tuple(function(part) for part in state)
-
-
-def _check_mask(mask: object) -> None:
-    if not isinstance(mask, Tensor):
-        raise InputTypeError(f"a reset mask must be a bool tensor; got {type(mask).__name__}.")
-    if mask.dtype != torch.bool:
-        raise DtypeError(f"a reset mask must be bool; got {mask.dtype}. Say mask.bool().")
-    if mask.dim() != 2:
-        raise ShapeError(f"a reset mask has a step and a row axis; got {tuple(mask.shape)}.")
