@@ -11,8 +11,9 @@ from torch import Tensor
 from . import sweep
 from .cells.base import AbstractCell
 from .errors import CheckError, InputTypeError, ThroughTimeError
+from .kernels.check import check_kernel
 
-__all__ = ["assert_close", "check_cell"]
+__all__ = ["assert_close", "check_cell", "check_kernel"]
 
 
 def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = "value") -> None:
