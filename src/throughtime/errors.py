@@ -54,8 +54,13 @@ class GraphError(ThroughTimeError, RuntimeError, ValueError):
     """Losses and traced layers are not connected, or the graph between them is gone."""
 
 
-class LayerNotFoundError(ThroughTimeError, LookupError, ValueError):
-    """There is no such recurrent layer."""
+class LayerNotFoundError(ThroughTimeError, KeyError, ValueError):
+    """There is no such recurrent layer.
+
+    A `KeyError`, so that ``flow.get(name)`` gives None; the message is not put in quotes, though.
+    """
+
+    __str__ = Exception.__str__
 
 
 class UnsupportedError(ThroughTimeError, NotImplementedError, ValueError):

@@ -10,11 +10,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import Tensor
 
-from .errors import DeviceError, DtypeError, InputTypeError, ShapeError
+from .errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 
-__all__ = ["check"]
+__all__ = ["check", "check_sizes"]
 
 
 def check(
@@ -70,3 +72,20 @@ def check(
                 f"{name} is on {tensor.device} but the weights are on {like.device}; "
                 f"move one with .to('{like.device}')."
             )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise unless all sizes are integers of at least 1.
+
+    Args:
+        sizes: by the names that the caller gave them.
+
+    Raises:
+        InputTypeError: one is no integer.
+        InputValueError: one is below 1.
+    """
+    names, got = " and ".join(sizes), ", ".join(map(repr, sizes.values()))
+    if any(not isinstance(size, Integral) or isinstance(size, bool) for size in sizes.values()):
+        raise InputTypeError(f"{names} must be integers of at least 1; got {got}.")
+    if min(sizes.values()) < 1:
+        raise InputValueError(f"{names} must be at least 1; got {got}.")

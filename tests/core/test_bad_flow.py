@@ -190,6 +190,18 @@ def test_a_step_function_that_returns_something_else_is_refused(name):
 MAKERS = {
     "input_size 0": (lambda: tt.cells.GRU(0, 3), Value, r"got 0, 3"),
     "hidden_size 0": (lambda: tt.cells.Elman(3, 0), Value, r"got 3, 0"),
+    "a cell's size that is a float": (lambda: tt.cells.GRU(2.5, 3), Type, r"got 2\.5, 3"),
+    "a cell's size that is a text": (lambda: tt.cells.LSTM("2", 3), Type, r"got '2', 3"),
+    "a function's size": (lambda: tt.cells.Function(max, 2.0, 3), Type, r"got 2\.0, 3"),
+    "a layer's input_size 0": (lambda: tt.LSTM(0, 3), Value, r"got 0, 3, 1"),
+    "a layer's hidden_size -2": (lambda: tt.GRU(4, -2), Value, r"got 4, -2, 1"),
+    "a layer's size that is a float": (lambda: tt.RNN(4, 2.5), Type, r"got 4, 2\.5, 1"),
+    "no layers": (lambda: tt.RNN(4, 2, 0), Value, r"got 4, 2, 0"),
+    "dropout above 1": (lambda: tt.LSTM(4, 2, 2, dropout=2), Value, r"0 to 1; got 2"),
+    "dropout that is no number": (lambda: tt.LSTM(4, 2, 2, dropout="a"), Type, r"got 'a'"),
+    "a layer's projection": (lambda: tt.LSTM(4, 5, proj_size=5), Value, r"size=5; got 5"),
+    "a projection below 0": (lambda: tt.LSTM(4, 5, proj_size=-1), Value, r"got -1"),
+    "an integer dtype": (lambda: tt.GRU(4, 5, dtype=torch.int64), errors.DtypeError, r"int64"),
     "a nonlinearity": (lambda: tt.RNN(2, 3, nonlinearity="gelu"), Value, r"got 'gelu'"),
     "a nonlinearity that is none": (lambda: tt.RNN(2, 3, nonlinearity=torch.tanh), Type, "tanh"),
     "a cell's nonlinearity": (lambda: tt.cells.Elman(2, 3, "gelu"), Value, r"got 'gelu'"),
@@ -229,3 +241,24 @@ def test_every_error_is_the_packages_and_a_builtin_and_says_what_it_means():
 def test_a_step_without_weights_refuses_what_is_no_tensor_too(wrong):
     module = tt.Recurrent(tt.cells.Function(lambda x, s: x + 0.5 * s, I, I))
     refused(lambda: module(wrong), Type, TypeError, type(wrong).__name__)
+
+
+def test_a_flow_is_a_mapping_also_for_a_name_that_it_lacks():
+    module = layer("gru", I, H)
+    with tt.trace(module) as trace:
+        losses = module(draw(T, B, I))[0].pow(2).mean((1, 2))
+    flow = trace.flow(losses)
+    assert "l7" not in flow and flow.get("l7") is None
+    with pytest.raises(KeyError) as caught:
+        flow["l7"]
+    assert str(caught.value) == "there is no layer 'l7' in this flow; it has l0."
+
+
+def test_a_flow_after_the_weights_have_changed_is_refused():
+    module, x = nn.LSTM(I, H, 2).double(), draw(T, B, I)
+    with tt.trace(module) as trace:
+        losses = module(x)[0].pow(2).mean((1, 2))
+    losses.sum().backward(retain_graph=True)
+    with torch.no_grad():
+        module.weight_hh_l1.add_(1)
+    refused(lambda: trace.flow(losses), Graph, RuntimeError, r"changed in place since the trace")

@@ -220,3 +220,10 @@ def test_words_of_a_reverse_layer_keep_the_order_of_the_text(flows):
 def test_bad_input_gets_one_clear_error(flows, options, error, says):
     with pytest.raises(error, match=says):
         tt.figure(flows("two layers"), **options)
+
+
+@pytest.mark.parametrize("kind", ["lag", "overview"])
+def test_what_is_no_flow_is_refused(flows, kind):
+    for wrong in (3, flows("vanishing")["l0"]):
+        with pytest.raises(InputTypeError, match=r"must be what trace\.flow"):
+            tt.figure(wrong, kind)

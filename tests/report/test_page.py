@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from torch import nn
 
 import throughtime as tt
-from throughtime.errors import FileError, InputValueError
+from throughtime.errors import FileError, InputTypeError, InputValueError
 from throughtime.report import notebook, page, report
 from throughtime.report.numbers import symbols
 from throughtime.report.page import render
@@ -109,6 +109,17 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path, monk
     with pytest.raises(FileError, match=r"folder|file"):
         tt.write_report({}, tmp_path / where)
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("a" * 300 + ".html", FileError), ("a\0b.html", FileError), (None, InputTypeError)],
+)
+def test_a_name_that_no_file_can_have_is_refused_in_words(tmp_path, monkeypatch, name, error):
+    monkeypatch.setattr(report, "report_html", lambda *a, **k: pytest.fail("work was done"))
+    with pytest.raises(error, match=r"cannot write|must be a path"):
+        tt.write_report({}, name and str(tmp_path / name))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -212,3 +212,13 @@ def test_war_and_peace_is_learned_a_little(shared_data: Path):
     for _ in range(60):
         training.step()
     assert training.validate() < before - 0.8
+
+
+def test_a_model_whose_logits_overflow_says_so_instead_of_a_sample():
+    training = language()
+    with torch.no_grad():
+        for weight in training.model.parameters():
+            weight.fill_(3e38)
+    with pytest.raises(NonFiniteError, match="not finite at character 0"):
+        training.sample(5)
+    assert training.model.training

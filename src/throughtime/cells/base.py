@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputValueError, UnsupportedError
+from ..errors import UnsupportedError
+from ..shapes import check_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,13 +164,11 @@ class GatedWeights(AbstractCell):
             dtype: of the weights.
 
         Raises:
+            InputTypeError: a size that is no integer.
             InputValueError: a size below 1.
         """
         super().__init__()
-        if input_size < 1 or hidden_size < 1:
-            raise InputValueError(
-                f"input_size and hidden_size must be at least 1; got {input_size}, {hidden_size}."
-            )
+        check_sizes(input_size=input_size, hidden_size=hidden_size)
         A, spread = self.gates * hidden_size, 1 / math.sqrt(hidden_size)
 
         def draw(*shape: int) -> nn.Parameter:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DtypeError, GraphError, InputTypeError, InputValueError, ShapeError
+from ..shapes import check_sizes
 from .base import AbstractCell, rebind
 
 if TYPE_CHECKING:
@@ -64,17 +65,18 @@ class Function(AbstractCell):
             weights: the tensors that a plain function is to be differentiated by.
 
         Raises:
-            InputTypeError: ``step`` cannot be called, or a weight is no tensor.
+            InputTypeError: ``step`` cannot be called, a size is no integer, or a weight no tensor.
             InputValueError: a size below 1, S below H, or weights beside a module.
         """
         super().__init__()
         if not callable(step):
             raise InputTypeError(f"step must be callable; got {type(step).__name__}.")
         state_size = hidden_size if state_size is None else state_size
-        if input_size < 1 or not 1 <= hidden_size <= state_size:
+        check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=state_size)
+        if hidden_size > state_size:
             raise InputValueError(
-                "sizes must be input_size >= 1 and 1 <= hidden_size <= state_size; got "
-                f"{input_size}, {hidden_size}, {state_size}."
+                "hidden_size must not be above state_size, of which it is the leading part; got "
+                f"input_size, hidden_size, state_size = {input_size}, {hidden_size}, {state_size}."
             )
         if isinstance(step, nn.Module) and weights:
             raise InputValueError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputValueError
+from ..shapes import check_sizes
 from .base import AbstractCell
 
 if TYPE_CHECKING:
@@ -68,13 +68,11 @@ class MinGRU(AbstractCell):
             dtype: of the weights.
 
         Raises:
+            InputTypeError: a size that is no integer.
             InputValueError: a size below 1.
         """
         super().__init__()
-        if input_size < 1 or hidden_size < 1:
-            raise InputValueError(
-                f"input_size and hidden_size must be at least 1; got {input_size}, {hidden_size}."
-            )
+        check_sizes(input_size=input_size, hidden_size=hidden_size)
         self.input_size, self.preact_size = input_size, 2 * hidden_size
         self.hidden_size = self.state_size = hidden_size
         spread = 1 / math.sqrt(input_size)

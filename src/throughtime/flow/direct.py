@@ -83,7 +83,7 @@ def grads(
         batched: whether ``seeds`` carry a leading axis V.
 
     Raises:
-        GraphError: the graph was freed by a ``backward()`` before.
+        GraphError: the graph was freed by a ``backward()`` before, or weights have changed since.
         RuntimeError: what else torch raises in the user's own readout.
     """
     nodes = [node for call in calls for node in (call.h, call.s_T)]
@@ -93,6 +93,12 @@ def grads(
             outputs, nodes, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
         )
     except RuntimeError as error:
+        if "modified by an inplace operation" in str(error):
+            raise GraphError(
+                "weights or activations were changed in place since the trace (by "
+                "optimizer.step(), say), so the gradient can no longer be taken apart. Ask for the "
+                "flow before that."
+            ) from error
         if "second time" not in str(error):
             raise
         raise GraphError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.elman import check_nonlinearity
-from ..errors import InputTypeError
+from ..errors import DtypeError, InputTypeError, InputValueError
 from ..schedule import Schedule
+from ..shapes import check_sizes
 from .bptt import FULL
 from .stack import run
 from .through import check_schedule
@@ -27,6 +29,33 @@ class _Through(nn.RNNBase):
     """
 
     through: Schedule = FULL
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int = 0,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        through: Schedule,
+    ) -> None:
+        """Look at the arguments before `nn.RNNBase` does, whose errors do not say what came."""
+        check_schedule(through)
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        _check_options(dropout, proj_size, hidden_size, dtype)
+        super().__init__(
+            mode, int(input_size), int(hidden_size), int(num_layers), bias, batch_first,
+            dropout, bidirectional, proj_size, device=device, dtype=dtype,
+        )  # fmt: skip
+        if through != FULL:
+            self.through = through
 
     def extra_repr(self) -> str:
         """Say what differs from the defaults."""
@@ -63,6 +92,25 @@ class _Through(nn.RNNBase):
         return run(self, input, hx, lengths=lengths, reset=reset)
 
 
+def _check_options(dropout: float, proj_size: int, hidden_size: int, dtype) -> None:
+    number = isinstance(dropout, Real) and not isinstance(dropout, bool)
+    if not number or not 0 <= dropout <= 1:
+        raise (InputValueError if number else InputTypeError)(
+            f"dropout must be a probability, 0 to 1; got {dropout!r}."
+        )
+    if not isinstance(proj_size, int) or isinstance(proj_size, bool):
+        raise InputTypeError(f"proj_size must be an integer; got {proj_size!r}.")
+    if not 0 <= proj_size < hidden_size:
+        raise InputValueError(
+            f"proj_size must be 0 (no projection) or below hidden_size={hidden_size}; "
+            f"got {proj_size}."
+        )
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise InputTypeError(f"dtype must be a torch.dtype; got {dtype!r}.")
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise DtypeError(f"dtype must be a floating-point one, such as torch.float32; got {dtype}.")
+
+
 class RNN(_Through):
     """`torch.nn.RNN` by exact BPTT: h_t = f(W_x x_t + W_h h_{t-1} + b) (eq. 1).
 
@@ -76,7 +124,8 @@ class RNN(_Through):
         memory T·B·H a layer beyond the input, and no autograd graph of the steps.
 
     Raises:
-        InputValueError: an unknown nonlinearity.
+        InputTypeError: an argument of the wrong type.
+        InputValueError: an unknown nonlinearity, a size below 1, or no probability.
 
     Source:
         Elman (1990); BPTT as in Werbos (1990).
@@ -103,16 +152,13 @@ class RNN(_Through):
         through: Schedule = FULL,
     ) -> None:
         """Take the arguments of `torch.nn.RNN`, and the schedule of the way back."""
-        check_schedule(through)
         if not isinstance(nonlinearity, str):
             raise InputTypeError(f"nonlinearity must be a name; got {nonlinearity!r}.")
         check_nonlinearity(nonlinearity)
         super().__init__(
             "RNN_TANH", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, device=device, dtype=dtype,
+            bidirectional, device=device, dtype=dtype, through=through,
         )  # fmt: skip
-        if through != FULL:
-            self.through = through
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"
 
@@ -130,7 +176,8 @@ class LSTM(_Through):
         memory 6·T·B·H a layer beyond the input, and no autograd graph of the steps.
 
     Raises:
-        ValueError: what `torch.nn.LSTM` raises for its arguments.
+        InputTypeError: an argument of the wrong type.
+        InputValueError: a size below 1, ``proj_size`` not below H, or no probability.
 
     Source:
         Hochreiter and Schmidhuber (1997); Gers, Schmidhuber and Cummins (2000).
@@ -157,13 +204,10 @@ class LSTM(_Through):
         through: Schedule = FULL,
     ) -> None:
         """Take the arguments of `torch.nn.LSTM`, and the schedule of the way back."""
-        check_schedule(through)
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, proj_size, device=device, dtype=dtype,
+            bidirectional, proj_size, device=device, dtype=dtype, through=through,
         )  # fmt: skip
-        if through != FULL:
-            self.through = through
 
 
 class GRU(_Through):
@@ -179,7 +223,8 @@ class GRU(_Through):
         memory 5·T·B·H a layer beyond the input, and no autograd graph of the steps.
 
     Raises:
-        ValueError: what `torch.nn.GRU` raises for its arguments.
+        InputTypeError: an argument of the wrong type.
+        InputValueError: a size below 1, or no probability.
 
     Source:
         Cho et al. (2014), in the variant of cuDNN.
@@ -205,10 +250,7 @@ class GRU(_Through):
         through: Schedule = FULL,
     ) -> None:
         """Take the arguments of `torch.nn.GRU`, and the schedule of the way back."""
-        check_schedule(through)
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, device=device, dtype=dtype,
+            bidirectional, device=device, dtype=dtype, through=through,
         )  # fmt: skip
-        if through != FULL:
-            self.through = through

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError
+from ..errors import FileError, InputTypeError
 from . import palette
 from .figures.base import Drawing
 from .numbers import symbols
@@ -124,10 +124,22 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         path: where a page is to go.
 
     Raises:
-        FileError: the folder is missing or not writable, or the path is a folder.
+        FileError: the folder is missing or not writable, the path is a folder, or no name that a
+            file can have.
+        InputTypeError: ``path`` is no path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputTypeError(f"path must be a path to a file; got {type(path).__name__}.")
     path = Path(path)
     folder = path.parent
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name too long, or with a null byte
+        if not isinstance(error, (NotADirectoryError, PermissionError)):
+            why = getattr(error, "strerror", None) or error
+            raise FileError(f"cannot write {str(path)!r}: {why}. Give another name.") from error
     if path.is_dir():
         raise FileError(f"a page needs a file name; {path} is a folder. Use {path / 'flow.html'}.")
     if not folder.exists():

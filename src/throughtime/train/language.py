@@ -207,6 +207,7 @@ class Language:
 
         Raises:
             InputValueError: temperature not above 0.
+            NonFiniteError: the model's logits are inf or NaN, or too large to choose by.
         """
         if not temperature > 0:
             raise InputValueError(f"temperature must be above 0; got {temperature}.")
@@ -219,6 +220,12 @@ class Language:
         for _ in range(length):
             logits, state = self.model(x[:, None], state)
             chances = (logits[-1, 0] / temperature).softmax(0)
+            if not chances.isfinite().all():
+                self.model.train()
+                raise NonFiniteError(
+                    f"the model's logits are not finite at character {len(written)} of the "
+                    "sample, so it cannot write. Train with a lower rate, or clip the gradient."
+                )
             x = torch.multinomial(chances, 1, generator=generator)
             written.append(int(x))
         self.model.train()

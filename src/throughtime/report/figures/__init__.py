@@ -39,9 +39,13 @@ def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options
 
     Raises:
         InputValueError: no such kind, or a value that an option cannot have.
-        InputTypeError: no such option.
+        InputTypeError: no flow, or no such option.
         LayerNotFoundError: no such layer, or several and none named.
     """
+    if not isinstance(flow, Mapping):
+        raise InputTypeError(
+            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+        )
     if kind not in KINDS:
         raise InputValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
     row = KINDS[kind]
@@ -98,7 +102,7 @@ def figure(flow: Mapping[str, Any], kind: str, layer: str | None = None, **optio
 
     Raises:
         InputValueError: no such kind, or a value that an option cannot have.
-        InputTypeError: no such option.
+        InputTypeError: no flow, or no such option.
         LayerNotFoundError: no such layer, or several and none named.
 
     Example:
