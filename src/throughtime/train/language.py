@@ -77,8 +77,8 @@ class Settings:
         for name in ("hidden", "layers", "width", "window", "rows"):
             if getattr(self, name) < 1:
                 raise InputValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if not 0 < self.rate < math.inf:
-            raise InputValueError(f"rate must be above 0 and finite; got {self.rate}.")
+        if not 0 < self.rate <= 1e37:  # Adam divides it by 0.1 at first, in float32
+            raise InputValueError(f"rate must be above 0 and at most 1e37; got {self.rate}.")
         if not 0 <= self.clip < math.inf:
             raise InputValueError(f"clip must be 0 (none) or above, finite; got {self.clip}.")
 
