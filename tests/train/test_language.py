@@ -180,8 +180,8 @@ def test_run_does_not_look_at_a_broken_model():
 
 @pytest.mark.parametrize(
     "change",
-    [{"cell": "lstmm"}, {"hidden": 0}, {"window": 0}, {"rate": 0.0}, {"rate": math.nan}, {"rate": 1e38},
-     {"clip": -1.0}, {"clip": math.inf}],
+    [{"cell": "lstmm"}, {"hidden": 0}, {"window": 0}, {"rate": 0.0}, {"rate": math.nan},
+     {"rate": 1e38}, {"clip": -1.0}, {"clip": math.inf}],
 )  # fmt: skip
 def test_settings_that_cannot_be_served_are_refused(change):
     with pytest.raises(InputValueError):
