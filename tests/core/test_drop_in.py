@@ -237,3 +237,17 @@ def test_writing_into_the_results_in_place_is_allowed_and_h_n_can_be_viewed(kind
         grads.append(torch.autograd.grad(sum(r.pow(2).sum() for r in results), wanted))
     for got, want in zip(*grads, strict=True):
         assert_close(got, want, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_dropout_on_a_packed_batch_draws_what_torch_draws(kind):
+    torch.manual_seed(0)
+    theirs = getattr(nn, kind)(3, 4, num_layers=2, dropout=0.5, bidirectional=True, dtype=F64)
+    ours = getattr(tt, kind)(3, 4, num_layers=2, dropout=0.5, bidirectional=True, dtype=F64)
+    ours.load_state_dict(theirs.state_dict())
+    rows = [torch.randn(n, 3, dtype=F64) for n in (2, 6, 4)]
+    packed = nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
+    torch.manual_seed(1)
+    want = theirs(packed)[0].data
+    torch.manual_seed(1)
+    assert_close(ours(packed)[0].data, want, rtol=1e-12)

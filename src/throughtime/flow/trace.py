@@ -67,7 +67,8 @@ class Trace:
         if not self.recording.calls:
             raise GraphError(
                 "no recurrent layer ran inside the trace with gradients enabled. Run the model "
-                "inside `with tt.trace(model) as trace:`, not under torch.no_grad()."
+                "inside `with tt.trace(model) as trace:`, not under torch.no_grad(); of two "
+                "traces of one model, the inner one watches."
             )
         if not losses.requires_grad:
             raise GraphError(

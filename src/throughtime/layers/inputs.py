@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check
 
-__all__ = ["Batch", "mask_input", "read", "under_autocast", "write"]
+__all__ = ["Batch", "dropout", "mask_input", "read", "under_autocast", "write"]
 
 
 class Batch(NamedTuple):
@@ -91,6 +91,19 @@ def write(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence
     if not batch.batched:
         return h.squeeze(1)
     return h.transpose(0, 1) if batch_first else h
+
+
+def dropout(x: Tensor, p: float, batch: Batch) -> Tensor:
+    """Drop units between layers, drawing what ``torch.nn`` would draw from the same seed.
+
+    For a PackedSequence that is one number for each unit of its data, not of the padded layout.
+    """
+    if batch.packed is None:
+        return torch.nn.functional.dropout(x, p, True)
+    packed = batch.packed
+    kept = torch.nn.functional.dropout(x.new_ones(packed.data.shape[0], x.shape[-1]), p, True)
+    laid_out, _ = _unpack(packed._replace(data=kept), x)
+    return x * laid_out
 
 
 def mask_input(x: Tensor, active: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from ..errors import InputTypeError, UnsupportedError
 from ..shapes import check
 from .bptt import FULL, Recording, bptt
 from .compiled import compiled_bptt
-from .inputs import Batch, read, under_autocast, write
+from .inputs import Batch, dropout, read, under_autocast, write
 
 __all__ = ["cell_of", "run"]
 
@@ -116,7 +116,7 @@ def run(
             finals.append(s_T)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if module.dropout and module.training and layer < module.num_layers - 1:
-            x = nn.functional.dropout(x, module.dropout, True)
+            x = dropout(x, module.dropout, batch)
     return write(batch, x, module.batch_first), _final_states(module, batch, finals, widths)
 
 
