@@ -6,6 +6,7 @@ not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses
 
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
+from .native import empty
 from .sweeps import backward, forward
 from .train import Gradients, gradients
 
@@ -17,6 +18,7 @@ __all__ = [
     "available",
     "backward",
     "choice",
+    "empty",
     "forward",
     "gradients",
     "last_choice",

@@ -98,8 +98,12 @@ class BPTT(torch.autograd.Function):
                 saved = kept.states[1:]
             else:
                 tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
-                # A copy: users write into an output (inplace=True), the way back needs the states.
-                h, s_T = tape.s[1:, :, : cell.hidden_size].clone(), tape.s[-1].clone()
+                h, s_T = tape.s[1:, :, : cell.hidden_size], tape.s[-1].clone()
+                if keep:
+                    # A copy: users write into an output, and the way back needs the states.
+                    h = h.clone(memory_format=torch.contiguous_format)
+                elif not h.is_contiguous():
+                    h = kernels.empty(h, *h.shape).copy_(h)
                 ctx.tape = tape if switch is not None else None
                 saved = (tape.s, *tape.saved)
         if keep:
