@@ -19,6 +19,7 @@ class Cascade:
         recording: the trace's.
         losses: (V,).
         directs: what each loss sends straight into each layer.
+        told_apart: whether every direct gradient has the one loss that it comes from.
         joined: for each call, whether its input or initial state depends on an earlier call.
         lone: for each call (V,), the one step at which each loss enters it, where that is so and
             nothing comes in through later calls; else None.
@@ -28,10 +29,10 @@ class Cascade:
         """Look which calls feed which."""
         self.recording, self.losses, self.directs = recording, losses, directs
         self.joined = [self._is_joined(i) for i in range(len(recording.calls))]
-        told_apart = all(direct.owner is not None for direct in directs)
+        self.told_apart = all(direct.owner is not None for direct in directs)
         self.lone = [
             direct.lone_steps(losses.numel())
-            if told_apart and not any(self.joined[i + 1 :])
+            if self.told_apart and not any(self.joined[i + 1 :])
             else None
             for i, direct in enumerate(directs)
         ]
@@ -71,11 +72,14 @@ class Cascade:
             total += tape.B * (tape.T * widths + carried) * tape.s.element_size()
         return total
 
-    def run(self, which: Tensor, floors: list[Tensor]) -> tuple[list[Tensor], list[Swept]]:
+    def run(
+        self, which: Tensor, direct: list[Tensor], floors: list[Tensor]
+    ) -> tuple[list[Tensor], list[Swept]]:
         """Send the losses ``which`` back through all layers.
 
         Args:
             which: (V,) loss numbers.
+            direct: what `direct` gave for them.
             floors: for each call (V,), the lowest k that each loss is followed to.
 
         Returns:
@@ -83,7 +87,7 @@ class Cascade:
             `lone`; and what its sweep gave.
         """
         calls = self.recording.calls
-        g = self.direct(which)
+        g = list(direct)
         swept: list[Swept | None] = [None] * len(calls)
         for i in reversed(range(len(calls))):
             call, lone = calls[i], self.lone[i]
@@ -106,7 +110,7 @@ class Cascade:
 
         For a call that is `lone` that is (T, B, G), the sum over losses.
         """
-        if all(direct.owner is not None for direct in self.directs):
+        if self.told_apart:
             return [
                 direct.of(which) if lone is None else direct.g
                 for direct, lone in zip(self.directs, self.lone, strict=True)
@@ -121,17 +125,22 @@ class Cascade:
                 g[i].append(merge(calls[i], *pair))
         return [torch.stack([_widen(one, many) for one in many]) for many in g]
 
-    def latest_reads(self, which: Tensor) -> list[Tensor]:
-        """Give the last step of the input that each loss reads from each call, (V, B); 0: none."""
+    def latest_reads(self, which: Tensor, direct: list[Tensor]) -> list[Tensor]:
+        """Give the last step of the input that each loss reads from each call, (V, B); 0: none.
+
+        Args:
+            which: (V,) loss numbers.
+            direct: what `direct` gave for them.
+        """
         calls = self.recording.calls
-        if all(direct.owner is not None for direct in self.directs):
+        if self.told_apart:
             V = self.losses.numel()
             return [
                 d.latest_reads(V, call.reverse)[which]
                 for d, call in zip(self.directs, calls, strict=True)
             ]
         latest = []
-        for call, g in zip(calls, self.direct(which), strict=True):
+        for call, g in zip(calls, direct, strict=True):
             entered = (g != 0).any(-1)
             latest.append((entered * clock(call.tape.T, call.reverse, g.device)).amax(1))
         return latest

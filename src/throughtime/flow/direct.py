@@ -33,6 +33,10 @@ class Direct:
         mine = self.owner[None] == losses[:, None, None]
         return torch.where(mine[..., None], self.g[None], 0)
 
+    def one(self, loss: int) -> Tensor:
+        """Give g_v of one loss, (T, B, G); needs ``owner``."""
+        return self.of(torch.tensor([loss], device=self.g.device))[0]
+
     def latest_reads(self, V: int, reverse: bool) -> Tensor:
         """Give the last step of the input that each loss reads here, (V, B); 0: none."""
         assert self.owner is not None
@@ -157,12 +161,11 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
     summed = grads(recording, losses, torch.ones_like(losses), calls, cut=True)
     directs = [Direct(merge(call, *p), None) for call, p in zip(calls, summed, strict=True)]
     index = torch.arange(V, device=losses.device)
-    codes = [torch.full(d.g.shape[:2], -1, device=d.g.device) for d in directs]
     entered = [(d.g != 0).any(-1) for d in directs]
     clash = [torch.zeros_like(hit) for hit in entered]
     # Weights other than 1 keep two losses from cancelling each other unseen.
     weights = 0.5 + torch.rand(V, generator=torch.Generator().manual_seed(0)).to(losses)
-    bits = [torch.zeros_like(code) for code in codes]
+    bits = [torch.zeros_like(hit, dtype=torch.long) for hit in entered]
     for j in range((V - 1).bit_length()):
         has_bit = (index >> j) & 1
         sides = []
@@ -174,7 +177,7 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
             bits[i] = bits[i] + (one.long() << j)
             entered[i] = entered[i] | one | zero
     for i, direct in enumerate(directs):
-        owner = torch.where(entered[i], bits[i], codes[i])
+        owner = torch.where(entered[i], bits[i], -1)
         direct.owner = _beside_nonfinite(owner, clash[i], direct.g)
     _refuse_a_loss_per_row(directs, V)
     return directs

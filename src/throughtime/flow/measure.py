@@ -75,7 +75,7 @@ def _by_step(
         which,
         enters,
         g,
-        lambda loss: direct.of(torch.tensor([loss], device=g.device))[0],
+        direct.one,
         T,
     )
 
@@ -100,9 +100,10 @@ def _by_loss(
     kept: list[list[Tensor]] = [[] for _ in calls]
     for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
         chosen = which[part]
-        stands = _standing(calls, cascade.latest_reads(chosen))
+        direct = cascade.direct(chosen)
+        stands = _standing(calls, cascade.latest_reads(chosen, direct))
         floors = [_floor(at, window if cascade.may_cut(i) else None) for i, at in enumerate(stands)]
-        g, swept = cascade.run(chosen, floors)
+        g, swept = cascade.run(chosen, direct, floors)
         for i in range(len(calls)):
             norms[i][part] = swept[i].norms
             enters[i][part] = stands[i]
@@ -131,13 +132,14 @@ def _one_loss(cascade: Cascade, i: int, kept: list[Tensor]) -> Callable[[int], T
     calls = cascade.recording.calls
     device = cascade.losses.device
     if direct.owner is not None and not any(cascade.joined[i + 1 :]):
-        return lambda loss: direct.of(torch.tensor([loss], device=device))[0]
+        return direct.one
     if kept:
         return lambda loss: _among(kept, loss)
 
     def send_back(loss: int) -> Tensor:
-        floors = [torch.zeros(1, dtype=torch.long, device=device) for _ in calls]
-        return cascade.run(torch.tensor([loss], device=device), floors)[0][i][0]
+        which = torch.tensor([loss], device=device)
+        floors = [torch.zeros_like(which) for _ in calls]
+        return cascade.run(which, cascade.direct(which), floors)[0][i][0]
 
     return send_back
 
