@@ -7,7 +7,7 @@ not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
-from .sweeps import backward, forward
+from .sweeps import Outputs, backward, forward, outputs
 from .train import Gradients, gradients
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Choice",
     "Gradients",
     "Losses",
+    "Outputs",
     "available",
     "backward",
     "choice",
@@ -23,5 +24,6 @@ __all__ = [
     "gradients",
     "last_choice",
     "losses",
+    "outputs",
     "use",
 ]
