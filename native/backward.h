@@ -40,7 +40,10 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     // Where the adjoint of a step that is taken goes.
     F *taken_adjoint(int64_t v, int64_t t, int64_t b) {
         if (!w.grads) return adjoint(v, t, b);
-        if (share.member == 0) share.waiting->at[waiting] = t * w.B + b;
+        if (share.member == 0) {
+            share.waiting->at[waiting] = t * w.B + b;
+            share.waiting->x_at[waiting] = t * w.x_stride_t + b * w.x_stride_b;
+        }
         return (F *)share.waiting->rows + waiting++ * layout.waiting_row;
     }
 
@@ -219,7 +222,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         for (int64_t i = 0; i < rows; ++i)
             if (share.out[first + i] >= 0)
                 taken[i] = row(t, share.current[first + i], share.out[first + i], i);
-        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+            const int64_t panel = this->in_turn(j, t);
             this->product(panel, first, rows);
             for (int64_t i = 0; i < rows; ++i) {
                 const F *tile = (const F *)share.tile + i * panels.width(panel) * L;

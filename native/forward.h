@@ -37,6 +37,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 if (share.member == 0) {
                     share.place[(ahead - t) * n + p] = (int32_t)count;
                     share.waiting->at[count] = ahead * w.B + id;
+                    share.waiting->x_at[count] = ahead * w.x_stride_t + id * w.x_stride_b;
                 }
                 ++count;
             }
@@ -96,7 +97,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         constexpr int L = Simd<F>::lanes;
         Row<F> taken[chunk_rows];
         for (int64_t i = 0; i < rows; ++i) taken[i] = row(t, first + i);
-        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+            const int64_t panel = this->in_turn(j, t);
             this->product(panel, first, rows);
             for (int64_t i = 0; i < rows; ++i)
                 point(taken[i], panel, (const F *)share.tile + i * panels.width(panel) * L);

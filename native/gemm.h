@@ -11,7 +11,7 @@ namespace TT_ISA {
 // What a product outside the steps reads again and again has to stay in a core's L2.
 constexpr int64_t depth_at_once = 1024;          // of a panel
 constexpr int64_t gathered_bytes = 256 << 10;    // of inputs brought together
-constexpr int64_t adjoint_columns = 512;         // of the adjoints that wait
+constexpr int64_t adjoint_columns = 1024;        // of the adjoints that wait
 
 // How many rows of the input are brought together at a time.
 template <class F> int64_t rows_at_once(int64_t x_row) {
@@ -51,10 +51,6 @@ template <class F> struct Gemm {
         : share(share_), w(*share_.sweep), row(row_), A(tt::gates(w) * w.H), H(w.H),
           gathered((F *)share_.gathered) {}
 
-    const F *input(int64_t at) const {
-        return (const F *)w.x + at / w.B * w.x_stride_t + at % w.B * w.x_stride_b;
-    }
-
     // Pre-activations of the rows first … last - 1 that wait: b + W_x x_t.
     void drive(const Panels &panels, int64_t first, int64_t last) const {
         constexpr int L = Simd<F>::lanes;
@@ -66,7 +62,7 @@ template <class F> struct Gemm {
             for (int64_t k = 0; k < panels.K; k += depth) {
                 const int64_t K = panels.K - k < depth ? panels.K - k : depth;
                 for (int64_t r = 0; r < rows; ++r)
-                    memcpy(gathered + r * x_row, input(share.waiting->at[i + r]) + k, K * sizeof(F));
+                    memcpy(gathered + r * x_row, (const F *)w.x + share.waiting->x_at[i + r] + k, K * sizeof(F));
                 for (int64_t p = 0; p < panels.count; ++p) {
                     const int NR = panels.width(p);
                     F *out = (F *)share.waiting->rows + i * row + panels.first_unit(p);
@@ -141,7 +137,7 @@ template <class F> struct Gemm {
         const int NR = panels.width(p);
         const int64_t u = panels.first_unit(p), width = NR * L;
         const int64_t columns = panels.units - u < width ? panels.units - u : width;
-        for (int64_t k = 0; k < from.n; ++k) operand(from.at[k], of_x, u, columns, width, k);
+        operand(from, of_x, u, columns, NR);
         F *out = (F *)(of_x ? w.grad_weight_ih : w.grad_weight_hh) + u;
         // The GRU's hidden side of n is a column block of its own, after all others.
         const int64_t bent = w.cell == TT_GRU && !of_x ? 2 * H : A;
@@ -150,16 +146,19 @@ template <class F> struct Gemm {
         strips(from, NR, after, last, H, out, panels.units, columns, fresh);
     }
 
-    // What step `at` began from, or its input, padded with 0, into place k of the operand.
-    void operand(int64_t at, bool of_x, int64_t u, int64_t columns, int64_t width, int64_t k) const {
-        F *to = gathered + k * width;
+    // Bring together what the steps began from, or their inputs: columns from u on, padded with 0.
+    void operand(const tt::Waiting &from, bool of_x, int64_t u, int64_t columns, int NR) const {
+        constexpr int L = Simd<F>::lanes;
         const int64_t S = tt::state_size(w);
-        const F *from = of_x ? input(at) + u : (const F *)w.s + at * S + u;
-        if (!of_x && w.reset && w.reset[at])
-            memset(to, 0, width * sizeof(F));
-        else {
-            memcpy(to, from, columns * sizeof(F));
-            for (int64_t i = columns; i < width; ++i) to[i] = 0;
+        F *to = gathered;
+        for (int64_t k = 0; k < from.n; ++k, to += NR * L) {
+            const int64_t at = from.at[k];
+            const F *row = (of_x ? (const F *)w.x + from.x_at[k] : (const F *)w.s + at * S) + u;
+            const bool cleared = !of_x && w.reset && w.reset[at];
+            for (int j = 0; j < NR; ++j) {
+                const int64_t left = columns - j * L;
+                store(to + j * L, cleared ? Vec<F>{} : load(row + j * L, left < L ? (int)left : L));
+            }
         }
     }
 

@@ -170,6 +170,7 @@ void Schedule::lay_out() {
         barriers_[g].members = team_;
         reserve(&waiting_[g].rows, wait * layout.waiting_row, size);
         reserve(&waiting_[g].at, wait, sizeof(int64_t));
+        reserve(&waiting_[g].x_at, wait, sizeof(int64_t));
         Share &group = shares_[g * team_];
         group.rows = rows_[g].data();
         group.n_rows = n;

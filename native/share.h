@@ -16,6 +16,7 @@ constexpr int64_t places = 4;
 struct Waiting {
     void *rows;      // forward: pre-activations; back: adjoints
     int64_t *at;     // t * B + b of each
+    int64_t *x_at;   // where its input begins
     int64_t n;       // how many there are
     bool last;       // back: this group has no more to come
 };

@@ -51,6 +51,8 @@ template <class F> struct Sweep {
         in = out;
         out = was;
     }
+    // Every other step takes the panels from the last to the first: those still in cache come first.
+    int64_t in_turn(int64_t j, int64_t t) const { return t & 1 ? first_panel + last_panel - 1 - j : j; }
     bool reset(int64_t t, int64_t b) const { return w.reset && t < w.T && w.reset[t * w.B + b]; }
 
     // tile = state of the slots slot … slot + rows - 1, times panel p.

@@ -7,7 +7,7 @@ not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
-from .sweeps import Outputs, backward, forward, outputs
+from .sweeps import Outputs, backward, complete, forward, outputs
 from .train import Gradients, gradients
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "available",
     "backward",
     "choice",
+    "complete",
     "empty",
     "forward",
     "gradients",

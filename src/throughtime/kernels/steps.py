@@ -9,6 +9,7 @@ from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..cells.elman import NONLINEARITIES
 from ..errors import ShapeError
 from ..shapes import check
+from ..tape import Tape
 from . import native
 
 __all__ = ["Arguments", "Span"]
@@ -46,6 +47,9 @@ class Span:
 class Arguments:
     """The arguments of one native sweep, each checked; whoever runs it fills in the rest.
 
+    Python's share of a short sweep's time is spent here: a check is one comparison where all is
+    well.
+
     Attributes:
         sweep: what the native call gets.
         alive: tensors that must outlive the call.
@@ -59,6 +63,8 @@ class Arguments:
         s: Tensor,
         active: Tensor | None,
         reset: Tensor | None,
+        *,
+        back: bool,
     ) -> None:
         """Describe the cell, its input and its states.
 
@@ -69,65 +75,71 @@ class Arguments:
             s: states (T+1, B, S), or (2, B, S) for a way forward that keeps the last alone.
             active: (T, B) bool; None: every row takes every step.
             reset: (T, B) bool, or None.
+            back: the direction.
         """
-        assert isinstance(cell, (Elman, LSTM, GRU))
-        self.cell, self.alive = cell, []
-        self.sweep = sweep = native.Sweep(
-            cell=number, dtype=int(s.dtype == torch.float64), T=s.shape[0] - 1, B=s.shape[1],
-            I=cell.input_size, H=cell.hidden_size, V=1, keep=1,
-        )  # fmt: skip
+        B, weights = s.shape[1], cell.weights()
+        T = s.shape[0] - 1 if x is None else x.shape[0]
+        A, I, H = cell.preact_size, cell.input_size, cell.hidden_size
+        self.cell, self.T, self.B, self.alive = cell, T, B, []
+        self.sweep = sweep = native.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
+        sweep.dtype, sweep.s = s.dtype == torch.float64, s.data_ptr()
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
-        self.weights = cell.weights()
-        sizes = {"A": cell.preact_size, "H": cell.hidden_size, "I": cell.input_size}
-        sweep.weight_hh = self.keep("weight_hh", self.weights["weight_hh"], "A H", sizes)
-        sweep.weight_ih = self.keep("weight_ih", self.weights["weight_ih"], "A I", sizes)
-        sweep.s = s.data_ptr()
+        sweep.weight_hh = self.keep("weight_hh", weights["weight_hh"], "A H", A, H)
+        sweep.weight_ih = self.keep("weight_ih", weights["weight_ih"], "A I", A, I)
+        if not back and "bias_ih" in weights:
+            sweep.bias_ih = self.keep("bias_ih", weights["bias_ih"], "A", A)
+            sweep.bias_hh = self.keep("bias_hh", weights["bias_hh"], "A", A)
         if x is not None:
-            sweep.T = x.shape[0]
-            x = x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-            check("x", x, "T B I", {"B": sweep.B, "I": sweep.I})
+            if x.shape[1:] != (B, I):
+                check("x", x, "T B I", {"B": B, "I": I})
+            x = side_by_side(x)
             self.alive.append(x)
-            sweep.x, sweep.x_stride_t, sweep.x_stride_b = x.data_ptr(), x.stride(0), x.stride(1)
+            sweep.x = x.data_ptr()
+            sweep.x_stride_t, sweep.x_stride_b, _ = x.stride()
         if reset is not None:
-            sweep.reset = self.keep("reset", reset, "T B", {"T": sweep.T, "B": sweep.B})
+            sweep.reset = self.keep("reset", reset, "T B", T, B)
         if active is not None:
             span = Span.of(active)
             assert not span.obstacle
-            sweep.first = self.keep("first", span.first, "B", {"B": sweep.B})
-            sweep.last = self.keep("last", span.last, "B", {"B": sweep.B})
+            sweep.first = self.keep("first", span.first, "B", B)
+            sweep.last = self.keep("last", span.last, "B", B)
 
-    def keep(self, name: str, tensor: Tensor, axes: str, sizes: dict[str, int]) -> int:
+    def keep(self, name: str, tensor: Tensor, axes: str, *shape: int) -> int:
         """Check a tensor, keep it until the call is over, and give its address."""
-        check(name, tensor, axes, sizes)
+        if tensor.shape != shape:
+            check(name, tensor, axes, dict(zip(axes.split(), shape, strict=True)))
         tensor = tensor.contiguous()
         self.alive.append(tensor)
         return tensor.data_ptr()
 
-    def add_bias(self) -> None:
-        """Give the biases, if the cell has any."""
-        weights, sizes = self.weights, {"A": self.cell.preact_size}
-        if "bias_ih" in weights:
-            self.sweep.bias_ih = self.keep("bias_ih", weights["bias_ih"], "A", sizes)
-            self.sweep.bias_hh = self.keep("bias_hh", weights["bias_hh"], "A", sizes)
+    def add_tape(self, tape: Tape) -> None:
+        """Say what the forward sweep put aside beside the states."""
+        sweep, cell = self.sweep, self.cell
+        if sweep.cell > 0:
+            sweep.a = self.keep("saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size)
+        if sweep.cell == 2:
+            sweep.q = self.keep("saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size)
 
     def add_direct(self, g: Tensor, V: int) -> None:
-        """Say what enters: g (V, T, B, G), or (T, B, G) of which each loss has one step."""
+        """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""
         sweep, cell = self.sweep, self.cell
-        g = _readable(g, cell.hidden_size, cell.state_size)
-        axes = "V T B G" if g.dim() == 4 else "T B G"
-        check("g", g, axes, {"V": V, "T": sweep.T, "B": sweep.B})
+        H, S, G = cell.hidden_size, cell.state_size, g.shape[-1]
+        if G > S:
+            raise ShapeError(f"g has {G} columns, and the state {S}.")
+        if G not in (H, S):
+            g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
+        lead = (V, self.T, self.B) if g.dim() == 4 else (self.T, self.B)
+        if g.shape[:-1] != lead:
+            axes = "V T B G" if g.dim() == 4 else "T B G"
+            check("g", g, axes, {"V": V, "T": self.T, "B": self.B})
+        g = side_by_side(g)
         self.alive.append(g)
-        sweep.g, sweep.G, sweep.g_sparse = g.data_ptr(), g.shape[-1], g.dim() == 3
-        sweep.g_stride_v = g.stride(0) if g.dim() == 4 else 0
-        sweep.g_stride_t, sweep.g_stride_b = g.stride(-3), g.stride(-2)
+        sweep.g, sweep.G = g.data_ptr(), g.shape[-1]
+        *first, sweep.g_stride_t, sweep.g_stride_b, _ = g.stride()
+        sweep.g_stride_v = first[0] if first else 0
 
 
-def _readable(g: Tensor, H: int, S: int) -> Tensor:
-    """Give g with H or S columns that lie side by side; rows may lie anywhere."""
-    G = g.shape[-1]
-    if G > S:
-        raise ShapeError(f"g has {G} columns, and the state {S}.")
-    if G not in (H, S):
-        g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
-    return g if g.stride(-1) == 1 or g.shape[-1] == 1 else g.contiguous()
+def side_by_side(x: Tensor) -> Tensor:
+    """Give x with the last axis contiguous; rows may lie anywhere."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import sweep as reference
-from ..cells import LSTM, AbstractCell
+from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..shapes import check
 from ..tape import Tape
 from . import native
 from .choose import decide
 from .steps import Arguments, Span
 
-__all__ = ["Outputs", "backward", "forward", "outputs"]
+__all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs"]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 
@@ -49,7 +49,30 @@ def forward(
     if number is None:
         return reference.forward(cell, x, s_0, active, reset)
     with torch.no_grad():
-        return _keep(cell, number, x, s_0, active, reset)
+        return complete(cell, _keep(cell, number, x, s_0, active, reset))
+
+
+# How many of the tensors that a cell saves are no states of the tape.
+OWN: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2}
+
+
+def bare(cell: AbstractCell, tape: Tape) -> Tape:
+    """Give the tape without what `complete` can put back."""
+    own = OWN.get(type(cell), len(tape.saved))
+    return Tape(tape.x, tape.s, tape.saved[:own], tape.active, tape.reset)
+
+
+def complete(cell: AbstractCell, tape: Tape) -> Tape:
+    """Give the tape with all that the cell's own `step` saves, from one that may be bare."""
+    if len(tape.saved) != OWN.get(type(cell), -1):
+        return tape
+    if type(cell) is Elman:
+        states = (tape.s[1:],)
+    elif type(cell) is LSTM:
+        states = (tape.s_prev(), tape.s[1:])
+    else:
+        states = (tape.s_prev(),)
+    return Tape(tape.x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
 
 
 class Outputs(NamedTuple):
@@ -58,7 +81,8 @@ class Outputs(NamedTuple):
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
         s_T: the final state (B, S).
-        tape: what the way back needs, or None. ``h`` may share its memory with the tape's states.
+        tape: what the way back needs, bare, or None. ``h`` may share its memory with the tape's
+            states.
     """
 
     h: Tensor
@@ -99,7 +123,7 @@ def outputs(
         if number is None:
             tape = reference.forward(cell, x, s_0, active, reset, keep=keep)
             h = _shown(tape.s, H) if active is None else _silent(tape.s[1:, :, :H], active)
-            return Outputs(h, tape.s[-1].clone(), tape if keep else None)
+            return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
         own = not keep or active is not None or cell.state_size > H
         h = native.empty(x, *x.shape[:2], H) if own else None
         if keep:
@@ -107,8 +131,8 @@ def outputs(
             return Outputs(_shown(tape.s, H) if h is None else h, tape.s[-1].clone(), tape)
         s = x.new_empty(2, x.shape[1], cell.state_size)
         s[0] = s_0
-        arguments = _forward_arguments(cell, number, x, s, active, reset, h)
-        arguments.sweep.keep = 0
+        arguments = Arguments(cell, number, x, s, active, reset, back=False)
+        arguments.sweep.keep, arguments.sweep.h = 0, native.pointer(h)
         native.run(arguments.sweep, back=False)
         assert h is not None
         return Outputs(h, s[1], None)
@@ -142,21 +166,6 @@ def _decide_forward(
     return number
 
 
-def _forward_arguments(
-    cell: AbstractCell,
-    number: int,
-    x: Tensor,
-    s: Tensor,
-    active: Tensor | None,
-    reset: Tensor | None,
-    h: Tensor | None,
-) -> Arguments:
-    arguments = Arguments(cell, number, x, s, active, reset)
-    arguments.add_bias()
-    arguments.sweep.h = native.pointer(h)
-    return arguments
-
-
 def _keep(
     cell: AbstractCell,
     number: int,
@@ -166,25 +175,20 @@ def _keep(
     reset: Tensor | None,
     h: Tensor | None = None,
 ) -> Tape:
-    """Run the compiled sweep and give the tape, as the cell's own `step` would have kept it."""
-    (T, B), H, S = x.shape[:2], cell.hidden_size, cell.state_size
-    check("s_0", s_0, "B S", {"B": B, "S": S})
-    s = native.empty(x, T + 1, B, S)
+    """Run the compiled sweep and give its tape, bare."""
+    T, B, _ = x.shape
+    if s_0.shape != (B, cell.state_size):
+        check("s_0", s_0, "B S", {"B": B, "S": cell.state_size})
+    s = native.empty(x, T + 1, B, cell.state_size)
     s[0] = s_0
-    arguments = _forward_arguments(cell, number, x, s, active, reset, h)
-    bare = Tape(x, s, (), active, reset)
-    if number == 0:
-        native.run(arguments.sweep, back=False)
-        return Tape(x, s, (s[1:],), active, reset)
-    a = native.empty(x, T, B, cell.preact_size)
-    arguments.sweep.a = a.data_ptr()
-    if isinstance(cell, LSTM):
-        native.run(arguments.sweep, back=False)
-        return Tape(x, s, (a, bare.s_prev(), s[1:]), active, reset)
-    q = native.empty(x, T, B, H)
-    arguments.sweep.q = q.data_ptr()
+    arguments = Arguments(cell, number, x, s, active, reset, back=False)
+    widths = (cell.preact_size, cell.hidden_size)[:number]
+    own = tuple(native.empty(x, T, B, width) for width in widths)
+    for name, kept in zip(("a", "q"), own, strict=False):
+        setattr(arguments.sweep, name, kept.data_ptr())
+    arguments.sweep.h = native.pointer(h)
     native.run(arguments.sweep, back=False)
-    return Tape(x, s, (a, q, bare.s_prev()), active, reset)
+    return Tape(x, s, own, active, reset)
 
 
 def backward(
@@ -206,7 +210,7 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
-        return reference.backward(cell, tape, g, delta_T)
+        return reference.backward(cell, complete(cell, tape), g, delta_T)
     with torch.no_grad():
         adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)
@@ -250,10 +254,11 @@ def run_back(
     V = g.shape[0] if g is not None and g.dim() == 4 else V if delta_T is None else len(delta_T)
     arguments = back_arguments(cell, number, tape, g, delta_T, V=V)
     sweep = arguments.sweep
+    sweep.g_sparse = g is not None and g.dim() == 3
     for name, where in (("enters", enters), ("floors", floors)):
         if where is not None:
             numbers = where.to(torch.int32).clamp(-1, tape.T)
-            setattr(sweep, name, arguments.keep(name, numbers, "V", {"V": V}))
+            setattr(sweep, name, arguments.keep(name, numbers, "V", V))
     for name, array in out.items():
         if array is not None:
             assert array.is_contiguous() and array.dtype == tape.s.dtype
@@ -276,22 +281,21 @@ def back_arguments(
 ) -> Arguments:
     """Describe the way back over a tape, with what enters it; where to write is still open."""
     T, B, S = tape.T, tape.B, cell.state_size
-    sizes = {"V": V, "T": T, "B": B, "S": S, "A": cell.preact_size, "H": cell.hidden_size}
     s = tape.s.contiguous()
-    check("tape.s", s[1:], "T B S", sizes)
+    if s.shape[2] != S:
+        check("tape.s", s, "T B S", {"S": S})
     x = tape.x if with_x else None
-    arguments = Arguments(cell, number, x, s, tape.active, tape.reset)
+    arguments = Arguments(cell, number, x, s, tape.active, tape.reset, back=True)
+    if arguments.T != T:
+        check("tape.x", tape.x, "T B I", {"T": T, "B": B})
     arguments.alive.append(s)
-    sweep = arguments.sweep
-    sweep.V = V
-    if number > 0:
-        sweep.a = arguments.keep("tape.saved[0]", tape.saved[0], "T B A", sizes)
-    if number == 2:
-        sweep.q = arguments.keep("tape.saved[1]", tape.saved[1], "T B H", sizes)
+    arguments.add_tape(tape)
+    arguments.sweep.V = V
     if g is not None:
         arguments.add_direct(g, V)
     if delta_T is not None:
-        sweep.delta_T = arguments.keep("delta_T", delta_T, "V B S", sizes)
+        axes = ("V B S", V, B, S) if delta_T.dim() == 3 else ("B S", B, S)
+        arguments.sweep.delta_T = arguments.keep("delta_T", delta_T, *axes)
     return arguments
 
 

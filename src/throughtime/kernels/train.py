@@ -65,6 +65,7 @@ def gradients(
         if g is None:
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
         lead = None if delta_T is None else delta_T[None]
+        tape = sweeps.complete(cell, tape)
         adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)
         found = cell.param_grads(tape, adjoints[0]) if names else {}
         x = cell.input_grad(adjoints[0]) if want_x else None
@@ -81,12 +82,9 @@ def _run(
     want_x: bool,
 ) -> Gradients:
     """Run the compiled way back: steps, and their products while the adjoints are in cache."""
-    lead = None if delta_T is None else delta_T[None]
-    g = None if g is None else g[None]
-    arguments = sweeps.back_arguments(cell, number, tape, g, lead, with_x=True)
+    arguments = sweeps.back_arguments(cell, number, tape, g, delta_T, with_x=True)
     sweep, by_name = arguments.sweep, cell.weights()
-    weights = {name: torch.empty_like(by_name[name], memory_format=torch.contiguous_format)
-               for name in names}
+    weights = {name: tape.s.new_empty(by_name[name].shape) for name in names}
     x = native.empty(tape.x, *tape.x.shape) if want_x else None
     delta_0 = tape.s.new_empty(tape.B, cell.state_size)
     sweep.grads, sweep.delta_0, sweep.grad_x = 1, delta_0.data_ptr(), native.pointer(x)

@@ -255,7 +255,8 @@ def bptt(
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
             t = node.tape
-            tape = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            bare = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            tape = kernels.complete(cell, bare)
             node.tape = None
             recording.calls.append(
                 Call(
