@@ -60,17 +60,17 @@ def note(kind: str) -> str:
     """Say what a reader has to know of the other side, after it has run."""
     if kind == "flashrnn":
         return (
-            f"FlashRNN {version(kind)}. The input product is torch's; for the LSTM `vanilla_fwbw`, the faster of its two "
-            "backends in torch, and `vanilla` for the others, which have no other one."
+            f"FlashRNN {version(kind)}. The input product is torch's; for the LSTM "
+            "`vanilla_fwbw`, the faster of its two backends in torch, and `vanilla` for the "
+            "others, which have no other one."
         )
-    text = (
-        f"JAX {version(kind)}: `jax.jit` of the vector-Jacobian product of `lax.scan`, the input product hoisted, "
-        "without unrolling, which gained nothing on the whole. JAX has a thread pool of its own"
-    )
     pool = _pool()
-    text += f", {pool} threads here, as counted in the process" if pool else ""
-    return text + (
-        ". Either side's turn lasts 10 ms or more, so that the other's threads have gone to sleep."
+    counted = f", {pool} threads as counted in the process" if pool else ""
+    return (
+        f"JAX {version(kind)}: `jax.jit` of the vector-Jacobian product of `lax.scan`, the input "
+        "product hoisted, without unrolling, which gains at some shapes and loses at others. It "
+        f"has a thread pool of its own{counted}. A turn of either side lasts 10 ms or more, so "
+        "that the other's threads have gone to sleep by its end."
     )
 
 
