@@ -85,11 +85,11 @@ def _kinds(only: str | None, threads: int) -> tuple[tuple[str, ...], dict[str, s
         raise InputValueError(
             f"--only must be of {', '.join(KINDS)}; got {', '.join(sorted(unknown))}."
         )
-    if "jax" in kinds:
-        hold_threads(threads)
     missing = {kind: why for kind in kinds if kind in RIVALS and (why := absent(kind))}
     if only and missing:
         raise InputValueError(f"--only {only} cannot be measured: {'; '.join(missing.values())}.")
+    if "jax" in kinds:
+        hold_threads(threads)
     return kinds, missing
 
 
