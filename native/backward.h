@@ -107,7 +107,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         write_norm(v, k, b, d);
     }
 
+    // At a step that the row does not take, where a layer puts out 0: nothing enters there.
     void add_direct(int64_t p, int64_t t) const {
+        if (w.grads) return;
         const int64_t id = share.rows[p], u = this->first_unit(), end = this->last_unit();
         const F *g = direct(id / w.B, t, id % w.B);
         if (!g) return;

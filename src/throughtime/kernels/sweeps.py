@@ -47,7 +47,7 @@ def forward(
     """
     number = _decide_forward(cell, x, s_0, active, reset)
     if number is None:
-        return reference.forward(cell, x, s_0, active, reset)
+        return reference.forward(cell, _taken(x, active), s_0, active, reset)
     with torch.no_grad():
         return complete(cell, _keep(cell, number, x, s_0, active, reset))
 
@@ -63,16 +63,17 @@ def bare(cell: AbstractCell, tape: Tape) -> Tape:
 
 
 def complete(cell: AbstractCell, tape: Tape) -> Tape:
-    """Give the tape with all that the cell's own `step` saves, from one that may be bare."""
+    """Give the tape as `sweep.forward` would have kept it, from one that may be bare."""
+    x = _taken(tape.x, tape.active)
     if len(tape.saved) != OWN.get(type(cell), -1):
-        return tape
-    if type(cell) is Elman:
+        states = ()
+    elif type(cell) is Elman:
         states = (tape.s[1:],)
     elif type(cell) is LSTM:
         states = (tape.s_prev(), tape.s[1:])
     else:
         states = (tape.s_prev(),)
-    return Tape(tape.x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
+    return Tape(x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
 
 
 class Outputs(NamedTuple):
@@ -121,8 +122,8 @@ def outputs(
     H = cell.hidden_size
     with torch.no_grad():
         if number is None:
-            tape = reference.forward(cell, x, s_0, active, reset, keep=keep)
-            h = _shown(tape.s, H) if active is None else _silent(tape.s[1:, :, :H], active)
+            tape = reference.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
+            h = _shown(tape.s, H) if active is None else _taken(tape.s[1:, :, :H], active)
             return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
         own = not keep or active is not None or cell.state_size > H
         h = native.empty(x, *x.shape[:2], H) if own else None
@@ -149,8 +150,9 @@ def _shown(s: Tensor, H: int) -> Tensor:
     return h.new_empty(0).set_(h.untyped_storage(), h.storage_offset(), h.shape, h.stride())
 
 
-def _silent(h: Tensor, active: Tensor) -> Tensor:
-    return h.masked_fill(~active[..., None], 0).contiguous()
+def _taken(rows: Tensor, active: Tensor | None) -> Tensor:
+    """Give rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
+    return rows if active is None else rows.masked_fill(~active[..., None], 0)
 
 
 def _decide_forward(

@@ -42,7 +42,8 @@ def gradients(
     Args:
         cell: the recurrence.
         tape: what its forward sweep kept.
-        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T; None: nowhere.
+        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, of which those of
+            steps that a row does not take do not count, since it puts out 0 there; None: nowhere.
         delta_T: what else arrives at s_T, (B, S).
         wants: the weights whose gradients are wanted; None: all.
         want_x: whether dE/dx is wanted.
@@ -64,6 +65,8 @@ def gradients(
             return _run(cell, number, tape, g, delta_T, names, want_x)
         if g is None:
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
+        elif tape.active is not None:
+            g = g.masked_fill(~tape.active[..., None], 0)
         lead = None if delta_T is None else delta_T[None]
         tape = sweeps.complete(cell, tape)
         adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)

@@ -43,8 +43,6 @@ def grads_of_one(
     needs_x, needs_s0, *needs_weights = needs
     names = list(cell.weights())
     wants = frozenset(n for n, needed in zip(names, needs_weights, strict=True) if needed)
-    if g_h is not None and tape.active is not None:
-        g_h = g_h.masked_fill(~tape.active[..., None], 0)
     way = one or partial(kernels.gradients, cell, tape)
     found = way(g_h, g_s, wants=wants, want_x=needs_x)
     weights = found.weights
