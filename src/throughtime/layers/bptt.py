@@ -16,7 +16,8 @@ from ..errors import UnsupportedError
 from ..schedule import Checkpointed, Full, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, is_batched
-from .scheduled import checkpointed, forward_keeping, plan, truncated
+from .plan import plan
+from .scheduled import checkpointed, forward_keeping, truncated
 
 __all__ = ["FULL", "Call", "Recording", "bptt"]
 
@@ -95,7 +96,7 @@ class BPTT(torch.autograd.Function):
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
                 h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
-                saved = kept.states[1:]
+                saved = (kept.states,)
             else:
                 tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
                 h, s_T = tape.s[1:, :, : cell.hidden_size], tape.s[-1].clone()
@@ -144,7 +145,7 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tenso
     if ctx.kept is not None:
         how, stretches = ctx.kept
         tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
-        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved])
+        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved[0]])
     tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
     exact = ctx.switch is not None and ctx.switch.exact
     if isinstance(ctx.through, Truncated) and not exact:

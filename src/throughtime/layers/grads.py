@@ -35,14 +35,15 @@ def grads(
         needs: whether the gradient of x, of s_0, and of each weight is wanted.
         g_h: what arrives at the outputs, (V, T, B, H).
         g_s: what arrives at the final state, (V, B, S).
-        one: the way back of one loss under a schedule; None: all steps in one sweep.
+        one: the way back of one loss under a schedule, which leaves out what enters steps that
+            a row does not take; None: all steps in one sweep.
 
     Returns:
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
     """
     needs_x, needs_s0, *needs_weights = needs
     wants = frozenset(n for n, needed in zip(cell.weights(), needs_weights, strict=True) if needed)
-    if g_h is not None and tape.active is not None:
+    if g_h is not None and tape.active is not None and one is None:
         g_h = g_h.masked_fill(~tape.active[..., None], 0)
     V = len(g_h if g_h is not None else g_s)  # pyright: ignore[reportArgumentType]
     if V == 1 or one is not None:
