@@ -1,8 +1,5 @@
 """Truncated is the exact sum restricted to its lags (eq. 5); Checkpointed is exact."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,28 +141,3 @@ def test_bad_schedules_get_one_clear_error(make, kind):
     with pytest.raises(tt.errors.ThroughTimeError) as caught:
         make()
     assert isinstance(caught.value, kind)
-
-
-# The peak of this process alone: ru_maxrss would begin at that of the process which started it.
-PEAK = """
-import re, sys, torch, throughtime as tt
-def peak():
-    return int(re.search(r"VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1])
-torch.set_num_threads(1)
-model = tt.LSTM(64, 64, through=eval(sys.argv[1]))
-x = torch.randn(20000, 2, 64)
-before = peak()
-model(x)[0][-1].sum().backward()
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM stands in Linux's /proc")
-def test_checkpoints_take_a_small_part_of_the_memory():
-    def peak(schedule):
-        run = [sys.executable, "-c", PEAK, schedule]
-        return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
-
-    full, kept = peak("tt.Full()"), peak("tt.Checkpointed()")
-    # The output and its gradient, 20 MiB, are there in both.
-    assert kept < 0.6 * full
