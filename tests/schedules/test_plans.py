@@ -74,6 +74,12 @@ def test_the_layer_runs_the_steps_of_its_plan(monkeypatch, memory, backend):
         layer(torch.randn(T, 2, 3, dtype=F64))[0].sum().backward()
     (chosen,) = states
     n = -(-T // chosen.segment)
+    # At least s, three gates, the hidden side of n, and the adjoints and what made them; a state
+    # that is run again for is kept twice, on the way forward and on the way back.
+    number, H, B = 8, 4, 2
+    held = chosen.segment * (1 + 3 + 1 + 2 * 3) * H * B * number
+    kept = (chosen.slots + 1) * H * B * number * (2 if chosen.slots < n - 1 else 1)
+    assert held + kept <= memory
     assert max(run) <= chosen.segment
     # All once for the outputs and once for the way back, and what Revolve would run again.
     again = advances(n, chosen.slots) - (n - 1)
