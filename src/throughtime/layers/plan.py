@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .. import kernels
+from .. import sweep
 from ..cells.base import AbstractCell
 from ..errors import InputValueError
 from ..schedule import Checkpointed
@@ -82,15 +82,17 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
     Raises:
         InputValueError: the budget does not hold one step and one state.
     """
-    T, B = x.shape[:2]
+    # int: a compiler hands over sizes that are symbols, and a plan needs their values.
+    T, B = int(x.shape[0]), int(x.shape[1])
     if schedule.every is not None:
         return Plan(min(schedule.every, T), T)
     budget = schedule.bytes()
     if budget is None:
         return Plan(max(1, isqrt(T)), T)
     state = B * cell.state_size * s_0.element_size()
-    one = kernels.forward(cell, x[:1], s_0)
-    saved = sum(k.nbytes for k in one.saved) + one.s[1:].nbytes
+    # In plain torch: a compiler asks with tensors that have no memory.
+    one = sweep.forward(cell, x[:1], s_0)
+    saved = sum(int(k.numel()) * k.element_size() for k in (*one.saved, one.s[1:]))
     step = saved + 2 * B * cell.preact_size * s_0.element_size()
     found = _one_level(T, budget, step, state) or _recursive(T, budget, step, state)
     if found is None:

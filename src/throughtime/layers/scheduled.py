@@ -154,7 +154,7 @@ def truncated(
     for reach, begin, end in schedule.blocks(T):
         steps = tape.steps(reach, end)
         g = _direct(cell, steps, begin - reach, None if g_h is None else g_h[reach - 1 : end])
-        if g_s is not None:
+        if g_s is not None and ends is not None:
             # A row's final state is its state at its own last step.
             rows = ((ends >= begin) & (ends <= end)).nonzero()[:, 0]
             g = torch.nn.functional.pad(g, (0, S - g.shape[-1]))
