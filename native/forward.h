@@ -1,7 +1,9 @@
 // The forward sweep of one thread's rows: all T steps, without a barrier where the rows are its own.
+//
+// The input's product is taken for some steps ahead, few enough that it waits in cache.
 #pragma once
 
-#include "sweep.h"
+#include "gemm.h"
 
 namespace TT_ISA {
 
@@ -10,9 +12,43 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
     using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
 
-    explicit Forward(const tt::Share &s) : Base(s, false) {}
+    const Panels panels_x;
+    const tt::Layout layout;
+    const Gemm<F> gemm;
+    int64_t ahead = 0, since = 0;  // the pre-activations of steps since … ahead - 1 wait
 
-    F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
+    Forward(const tt::Share &s, const tt::Layout &l)
+        : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
+          gemm(s, l.waiting_row) {}
+
+    // s_t; without the way back only the last of a row is kept.
+    F *state(int64_t t, int64_t b) const { return (F *)w.s + ((w.keep ? t : t ? 1 : 0) * w.B + b) * S; }
+
+    // Take the input's product for the steps from t on, as many as may wait.
+    void drive(int64_t t) {
+        const int64_t n = share.n_rows;
+        int64_t count = 0;
+        since = ahead = t;
+        while (ahead < w.T && count + n <= layout.waiting_rows &&
+               (ahead - t + 1) * n <= tt::places * layout.waiting_rows) {
+            for (int64_t p = 0; p < n; ++p) {
+                const int32_t id = share.rows[p];
+                if (ahead < share.lo[id] || ahead >= share.hi[id]) continue;
+                if (share.member == 0) {
+                    share.place[(ahead - t) * n + p] = (int32_t)count;
+                    share.waiting->at[count] = ahead * w.B + id;
+                    share.waiting->x_at[count] = ahead * w.x_stride_t + id * w.x_stride_b;
+                }
+                ++count;
+            }
+            ++ahead;
+        }
+        this->meet();
+        int64_t first, last;
+        part_of(count, share.member, share.team, first, last);
+        gemm.drive(panels_x, first, last);
+        this->meet();
+    }
     F *cell_state(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
 
     // Put s_0 of the row at position p, or 0, where the step `at` will look for it.
@@ -44,9 +80,11 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     Row<F> row(int64_t t, int64_t slot) const {
         const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
         Row<F> r{};
-        r.a = (F *)w.a + at * A;
-        r.drive = w.drive ? (const F *)w.drive + (w.places ? w.places[at] : at) * A : r.a;
-        r.s = state(t + 1, b);
+        r.a = w.a ? (F *)w.a + at * A : nullptr;
+        r.drive = (const F *)share.waiting->rows +
+                  share.place[(t - since) * share.n_rows + p] * layout.waiting_row;
+        r.s = w.keep || t + 1 == share.hi[b] ? state(t + 1, b) : nullptr;
+        r.h = w.h ? (F *)w.h + at * w.H : nullptr;
         r.h_prev = in + slot * state_row;
         r.q = w.q ? (F *)w.q + at * w.H : nullptr;
         r.out = share.out[slot] < 0 ? nullptr : out + share.out[slot] * state_row;
@@ -59,7 +97,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         constexpr int L = Simd<F>::lanes;
         Row<F> taken[chunk_rows];
         for (int64_t i = 0; i < rows; ++i) taken[i] = row(t, first + i);
-        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+            const int64_t panel = this->in_turn(j, t);
             this->product(panel, first, rows);
             for (int64_t i = 0; i < rows; ++i)
                 point(taken[i], panel, (const F *)share.tile + i * panels.width(panel) * L);
@@ -77,20 +116,30 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 Cell::forward(sizes, r, tile, u, (int)(w.H - u));
     }
 
-    // Steps that a row does not take: its state stays, and what would be kept is 0.
+    // Steps that a row does not take: its state stays, and what would be kept or put out is 0.
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
+            if (!w.keep && lo >= hi) memcpy(state(1, b), state(0, b), S * sizeof(F));
             for (int64_t t = 0; t < w.T; ++t) {
                 if (t >= lo && t < hi) continue;
+                const int64_t at = t * w.B + b;
+                if (w.h) memset((F *)w.h + at * w.H, 0, w.H * sizeof(F));
+                if (!w.keep) continue;
                 memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
-                if (Cell::gates > 1 && w.keep) memset((F *)w.a + (t * w.B + b) * A, 0, A * sizeof(F));
-                if (w.q && w.keep) memset((F *)w.q + (t * w.B + b) * w.H, 0, w.H * sizeof(F));
+                if (Cell::gates > 1) memset((F *)w.a + at * A, 0, A * sizeof(F));
+                if (w.q) memset((F *)w.q + at * w.H, 0, w.H * sizeof(F));
             }
         }
     }
 
+    // A thread that takes no steps still shares the products.
+    void assist() {
+        while (ahead < w.T) drive(ahead);
+    }
+
     void run() {
+        if (!this->sweeps()) return assist();
         int64_t n = 0;
         for (int32_t p = 0; p < share.n_rows; ++p)
             if (share.lo[share.rows[p]] == 0 && share.hi[share.rows[p]] > 0) {
@@ -103,6 +152,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         this->turn();
         for (int64_t t = 0; t < w.T; ++t) {
             int64_t n_next = n;
+            if (t == ahead) drive(t);
             if (share.ragged) {
                 const int64_t stay = plan(t, n, n_next);
                 for (int64_t i = stay; i < n_next; ++i) enter(share.next[i], out + i * state_row, t + 1);

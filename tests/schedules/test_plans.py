@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 import throughtime as tt
 from throughtime import kernels
-from throughtime.layers import scheduled
 from throughtime.layers.plan import Plan, advances
 from throughtime.testing import assert_close
 
@@ -58,16 +57,20 @@ def test_a_plan_runs_as_few_steps_as_the_optimal_binomial_schedule(slots):
 def test_the_layer_runs_the_steps_of_its_plan(monkeypatch, memory, backend):
     T, run, states = 60, [], []
 
-    def counting(cell, x, s, active, reset, piece, **options):
-        run.append(piece.stop - piece.start)
-        return once(cell, x, s, active, reset, piece, **options)
+    def counting(run_steps):
+        def counted(cell, x, *arguments, **options):
+            run.append(len(x))
+            return run_steps(cell, x, *arguments, **options)
+
+        return counted
 
     def planned(*arguments):
         states.append(plan(*arguments))
         return states[-1]
 
-    once, plan = scheduled._run, tt.layers.bptt.plan
-    monkeypatch.setattr(scheduled, "_run", counting)
+    plan = tt.layers.bptt.plan
+    for name in ("outputs", "forward"):
+        monkeypatch.setattr(kernels, name, counting(getattr(kernels, name)))
     monkeypatch.setattr(tt.layers.bptt, "plan", planned)
     with kernels.use(backend):
         layer = tt.GRU(3, 4, through=tt.Checkpointed(memory=memory), dtype=F64)

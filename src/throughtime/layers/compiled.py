@@ -81,18 +81,6 @@ def _cell(kind: str, names: str, weights: list[Tensor]) -> Elman | LSTM | GRU:
     return Elman.over(by_name, nonlinearity=kind)
 
 
-def _own(cell: AbstractCell, tape: Tape) -> list[Tensor]:
-    """Give what was put aside beside the states; an operation's outputs must not share memory."""
-    return list(tape.saved[: {Elman: 0, LSTM: 1, GRU: 2}[type(cell)]])  # pyright: ignore
-
-
-def _tape(cell: AbstractCell, x: Tensor, s: Tensor, own: list[Tensor], active, reset) -> Tape:
-    """Put the tape together again from the states and what stands beside them."""
-    bare = Tape(x, s, (), active, reset)
-    states = {Elman: (s[1:],), LSTM: (bare.s_prev(), s[1:]), GRU: (bare.s_prev(),)}
-    return Tape(x, s, (*own, *states[type(cell)]), active, reset)  # pyright: ignore
-
-
 _SCHEDULE = "str through, int? window, int? every, str? memory"
 torch.library.define(
     "throughtime::layer",
@@ -111,14 +99,12 @@ def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, re
     cell, through = _cell(kind, names, weights), _schedule(name, window, every, memory)
     if isinstance(through, Checkpointed):
         found = forward_keeping(plan(through, cell, x, s_0), cell, x, s_0, active, reset)
-        h, s_T, kept = found.h, found.s_T, [found.states]
-    else:
-        tape = kernels.forward(cell, x, s_0, active, reset)
-        h, s_T, kept = tape.s[1:, :, : cell.hidden_size], tape.s[-1], [tape.s, *_own(cell, tape)]
-        h, s_T = h.clone(memory_format=torch.contiguous_format), s_T.clone()
-    if active is not None:
-        h.masked_fill_(~active[..., None], 0)
-    return [h, s_T, *kept]
+        return [found.h, found.s_T.clone(), found.states]
+    h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset)
+    assert tape is not None
+    # An operation's outputs must not share memory.
+    shares = active is None and type(cell) is not LSTM
+    return [h.clone() if shares else h, s_T, tape.s, *tape.saved]
 
 
 @torch.library.register_fake("throughtime::layer")
@@ -149,7 +135,7 @@ def _layer_back(
         stretches = list(how.descent(0, x.shape[0], how.slots))
         one = partial(checkpointed, how, cell, tape, stretches, [s_0, *kept[0]])
     else:
-        tape = _tape(cell, x, kept[0], kept[1:], active, reset)
+        tape = Tape(x, kept[0], tuple(kept[1:]), active, reset)
         if isinstance(through, Truncated):
             one = partial(truncated, through, cell, tape)
     found = grads(cell, tape, [True] * (2 + len(weights)), g_h[None], g_s[None], one)

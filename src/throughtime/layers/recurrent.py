@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
@@ -140,6 +141,8 @@ def _run(
     cell = module.cell
     if isinstance(cell, Function) and torch.is_grad_enabled():
         cell.check_weights(batch.x[0], s_0)
+    if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
+        return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
     return bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
         through=module.through, recording=recording, name=name,

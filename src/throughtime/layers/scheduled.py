@@ -69,10 +69,10 @@ def _advance(
     # In pieces: what a sweep holds while it runs must stay within the segment too.
     for begin in range(first, last, how.segment):
         piece = slice(begin, min(begin + how.segment, last))
-        tape = _run(cell, x, s, active, reset, piece, keep=False)
+        out = _outputs(cell, x, s, active, reset, piece)
         if h is not None:
-            h[piece] = tape.s[1:, :, : cell.hidden_size]
-        s = tape.s[-1].clone()
+            h[piece] = out.h
+        s = out.s_T
     return s
 
 
@@ -112,7 +112,7 @@ def checkpointed(
         at = how.split(first, last, how.slots - len(left))
         if at is None:
             piece = slice(first, last)
-            again = _run(cell, x, s, active, reset, piece, keep=True)
+            again = kernels.forward(cell, x[piece], s, _part(active, piece), _part(reset, piece))
             g = None if g_h is None else _taken(g_h[piece], again.active)
             found = kernels.gradients(cell, again, g, delta, wants=wants, want_x=want_x)
             total.add(found, piece)
@@ -227,21 +227,16 @@ class _Sum:
                 self.weights[name] = grad.clone()
 
 
-def _run(
+def _outputs(
     cell: AbstractCell,
     x: Tensor,
     s: Tensor,
     active: Tensor | None,
     reset: Tensor | None,
     piece: slice,
-    *,
-    keep: bool,
-) -> Tape:
-    return kernels.forward(
-        cell,
-        x[piece],
-        s,
-        None if active is None else active[piece],
-        None if reset is None else reset[piece],
-        keep=keep,
-    )
+) -> kernels.Outputs:
+    return kernels.outputs(cell, x[piece], s, _part(active, piece), _part(reset, piece), keep=False)
+
+
+def _part(mask: Tensor | None, piece: slice) -> Tensor | None:
+    return None if mask is None else mask[piece]
