@@ -81,11 +81,10 @@ def test_compiles_with_lengths_and_resets(kind):
     same(gradients(compiled(model), x, **masks), gradients(model, x, **masks))
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("kind, dynamic", [*((kind, False) for kind in KINDS), ("LSTM", True)])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_schedule_is_followed_in_a_compiled_graph_too(kind, schedule, dynamic):
-    model = getattr(tt, kind)(I, H, num_layers=2)
+def test_every_schedule_is_followed_in_a_compiled_graph_too(schedule, kind, dynamic):
+    model = getattr(tt, kind)(I, H)
     x, masks = torch.randn(T, B, I, requires_grad=True), ragged()
     # Checkpoints give what Full gives; what Truncated gives is tested against the terms of a flow.
     through = tt.Full() if isinstance(schedule, tt.Checkpointed) else schedule
@@ -130,7 +129,7 @@ def test_one_graph_serves_every_number_of_steps(schedule):
     assert len(counted.forward) == len(counted.back) == 1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("schedule", [SCHEDULES[i] for i in (0, 2, 4, 6)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_operations_keep_to_their_contract(kind, schedule):
     model = getattr(tt, kind)(I, H)
