@@ -129,9 +129,13 @@ class Arguments:
         """Say what the forward sweep put aside beside the states."""
         sweep, cell = self.sweep, self.cell
         if sweep.cell > 0:
-            sweep.a = self.keep("saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size)
+            sweep.a = self.keep(
+                "saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size
+            )
         if sweep.cell == 2:
-            sweep.q = self.keep("saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size)
+            sweep.q = self.keep(
+                "saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size
+            )
 
     def add_direct(self, g: Tensor, V: int) -> None:
         """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""
