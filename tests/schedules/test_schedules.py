@@ -162,9 +162,9 @@ STEPS = torch.zeros(5, 2, 3, dtype=F64)
 # What is wrong with a call: the model, its arguments, the error's kind, and what it must say.
 CALLS = {
     "a budget below one step": (
-        lambda: (layer("LSTM", through=tt.Checkpointed(memory=1000)), (STEPS,), {}),
+        lambda: (layer("LSTM", through=tt.Checkpointed(memory=1400)), (STEPS,), {}),
         ValueError,
-        r"memory=1000 cannot hold one step and two states .* take \d+ bytes for B=2; allow",
+        r"memory=1400 cannot hold one step and two states .* take \d+ bytes for B=2; allow",
     ),
     "a reset mask of another shape": (
         lambda: (layer("GRU"), (STEPS,), {"reset": torch.zeros(2, 5, dtype=torch.bool)}),
