@@ -141,3 +141,68 @@ def test_bad_schedules_get_one_clear_error(make, kind):
     with pytest.raises(tt.errors.ThroughTimeError) as caught:
         make()
     assert isinstance(caught.value, kind)
+
+
+def own(step):
+    weights = {"W": torch.randn(4, 4, dtype=F64), "U": torch.randn(4, 3, dtype=F64)}
+    return tt.Recurrent(tt.cells.Function(step, 3, 4, weights=weights))
+
+
+def halved(x, s, W, U):
+    return torch.tanh(x @ U.T + s @ W.T).half()
+
+
+def other_rows():
+    model = layer("GRU")
+    _, h_n = model(torch.zeros(5, 2, 3, dtype=F64))
+    return model, (torch.zeros(5, 3, 3, dtype=F64), h_n)
+
+
+STEPS = torch.zeros(5, 2, 3, dtype=F64)
+# What is wrong with a call: the model, its arguments, the error's kind, and what it must say.
+CALLS = {
+    "a budget below one step": (
+        lambda: (layer("LSTM", through=tt.Checkpointed(memory=1400)), (STEPS,), {}),
+        ValueError,
+        r"memory=1400 cannot hold one step and two states .* take \d+ bytes for B=2; allow",
+    ),
+    "a reset mask of another shape": (
+        lambda: (layer("GRU"), (STEPS,), {"reset": torch.zeros(2, 5, dtype=torch.bool)}),
+        ValueError,
+        r"reset must be a bool tensor \(T=5, B=2\), time first .* got shape \(2, 5\)",
+    ),
+    "a step function that changes dtype": (
+        lambda: (own(halved), (STEPS,), {}),
+        TypeError,
+        r"must keep the state's dtype torch\.float64; got torch\.float16",
+    ),
+    "a state carried over to a batch of another size": (
+        lambda: (*other_rows(), {}),
+        ValueError,
+        r"hx must have shape .* got \(1, 2, 4\): B is 2, not 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("through", [tt.Full(), tt.Truncated(2), tt.Checkpointed(every=2)], ids=str)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("case", CALLS)
+def test_a_bad_call_gets_one_clear_error_under_every_schedule(case, backend, through):
+    make, kind, message = CALLS[case]
+    model, arguments, more = make()
+    if "budget" not in case:
+        tt.set_through(model, through)
+    with kernels.use(backend), pytest.raises(tt.errors.ThroughTimeError, match=message) as caught:
+        model(*arguments, **more)
+    assert isinstance(caught.value, kind) and caught.value.__context__ is None
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("window", [0, -3])
+def test_a_window_below_one_step_is_refused_in_words(window):
+    with pytest.raises(tt.errors.InputValueError, match=f"at least 1; got {window}"):
+        tt.Truncated(window)
+    with pytest.raises(tt.errors.InputValueError, match=f"at least 1; got {window}"):
+        tt.Checkpointed(every=window)
+    with pytest.raises(tt.errors.InputValueError, match=f"at least 1 step; got {window}"):
+        tt.stream(tt.GRU(3, 4), torch.zeros(5, 2, 3), window=window)
