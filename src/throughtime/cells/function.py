@@ -85,6 +85,7 @@ class Function(AbstractCell):
         self.input_size = self.preact_size = input_size
         self.hidden_size, self.state_size = hidden_size, state_size
         self.step_function = step
+        self.apart = ""
         self.names = tuple(weights or ())
         for name, weight in (weights or {}).items():
             if not isinstance(weight, Tensor):
@@ -97,7 +98,8 @@ class Function(AbstractCell):
         """Give x itself: the whole step is the function's."""
         return x
 
-    def _next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
+    def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
+        """Give s_t of any number of rows, and look at its form."""
         weights = {name: getattr(self, name) for name in self.names}
         s_t = self.step_function(x_t, s_prev, **weights)
         if not isinstance(s_t, Tensor):
@@ -118,7 +120,7 @@ class Function(AbstractCell):
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give s_t = step(x_t, s_{t-1}); a_t is x_t."""
-        return self._next(a_t, s_prev), (a_t, s_prev)
+        return self.next(a_t, s_prev), (a_t, s_prev)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S)."""
@@ -129,7 +131,7 @@ class Function(AbstractCell):
         s_prev.requires_grad_()
         with torch.enable_grad():
             frozen = {name: w.detach() for name, w in self.weights().items()}
-            s_t = rebind(self, frozen)._next(x_t, s_prev)
+            s_t = rebind(self, frozen).next(x_t, s_prev)
         if not s_t.requires_grad:
             return torch.zeros_like(delta), torch.cat(
                 (delta.new_zeros(V, B, x_t.shape[1]), delta), -1
@@ -151,7 +153,7 @@ class Function(AbstractCell):
         total = [torch.zeros_like(w) for w in weights.values()]
         for rows in torch.arange(x.shape[0], device=x.device).split(ROWS_AT_ONCE):
             with torch.enable_grad():
-                s_t = cell._next(x[rows].detach(), s_prev[rows].detach())
+                s_t = cell.next(x[rows].detach(), s_prev[rows].detach())
             if not s_t.requires_grad:
                 break
             grads = torch.autograd.grad(
@@ -177,7 +179,7 @@ class Function(AbstractCell):
         """
         frozen = {name: w.detach() for name, w in self.weights().items()}
         with torch.enable_grad():
-            s_t = rebind(self, frozen)._next(x.detach(), s.detach())
+            s_t = rebind(self, frozen).next(x.detach(), s.detach())
         if s_t.requires_grad:
             raise GraphError(
                 "the step function uses a tensor that requires grad and is not among its weights, "

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import GRU, AbstractCell
+from ..cells import GRU, AbstractCell, Function
 from ..shapes import check
 from ..tape import Tape
-from . import native, sweeps
+from . import blocks, native, sweeps
+from .choose import in_torch
 from .steps import Places
 
 __all__ = ["Gradients", "gradients"]
@@ -64,6 +65,8 @@ def gradients(
     with torch.no_grad():
         if number is not None:
             return _Back(cell, tape, names, want_x).run(number, g, delta_T)
+        if isinstance(cell, Function) and in_torch(cell) == "blocks":
+            return Gradients(*blocks.gradients(cell, tape, g, delta_T, names, want_x))
         if g is None:
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
         lead = None if delta_T is None else delta_T[None]

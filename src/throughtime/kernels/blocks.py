@@ -1,0 +1,219 @@
+"""`cells.Function`'s way back: what does not depend on delta is done for many steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..cells import Function
+from ..cells.base import rebind
+from ..tape import Tape
+from .choose import note
+from .recorder import Program, Recorder, Refusal, way_back
+
+__all__ = ["gradients"]
+
+# What the rows of a block may hold of one state: small enough for the cache, many enough to share
+# what every operation costs.
+BLOCK_BYTES = 1 << 18
+
+
+def gradients(
+    cell: Function,
+    tape: Tape,
+    g: Tensor | None,
+    delta_T: Tensor | None,
+    wants: Sequence[str],
+    want_x: bool,
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+    """Send one loss back through a step known to autograd alone (eq. 5, 9).
+
+    The states are all kept, so the steps of a block are K·B independent rows: the step is
+    recomputed for all of them in one call. What is left to do one step at a time is the linear map
+    delta_t → J_tᵀ delta_t, whose operations autograd showed once and which run here without it.
+    Then one backward over the block's rows gives its share of dE/dW and dE/dx.
+
+    Where rows are not independent, or the step looks at values, draws random numbers or cannot
+    take another number of rows, steps are taken back one at a time by autograd.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T; None: nowhere.
+        delta_T: what else arrives at s_T, (B, S).
+        wants: the weights whose gradients are wanted.
+        want_x: whether dE/dx is wanted.
+
+    Returns:
+        dE/dW by name, dE/dx (T, B, I) or None, and dE/ds_0 (B, S).
+
+    Cost:
+        a forward and a backward of the step over T·B rows, and its J_tᵀ delta_t step by step;
+        memory that of one block besides the results.
+    """
+    way = _WayBack(cell, tape, g, wants, want_x)
+    s_0 = way.run(delta_T)
+    if way.reason:
+        note("reference", f"Function goes back one step at a time: {way.reason}.")
+    return way.total, way.x, s_0
+
+
+class _WayBack:
+    def __init__(
+        self, cell: Function, tape: Tape, g: Tensor | None, wants: Sequence[str], want_x: bool
+    ) -> None:
+        self.tape, self.g, self.reason = tape, g, cell.apart
+        # Leaves of their own: a gradient of one that the caller holds could call its hooks.
+        leaves = {n: w.detach().requires_grad_(n in wants) for n, w in cell.weights().items()}
+        self.weights, self.cell = leaves, rebind(cell, leaves)
+        self.frozen = {n: w.detach() for n, w in leaves.items()}
+        self.total = {n: torch.zeros_like(w) for n, w in leaves.items() if n in wants}
+        self.x = torch.empty_like(tape.x, memory_format=torch.contiguous_format) if want_x else None
+        self.program: Program | None = None
+
+    def run(self, delta_T: Tensor | None) -> Tensor:
+        tape = self.tape
+        s = tape.s
+        delta = s.new_zeros(s.shape[1:]) if delta_T is None else delta_T
+        K = max(1, BLOCK_BYTES // max(1, s[0].nbytes))
+        last = tape.T
+        while last:
+            first = last
+            if not self.reason and K > 1 and last > 1:
+                first = max(1, last - K + 1)
+                try:
+                    delta = self._block(first, last, delta)
+                except Refusal as refusal:
+                    self.reason, first = str(refusal), last
+            if first == last:
+                delta = self._one(last, delta)
+            last = first - 1
+        return delta
+
+    def _one(self, t: int, delta: Tensor) -> Tensor:
+        """Go one step back by autograd, with everything that is wanted of it."""
+        tape = self.tape.steps(t, t)
+        if self.g is not None:
+            delta = delta.clone()
+            delta[:, : self.g.shape[-1]] += self.g[t - 1]
+        x, s_prev = tape.x[0].detach(), tape.s_prev()[0].detach().requires_grad_()
+        x.requires_grad_(self.x is not None)
+        with torch.enable_grad():
+            s_t = self.cell.next(x, s_prev)
+        enters = delta if tape.active is None else torch.where(tape.active[0, :, None], delta, 0)
+        (delta_prev,) = self._pull(s_t, enters, [s_prev], x, slice(t - 1, t))
+        if tape.reset is not None:
+            delta_prev = delta_prev.masked_fill(tape.reset[0, :, None], 0)
+        if tape.active is not None:
+            delta_prev = torch.where(tape.active[0, :, None], delta_prev, delta)
+        return delta_prev
+
+    def _pull(
+        self, s: Tensor, delta: Tensor, of: list[Tensor], x: Tensor, steps: slice
+    ) -> tuple[Tensor, ...]:
+        """Add what autograd gives to dE/dW and dE/dx, and give the gradients of ``of``."""
+        inputs = [*of, *(self.weights[n] for n in self.total)]
+        inputs += [] if self.x is None else [x]
+        if not s.requires_grad:
+            grads = tuple(torch.zeros_like(i) for i in inputs)
+        elif inputs:
+            grads = torch.autograd.grad(
+                s, inputs, delta, allow_unused=True, materialize_grads=True
+            )
+        else:
+            grads = ()
+        for name, grad in zip(self.total, grads[len(of) :], strict=False):
+            self.total[name] += grad
+        if self.x is not None:
+            self.x[steps].view_as(grads[-1]).copy_(grads[-1])
+        return grads[: len(of)]
+
+    def _block(self, first: int, last: int, delta: Tensor) -> Tensor:
+        """Go back through some steps at once; nothing is changed before a Refusal."""
+        if self.program is None:
+            self.program = self._learn(last)
+        tape = self.tape.steps(first, last)
+        K = tape.T
+        x = tape.x.flatten(0, 1).detach().requires_grad_(self.x is not None)
+        s_prev = tape.s_prev().flatten(0, 1).detach()
+        recorder = Recorder(x, s_prev, *self.weights.values())
+        try:
+            with torch.enable_grad(), recorder:
+                s = self.cell.next(x, s_prev)
+        except Refusal:
+            raise
+        except Exception as error:
+            raise Refusal(f"the step cannot take {len(x)} rows for {tape.B}: {error}") from error
+        if [call.operation for call in recorder.calls] != self.program.operations:
+            raise Refusal(f"the step does other operations for {len(x)} rows than for {tape.B}")
+        self._compare(tape, s.detach().view(K, tape.B, -1))
+        columns = [
+            self._by_step(recorder.tensors[number], shape, K)
+            for number, shape in zip(self.program.needs, self.program.shapes, strict=True)
+        ]
+        rows = list(zip(*columns, strict=True)) if columns else [()] * K
+        g = None if self.g is None else self.g[first - 1 : last]
+        deltas, delta = self._chain(tape, g, rows, delta)
+        self._pull(s, deltas.flatten(0, 1), [], x, slice(first - 1, last))
+        return delta
+
+    def _learn(self, t: int) -> Program:
+        """Let autograd show the way back of one step."""
+        tape = self.tape.steps(t, t)
+        x, s_prev = tape.x[0].detach(), tape.s_prev()[0].detach().requires_grad_()
+        recorder = Recorder(x, s_prev, *self.frozen.values())
+        delta = torch.ones_like(s_prev)
+        with recorder:
+            with torch.enable_grad():
+                s_t = rebind(self.cell, self.frozen).next(x, s_prev)
+            calls, place = len(recorder.calls), recorder.place(delta)
+            grad = None
+            if s_t.requires_grad:
+                (grad,) = torch.autograd.grad(s_t, s_prev, delta, allow_unused=True)
+        return way_back(recorder, calls, place, grad)
+
+    def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> tuple[Tensor, ...]:
+        """Cut what the step left of all rows into steps; what has no rows serves them all."""
+        if kept.shape == shape:
+            return (kept,) * K
+        B = self.tape.B
+        if shape[:1] != (B,) or kept.shape != (K * B, *shape[1:]):
+            raise Refusal("the step moves the batch's rows to another axis")
+        return kept.detach().unflatten(0, (K, B)).unbind(0)
+
+    def _compare(self, tape: Tape, s: Tensor) -> None:
+        """Refuse if the rows' states depend on which other rows there are."""
+        want = tape.s[1:]
+        error = (s - want).abs()
+        if tape.active is not None:
+            error = torch.where(tape.active[..., None], error, 0)
+        tolerance = torch.finfo(s.dtype).eps ** 0.5
+        if not bool(error.max() <= tolerance * want.abs().max()):
+            alike = torch.isclose(s, want, rtol=tolerance, atol=0, equal_nan=True)
+            if tape.active is not None:
+                alike |= ~tape.active[..., None]
+            if not bool(alike.all()):
+                raise Refusal("a row's state depends on the other rows of the batch")
+
+    def _chain(
+        self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Give delta at every step of a block (K, B, S), 0 where it is not taken, and before it."""
+        assert self.program is not None
+        back = self.program.run
+        deltas = tape.s.new_zeros(tape.s[1:].shape)
+        if g is not None:
+            deltas[..., : g.shape[-1]] = g
+        each = deltas.unbind(0)
+        for k in range(tape.T - 1, -1, -1):
+            delta_t = each[k].add_(delta)
+            delta = torch.zeros_like(delta_t) if back is None else back(delta_t, *rows[k])
+            if tape.reset is not None:
+                delta = delta.masked_fill(tape.reset[k, :, None], 0)
+            if tape.active is not None:
+                delta = torch.where(tape.active[k, :, None], delta, delta_t)
+        if tape.active is not None:
+            deltas = torch.where(tape.active[..., None], deltas, 0)
+        return deltas, delta
