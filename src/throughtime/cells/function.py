@@ -100,7 +100,8 @@ class Function(AbstractCell):
 
     def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
         """Give s_t of any number of rows, and look at its form."""
-        weights = {name: getattr(self, name) for name in self.names}
+        own = self._parameters  # looked up first: Module.__getattr__ is slow
+        weights = {n: own[n] if n in own else getattr(self, n) for n in self.names}
         s_t = self.step_function(x_t, s_prev, **weights)
         if not isinstance(s_t, Tensor):
             raise InputTypeError(

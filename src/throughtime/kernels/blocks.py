@@ -11,13 +11,13 @@ from ..cells import Function
 from ..cells.base import rebind
 from ..tape import Tape
 from .choose import note
-from .recorder import Program, Recorder, Refusal, way_back
+from .recorder import Follower, Program, Recorder, Refusal, way_back
 
 __all__ = ["gradients"]
 
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 19
 
 
 def gradients(
@@ -138,20 +138,18 @@ class _WayBack:
         K = tape.T
         x = tape.x.flatten(0, 1).detach().requires_grad_(self.x is not None)
         s_prev = tape.s_prev().flatten(0, 1).detach()
-        recorder = Recorder(x, s_prev, *self.weights.values())
+        follower = Follower(self.program, (x, s_prev, *self.weights.values()))
         try:
-            with torch.enable_grad(), recorder:
+            with torch.enable_grad(), follower:
                 s = self.cell.next(x, s_prev)
         except Refusal:
             raise
         except Exception as error:
             raise Refusal(f"the step cannot take {len(x)} rows for {tape.B}: {error}") from error
-        if [call.operation for call in recorder.calls] != self.program.operations:
-            raise Refusal(f"the step does other operations for {len(x)} rows than for {tape.B}")
         self._compare(tape, s.detach().view(K, tape.B, -1))
         columns = [
-            self._by_step(recorder.tensors[number], shape, K)
-            for number, shape in zip(self.program.needs, self.program.shapes, strict=True)
+            self._by_step(kept, shape, K)
+            for kept, shape in zip(follower.tensors(), self.program.shapes, strict=True)
         ]
         rows = list(zip(*columns, strict=True)) if columns else [()] * K
         g = None if self.g is None else self.g[first - 1 : last]

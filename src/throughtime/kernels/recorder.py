@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-__all__ = ["Place", "Program", "Recorder", "Refusal", "way_back"]
+__all__ = ["Follower", "Place", "Program", "Recorder", "Refusal", "way_back"]
 
 _AT_MOST = 32  # programs that are kept compiled
 _COMPILED: dict[tuple[Any, ...], tuple[Any, Callable[..., Tensor]]] = {}
@@ -51,14 +50,16 @@ class Recorder(TorchDispatchMode):
         self._same: dict[int, int] = {}
         # Nothing may die before the end: another tensor could take its identity.
         self._alive: list[Tensor] = []
-        for tensor in inputs:
-            self.place(tensor)
+        self.sources: list[Source] = []
+        for at, tensor in enumerate(inputs):
+            self.place(tensor, Source(-1, False, at))
 
-    def place(self, tensor: Tensor) -> Place:
+    def place(self, tensor: Tensor, source: Source | None = None) -> Place:
         """Give a tensor's place: a new one where it was not met before."""
         number = self._numbers.setdefault(self._key(tensor), len(self.tensors))
         if number == len(self.tensors):
             self.tensors.append(tensor)
+            self.sources.append(source or Source(-1, False, number))
         return Place(number)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -73,6 +74,10 @@ class Recorder(TorchDispatchMode):
             raise Refusal(f"the step draws random numbers ({func})")
         if _VALUES_MATTER & set(func.tags):
             raise Refusal(f"the step looks at the values of a tensor ({func})")
+        call = len(self.calls)
+        for given, tree in ((False, (args, kwargs or {})), (True, out)):
+            for at, tensor in enumerate(_tensors(tree)):
+                self.place(tensor, Source(call, given, at))
         self.calls.append(Call(func, *map(self._placed, (args, kwargs or {}, out))))
         return out
 
@@ -80,7 +85,21 @@ class Recorder(TorchDispatchMode):
         return self._same.get(id(tensor), id(tensor))
 
     def _placed(self, tree: Any) -> Any:
-        return tree_map_only(Tensor, self.place, tree)
+        return _mapped(self.place, Tensor, tree)
+
+
+class Source(NamedTuple):
+    """Where a tensor can be found again: which among what an operation took, or gave.
+
+    Attributes:
+        call: the operation's number; -1 for what the step was given.
+        given: whether the operation gave it, or took it.
+        at: its number among those tensors.
+    """
+
+    call: int
+    given: bool
+    at: int
 
 
 class Program(NamedTuple):
@@ -88,15 +107,53 @@ class Program(NamedTuple):
 
     Attributes:
         operations: those of the step itself, to know it again.
-        needs: the places of the step's tensors that ``run`` takes after delta.
+        needs: where to find the tensors of the step that ``run`` takes after delta.
         shapes: of those tensors.
         run: the function; None where s_t does not depend on s_{t-1}.
     """
 
     operations: list[Any]
-    needs: list[int]
+    needs: list[Source]
     shapes: list[torch.Size]
     run: Callable[..., Tensor] | None
+
+
+class Follower(TorchDispatchMode):
+    """Goes through a step that was recorded, and keeps of it what its way back needs."""
+
+    def __init__(self, program: Program, inputs: Sequence[Tensor]) -> None:
+        """Take the program, and what the step is given in the order in which it was recorded."""
+        super().__init__()
+        self.operations, self.call = program.operations, 0
+        self.kept: list[Tensor | None] = [None] * len(program.needs)
+        self.wanted: dict[int, list[tuple[int, Source]]] = {}
+        for number, source in enumerate(program.needs):
+            if source.call < 0:
+                self.kept[number] = inputs[source.at]
+            else:
+                self.wanted.setdefault(source.call, []).append((number, source))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run one operation, which must be the one that was recorded."""
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.detach.default:
+            return out
+        if self.call == len(self.operations) or self.operations[self.call] is not func:
+            raise Refusal(f"the step does other operations for more rows ({func})")
+        for number, source in self.wanted.get(self.call, ()):
+            self.kept[number] = _tensors(out if source.given else (args, kwargs or {}))[source.at]
+        self.call += 1
+        return out
+
+    def tensors(self) -> list[Tensor]:
+        """Give what was kept, once the step is through.
+
+        Raises:
+            Refusal: it ended before the recorded one did.
+        """
+        if self.call != len(self.operations):
+            raise Refusal("the step does fewer operations for more rows")
+        return self.kept  # pyright: ignore[reportReturnType]
 
 
 def way_back(
@@ -126,9 +183,10 @@ def way_back(
             elif leaf > delta.number and leaf not in made:
                 raise Refusal(f"the way back ({call.operation}) takes a tensor of its own")
         made.update(_places(call.out))
+    sources = [recorder.sources[number] for number in needs]
     shapes = [recorder.tensors[number].shape for number in needs]
     if grad is None:
-        return Program(operations, needs, shapes, None)
+        return Program(operations, sources, shapes, None)
     end = recorder.place(grad)
     # Recording is quick and compiling is not: what is the same, constants included, is made once.
     key, made_of = tuple(call.operation for call in calls), (calls, needs, delta, end)
@@ -136,12 +194,36 @@ def way_back(
         while len(_COMPILED) >= _AT_MOST:
             _COMPILED.pop(next(iter(_COMPILED)), None)
         _COMPILED[key] = made_of, _function(calls, needs, delta, end)
-    return Program(operations, needs, shapes, _COMPILED[key][1])
+    return Program(operations, sources, shapes, _COMPILED[key][1])
+
+
+# What operations take and give is nested little; torch's own walk through trees is slow here.
+def _leaves(kind: type, tree: Any) -> list[Any]:
+    if isinstance(tree, kind):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tuple(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [leaf for part in tree for leaf in _leaves(kind, part)]
+    return []
+
+
+def _mapped(function: Callable, kind: type, tree: Any) -> Any:
+    if isinstance(tree, kind):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: _mapped(function, kind, part) for key, part in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)([_mapped(function, kind, part) for part in tree])
+    return tree
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return _leaves(Tensor, tree)
 
 
 def _places(tree: Any) -> list[int]:
-    leaves = tree_leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Place))
-    return [leaf.number for leaf in leaves if isinstance(leaf, Place)]
+    return [place.number for place in _leaves(Place, tree)]
 
 
 def _check_writes(recorder: Recorder, calls: list[Call], first: int) -> None:
@@ -161,11 +243,7 @@ def _function(calls: list[Call], needs: list[int], delta: Place, grad: Place) ->
         nodes[number] = graph.placeholder(f"kept_{at}")
 
     def filled(tree: Any) -> Any:
-        return tree_map(
-            lambda leaf: nodes[leaf.number] if isinstance(leaf, Place) else leaf,
-            tree,
-            is_leaf=lambda leaf: isinstance(leaf, Place),
-        )
+        return _mapped(lambda place: nodes[place.number], Place, tree)
 
     for call in calls:
         node = graph.call_function(call.operation, filled(call.args), filled(call.kwargs))
