@@ -1,4 +1,4 @@
-"""A cell over any function of (x_t, state): autograd takes its adjoint, one step at a time."""
+"""A cell over any function of (x_t, state): autograd takes its adjoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import DtypeError, GraphError, InputTypeError, InputValueError, ShapeError
+from ..errors import (
+    DtypeError,
+    GraphError,
+    InputTypeError,
+    InputValueError,
+    NonFiniteError,
+    ShapeError,
+)
 from ..shapes import check_sizes
 from .base import AbstractCell, rebind
 
@@ -24,15 +31,20 @@ ROWS_AT_ONCE = 8192
 class Function(AbstractCell):
     """Any recurrence s_t = step(x_t, s_{t-1}) of differentiable torch operations (eq. 1).
 
-    The rows of the batch must be independent of each other: sweeps and weight gradients run the
-    step on as many rows as there are losses and steps to carry.
+    The rows of the batch should be independent of each other: the way back then runs the step on
+    the rows of many steps at once. Where they are not (statistics over the batch, a constant of
+    the batch's size), a layer finds out and goes one step at a time; ``apart`` says why, and
+    `throughtime.kernels.last_choice` after the way back.
+
+    The step is called again on the way back, so it must give the same again, and change nothing.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
 
     Cost:
-        back: one more forward and a backward of ``step`` a step, and the same once more over all
-        steps for the weight gradients; keeps the inputs and the states alone.
+        back: one more forward and a backward of ``step`` over the rows of all steps, in blocks,
+        and J_tᵀ delta_t step by step; keeps the inputs and the states alone.
+        ``benchmarks/bench_function.py`` compares it with a loop written by hand.
 
     Source:
         eq. 9, with autograd's vector-Jacobian product for J_tᵀ.
@@ -99,10 +111,25 @@ class Function(AbstractCell):
         return x
 
     def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
-        """Give s_t of any number of rows, and look at its form."""
+        """Give s_t for any number of rows, and look at its form and at what became of the rest.
+
+        Raises:
+            InputTypeError: the step function gives no tensor.
+            ShapeError: it gives another shape than the state's.
+            DtypeError: it gives another dtype than the state's.
+            InputValueError: it writes into what it is given.
+        """
         own = self._parameters  # looked up first: Module.__getattr__ is slow
         weights = {n: own[n] if n in own else getattr(self, n) for n in self.names}
+        tracked = not (x_t.is_inference() or s_prev.is_inference())
+        versions = (x_t._version, s_prev._version) if tracked else None
         s_t = self.step_function(x_t, s_prev, **weights)
+        if versions is not None and versions != (x_t._version, s_prev._version):
+            raise InputValueError(
+                "the step function writes into the input or the state that it is given, which are "
+                "needed on the way back; got changed ones. Write `s = s * decay` for "
+                "`s *= decay`, or begin with s = s.clone()."
+            )
         if not isinstance(s_t, Tensor):
             raise InputTypeError(
                 f"the step function must return the next state, one tensor (B, S); got "
@@ -126,6 +153,9 @@ class Function(AbstractCell):
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S)."""
         V, B, S = delta.shape
+        if self.apart and V > 1:
+            each = [self.vjp(saved, one[None]) for one in delta]
+            return tuple(torch.cat(parts) for parts in zip(*each, strict=True))  # pyright: ignore
         # The V losses become rows: rows are independent, so no step need support vmap.
         x_t, s_prev = (kept.detach().expand(V, *kept.shape).flatten(0, 1) for kept in saved)
         x_t.requires_grad_()
@@ -152,7 +182,7 @@ class Function(AbstractCell):
         x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
         delta = adjoints[..., self.input_size :].flatten(0, 1)
         total = [torch.zeros_like(w) for w in weights.values()]
-        for rows in torch.arange(x.shape[0], device=x.device).split(ROWS_AT_ONCE):
+        for rows in torch.arange(len(x), device=x.device).split(self._rows_at_once(tape.B)):
             with torch.enable_grad():
                 s_t = cell.next(x[rows].detach(), s_prev[rows].detach())
             if not s_t.requires_grad:
@@ -164,26 +194,77 @@ class Function(AbstractCell):
                 sum_ += grad
         return dict(zip(weights, total, strict=True))
 
+    def _rows_at_once(self, B: int) -> int:
+        return B if self.apart else ROWS_AT_ONCE
+
     def input_grad(self, adjoints: Tensor) -> Tensor:
         """Give dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
-    def check_weights(self, x: Tensor, s: Tensor) -> None:
-        """Raise if the step depends on a tensor that requires grad and is no declared weight.
+    def examine(self, x: Tensor, s: Tensor) -> None:
+        """Try the step on the first rows of a sequence, before anything rests on it.
+
+        Whether rows are independent is written down in ``apart``; it is no error.
 
         Args:
             x: an input (B, I).
             s: a state (B, S).
 
         Raises:
-            GraphError: it does; its gradient would be lost without a word.
+            GraphError: it depends on a tensor that requires grad and is no declared weight, whose
+                gradient would be lost without a word.
+            InputValueError: it writes into its arguments, or gives another state the second time.
+            NonFiniteError: it makes NaN of finite numbers.
         """
-        frozen = {name: w.detach() for name, w in self.weights().items()}
+        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
+        x, s = x.detach(), s.detach()
+        # Running statistics and the like must not see rows that are made up.
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
         with torch.enable_grad():
-            s_t = rebind(self, frozen).next(x.detach(), s.detach())
+            s_t = cell.next(x.clone(), s.clone())
         if s_t.requires_grad:
             raise GraphError(
                 "the step function uses a tensor that requires grad and is not among its weights, "
                 "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
                 "step an nn.Module that owns it."
             )
+        if x.is_meta or torch._C._are_functorch_transforms_active():
+            return  # there are no values to look at
+        with torch.no_grad():
+            _check_finite(x, s, s_t)
+            self.apart = _apart(cell, x, s, s_t)
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Say whether two states are equal but for rounding."""
+    tolerance = torch.finfo(b.dtype).eps ** 0.5
+    scale = float(b.nan_to_num(0, 0, 0).abs().max()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _check_finite(x: Tensor, s: Tensor, s_t: Tensor) -> None:
+    if s_t.isnan().any() and x.isfinite().all() and s.isfinite().all():
+        row, unit = s_t.isnan().nonzero()[0].tolist()
+        raise NonFiniteError(
+            "the step function makes NaN of finite input and state: at step 1 got NaN in row "
+            f"{row}, unit {unit}. Look at its weights, and at logarithms, roots and quotients in "
+            "it; tt.trace says the same of later steps."
+        )
+
+
+def _apart(cell: Function, x: Tensor, s: Tensor, s_t: Tensor) -> str:
+    """Say why rows cannot be computed beside other rows; nothing where they can."""
+    if not _same(cell.next(x.clone(), s.clone()), s_t):
+        raise InputValueError(
+            "the step function gives another state when called again with the same input and "
+            "state, and the way back calls it again; got two that differ. Draw what is random "
+            "outside and pass it in as part of the input, or call eval() on what drops units."
+        )
+    more = torch.cat((x, 1 - 2 * x.flip(0))), torch.cat((s, 1 - 2 * s.flip(0)))
+    try:
+        beside = cell.next(*more)[: len(s)]
+    except Exception as error:
+        return f"the step cannot take {len(more[0])} rows instead of {len(s)} ({error})"
+    return "" if _same(beside, s_t) else "a row's state depends on the other rows of the batch"

@@ -88,7 +88,9 @@ class Recurrent(nn.Module):
             ShapeError: an input, state, or what the step returned has the wrong shape.
             DtypeError: likewise its dtype.
             GraphError: a step function uses a tensor that requires grad and is not its weight.
-            InputValueError: lengths outside 1…T.
+            InputValueError: lengths outside 1…T; a step function that writes into its arguments,
+                or is random.
+            NonFiniteError: a step function makes NaN of finite numbers in the first step.
         """
         return run_cell(self, input, hx, lengths=lengths, reset=reset)
 
@@ -118,7 +120,7 @@ def run_cell(
         check("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
         s_0 = hx if batch.batched else hx.unsqueeze(0)
     if isinstance(cell, Function) and torch.is_grad_enabled():
-        cell.check_weights(batch.x[0], s_0)
+        cell.examine(batch.x[0], s_0)
     name = f"{path}.l0" if path else "l0"
     h, s_T = bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
