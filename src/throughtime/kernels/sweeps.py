@@ -10,8 +10,8 @@ from ..cells import GRU, AbstractCell
 from ..errors import ShapeError
 from ..shapes import check
 from ..tape import Tape
-from . import native
-from .choose import decide
+from . import native, scan
+from .choose import decide, in_torch
 from .steps import Places, Span, Steps
 
 __all__ = ["backward", "forward"]
@@ -54,7 +54,8 @@ def forward(
     if span is not None and span.obstacle:
         number = decide(cell, obstacle=span.obstacle)
     if number is None:
-        return reference.forward(cell, x, s_0, active, reset, keep=keep)
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.forward(cell, x, s_0, active, reset, keep=keep)
     check("x", x, "T B I", {"I": cell.input_size})
     check("s_0", s_0, "B S", {"B": x.shape[1], "S": cell.state_size})
     with torch.no_grad():
@@ -146,7 +147,8 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
-        return reference.backward(cell, tape, g, delta_T)
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.backward(cell, tape, g, delta_T)
     with torch.no_grad():
         adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)

@@ -70,7 +70,7 @@ def gradients(
         if g is None:
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
         lead = None if delta_T is None else delta_T[None]
-        adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)
+        adjoints, delta_0 = sweeps.backward(cell, tape, g[None], lead)
         found = cell.param_grads(tape, adjoints[0]) if names else {}
         x = cell.input_grad(adjoints[0]) if want_x else None
     return Gradients({name: found[name] for name in names}, x, delta_0[0])
