@@ -175,12 +175,16 @@ class Function(AbstractCell):
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Give dE/dW by one backward of the step over many steps' rows at once (eq. 5)."""
-        weights = {name: w.detach().requires_grad_() for name, w in self.weights().items()}
+        weights = {name: w.detach() for name, w in self.weights().items()}
         if not weights:
             return {}
-        cell = rebind(self, weights)
         x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
         delta = adjoints[..., self.input_size :].flatten(0, 1)
+        if torch._C._are_functorch_transforms_active():  # a vmap over rows: they want their own way
+            _, pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)
+            return pull(delta)[0]
+        weights = {name: w.requires_grad_() for name, w in weights.items()}
+        cell = rebind(self, weights)
         total = [torch.zeros_like(w) for w in weights.values()]
         for rows in torch.arange(len(x), device=x.device).split(self._rows_at_once(tape.B)):
             with torch.enable_grad():

@@ -13,7 +13,7 @@ from ..tape import Tape
 from .choose import note
 from .recorder import Follower, Program, Recorder, Refusal, way_back
 
-__all__ = ["gradients"]
+__all__ = ["backward", "gradients"]
 
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
@@ -55,12 +55,34 @@ def gradients(
     """
     way = _WayBack(cell, tape, g, wants, want_x)
     s_0 = way.run(delta_T)
-    if way.reason:
-        note("reference", f"Function goes back one step at a time: {way.reason}.")
+    way.say()
     return way.total, way.x, s_0
 
 
+def backward(
+    cell: Function, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Send one loss back (eq. 9), as `sweep.backward` does for V = 1.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (1, T, B, G) into the first G ≤ S entries of s_1…s_T.
+        delta_T: what else arrives at s_T, (1, B, S).
+
+    Returns:
+        The adjoints (1, T, B, I+S), and dE/ds_0 (1, B, S).
+    """
+    way = _WayBack(cell, tape, g[0], (), True)
+    way.deltas = torch.zeros_like(tape.s[1:])
+    s_0 = way.run(None if delta_T is None else delta_T[0])
+    way.say()
+    return torch.cat((way.x, way.deltas), -1)[None], s_0[None]  # pyright: ignore
+
+
 class _WayBack:
+    deltas: Tensor | None = None  # where delta of each step is written, if it is wanted
+
     def __init__(
         self, cell: Function, tape: Tape, g: Tensor | None, wants: Sequence[str], want_x: bool
     ) -> None:
@@ -92,6 +114,11 @@ class _WayBack:
             last = first - 1
         return delta
 
+    def say(self) -> None:
+        """Say what ran, where it was not by blocks."""
+        if self.reason:
+            note("reference", f"Function goes back one step at a time: {self.reason}.")
+
     def _one(self, t: int, delta: Tensor) -> Tensor:
         """Go one step back by autograd, with everything that is wanted of it."""
         tape = self.tape.steps(t, t)
@@ -104,6 +131,8 @@ class _WayBack:
             s_t = self.cell.next(x, s_prev)
         enters = delta if tape.active is None else torch.where(tape.active[0, :, None], delta, 0)
         (delta_prev,) = self._pull(s_t, enters, [s_prev], x, slice(t - 1, t))
+        if self.deltas is not None:
+            self.deltas[t - 1] = enters
         if tape.reset is not None:
             delta_prev = delta_prev.masked_fill(tape.reset[0, :, None], 0)
         if tape.active is not None:
@@ -155,6 +184,8 @@ class _WayBack:
         g = None if self.g is None else self.g[first - 1 : last]
         deltas, delta = self._chain(tape, g, rows, delta)
         self._pull(s, deltas.flatten(0, 1), [], x, slice(first - 1, last))
+        if self.deltas is not None:
+            self.deltas[first - 1 : last] = deltas
         return delta
 
     def _learn(self, t: int) -> Program:

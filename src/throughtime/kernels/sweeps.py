@@ -10,7 +10,7 @@ from ..cells import GRU, AbstractCell
 from ..errors import ShapeError
 from ..shapes import check
 from ..tape import Tape
-from . import native, scan
+from . import blocks, native, scan
 from .choose import decide, in_torch
 from .steps import Places, Span, Steps
 
@@ -147,6 +147,8 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
+        if in_torch(cell) == "blocks" and g.shape[0] == 1:
+            return blocks.backward(cell, tape, g, delta_T)  # pyright: ignore[reportArgumentType]
         way = scan if in_torch(cell) == "scan" else reference
         return way.backward(cell, tape, g, delta_T)
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..cells import GRU, AbstractCell, Function
 from ..shapes import check
 from ..tape import Tape
-from . import blocks, native, sweeps
+from . import blocks, by_row, native, sweeps
 from .choose import in_torch
 from .steps import Places
 
@@ -61,6 +61,9 @@ def gradients(
         torch.Size([5, 5])
     """
     names = list(cell.weights()) if wants is None else [n for n in cell.weights() if n in wants]
+    if by_row.COLLECTORS:
+        with torch.no_grad():
+            return Gradients(*by_row.gradients(cell, tape, g, delta_T, names, want_x))
     number = sweeps.decide_back(cell, tape, g, delta_T)
     with torch.no_grad():
         if number is not None:
