@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..cells import Function
 from ..cells.base import rebind
+from ..cells.function import DEPENDS, alike
 from ..tape import Tape
 from .choose import note
 from .recorder import Follower, Program, Recorder, Refusal, way_back
@@ -161,13 +162,13 @@ class _WayBack:
 
     def _block(self, first: int, last: int, delta: Tensor) -> Tensor:
         """Go back through some steps at once; nothing is changed before a Refusal."""
-        if self.program is None:
-            self.program = self._learn(last)
+        fresh = self.program is None
+        program = self.program = self._learn(last) if self.program is None else self.program
         tape = self.tape.steps(first, last)
         K = tape.T
         x = tape.x.flatten(0, 1).detach().requires_grad_(self.x is not None)
         s_prev = tape.s_prev().flatten(0, 1).detach()
-        follower = Follower(self.program, (x, s_prev, *self.weights.values()))
+        follower = Follower(program, (x, s_prev, *self.weights.values()))
         try:
             with torch.enable_grad(), follower:
                 s = self.cell.next(x, s_prev)
@@ -177,9 +178,11 @@ class _WayBack:
             raise Refusal(f"the step cannot take {len(x)} rows for {tape.B}: {error}") from error
         self._compare(tape, s.detach().view(K, tape.B, -1))
         columns = [
-            self._by_step(kept, shape, K)
-            for kept, shape in zip(follower.tensors(), self.program.shapes, strict=True)
+            self._by_step(kept, like.shape, K)
+            for kept, like in zip(follower.tensors(), program.kept, strict=True)
         ]
+        if fresh and not all(alike(c[-1], k) for c, k in zip(columns, program.kept, strict=True)):
+            raise Refusal("the step does not keep the batch's rows in their order")
         rows = list(zip(*columns, strict=True)) if columns else [()] * K
         g = None if self.g is None else self.g[first - 1 : last]
         deltas, delta = self._chain(tape, g, rows, delta)
@@ -206,25 +209,20 @@ class _WayBack:
     def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> tuple[Tensor, ...]:
         """Cut what the step left of all rows into steps; what has no rows serves them all."""
         if kept.shape == shape:
-            return (kept,) * K
+            return (kept.detach(),) * K
         B = self.tape.B
-        if shape[:1] != (B,) or kept.shape != (K * B, *shape[1:]):
-            raise Refusal("the step moves the batch's rows to another axis")
-        return kept.detach().unflatten(0, (K, B)).unbind(0)
+        differs = [axis for axis, size in enumerate(shape) if kept.shape[axis] != size]
+        if len(differs) != 1 or shape[differs[0]] != B or kept.shape[differs[0]] != K * B:
+            raise Refusal("the step folds the batch's rows into another axis")
+        return kept.detach().unflatten(differs[0], (K, B)).unbind(differs[0])
 
     def _compare(self, tape: Tape, s: Tensor) -> None:
         """Refuse if the rows' states depend on which other rows there are."""
         want = tape.s[1:]
-        error = (s - want).abs()
         if tape.active is not None:
-            error = torch.where(tape.active[..., None], error, 0)
-        tolerance = torch.finfo(s.dtype).eps ** 0.5
-        if not bool(error.max() <= tolerance * want.abs().max()):
-            alike = torch.isclose(s, want, rtol=tolerance, atol=0, equal_nan=True)
-            if tape.active is not None:
-                alike |= ~tape.active[..., None]
-            if not bool(alike.all()):
-                raise Refusal("a row's state depends on the other rows of the batch")
+            s = torch.where(tape.active[..., None], s, want)
+        if not alike(s, want):
+            raise Refusal(DEPENDS)
 
     def _chain(
         self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor

@@ -108,13 +108,13 @@ class Program(NamedTuple):
     Attributes:
         operations: those of the step itself, to know it again.
         needs: where to find the tensors of the step that ``run`` takes after delta.
-        shapes: of those tensors.
+        kept: those tensors, as the recorded step left them.
         run: the function; None where s_t does not depend on s_{t-1}.
     """
 
     operations: list[Any]
     needs: list[Source]
-    shapes: list[torch.Size]
+    kept: list[Tensor]
     run: Callable[..., Tensor] | None
 
 
@@ -184,9 +184,9 @@ def way_back(
                 raise Refusal(f"the way back ({call.operation}) takes a tensor of its own")
         made.update(_places(call.out))
     sources = [recorder.sources[number] for number in needs]
-    shapes = [recorder.tensors[number].shape for number in needs]
+    kept = [recorder.tensors[number].detach() for number in needs]
     if grad is None:
-        return Program(operations, sources, shapes, None)
+        return Program(operations, sources, kept, None)
     end = recorder.place(grad)
     # Recording is quick and compiling is not: what is the same, constants included, is made once.
     key, made_of = tuple(call.operation for call in calls), (calls, needs, delta, end)
@@ -194,7 +194,7 @@ def way_back(
         while len(_COMPILED) >= _AT_MOST:
             _COMPILED.pop(next(iter(_COMPILED)), None)
         _COMPILED[key] = made_of, _function(calls, needs, delta, end)
-    return Program(operations, sources, shapes, _COMPILED[key][1])
+    return Program(operations, sources, kept, _COMPILED[key][1])
 
 
 # What operations take and give is nested little; torch's own walk through trees is slow here.

@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells import Function
 from ..cells.base import AbstractCell
-from ..errors import InputTypeError
+from ..cells.function import DEPENDS
+from ..errors import InputTypeError, UnsupportedError
 from ..schedule import Schedule
 from ..shapes import check
 from .bptt import FULL, Recording, bptt
@@ -91,6 +92,7 @@ class Recurrent(nn.Module):
             InputValueError: lengths outside 1…T; a step function that writes into its arguments,
                 or is random.
             NonFiniteError: a step function makes NaN of finite numbers in the first step.
+            UnsupportedError: lengths, and a step function whose rows depend on each other.
         """
         return run_cell(self, input, hx, lengths=lengths, reset=reset)
 
@@ -121,6 +123,12 @@ def run_cell(
         s_0 = hx if batch.batched else hx.unsqueeze(0)
     if isinstance(cell, Function) and torch.is_grad_enabled():
         cell.examine(batch.x[0], s_0)
+        if cell.apart == DEPENDS and batch.active is not None:
+            raise UnsupportedError(
+                "a step in which a row's state depends on the other rows of the batch cannot take "
+                "rows of different lengths: those that have ended would still take part. Give the "
+                "step statistics of its own row (layer norm), or batches of one length."
+            )
     name = f"{path}.l0" if path else "l0"
     h, s_T = bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
