@@ -236,7 +236,7 @@ class Function(AbstractCell):
         if x.is_meta or torch._C._are_functorch_transforms_active():
             return  # there are no values to look at
         with torch.no_grad():
-            _check_finite(x, s, s_t)
+            _check_finite(s_t, (x, s, *cell.weights().values()))
             self.apart = _apart(cell, x, s, s_t)
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -254,23 +254,26 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
-def _check_finite(x: Tensor, s: Tensor, s_t: Tensor) -> None:
-    if s_t.isnan().any() and x.isfinite().all() and s.isfinite().all():
+def _check_finite(s_t: Tensor, given: tuple[Tensor, ...]) -> None:
+    if s_t.isnan().any() and all(tensor.isfinite().all() for tensor in given):
         row, unit = s_t.isnan().nonzero()[0].tolist()
         raise NonFiniteError(
-            "the step function makes NaN of finite input and state: at step 1 got NaN in row "
-            f"{row}, unit {unit}. Look at its weights, and at logarithms, roots and quotients in "
-            "it; tt.trace says the same of later steps."
+            "the step function makes NaN of finite input, state and weights: at step 1 got NaN in "
+            f"row {row}, unit {unit}. Look at logarithms, roots and quotients in it."
         )
 
 
 def _apart(cell: Function, x: Tensor, s: Tensor, s_t: Tensor) -> str:
     """Say why rows cannot be computed beside other rows; nothing where they can."""
-    if not alike(cell.next(x.clone(), s.clone()), s_t):
+    before = torch.get_rng_state()
+    again = cell.next(x.clone(), s.clone())
+    drew = not torch.equal(before, torch.get_rng_state())
+    if drew or not alike(again, s_t):
         raise InputValueError(
-            "the step function gives another state when called again with the same input and "
-            "state, and the way back calls it again; got two that differ. Draw what is random "
-            "outside and pass it in as part of the input, or call eval() on what drops units."
+            "the step function must give the same state when called again with the same, since the "
+            f"way back calls it again; got {'one that draws random numbers' if drew else 'another'}"
+            ". Draw what is random outside and pass it in as part of the input, or call eval() on "
+            "what drops units."
         )
     more = torch.cat((x, 1 - 2 * x.flip(0))), torch.cat((s, 1 - 2 * s.flip(0)))
     try:
