@@ -64,9 +64,9 @@ def forward(
                     whole[id(s_prev)] = s[:-1]
                 buffers = [whole.get(id(k), k.new_empty(T, *k.shape)) for k in saved]
             for buffer, kept in zip(buffers, saved, strict=True):
-                if kept is not s_t and kept is not a_each[t - 1]:
-                    if kept is not s_prev or reset is not None:
-                        buffer[t - 1] = kept
+                known = kept is s_t or kept is a_each[t - 1] or (kept is s_prev and reset is None)
+                if not known:
+                    buffer[t - 1] = kept
     return Tape(x, s, tuple(buffers), active, reset)
 
 

@@ -125,7 +125,9 @@ def test_shares_are_those_of_vmap_of_grad(name):
         assert_close(p.grad_sample, want[weight], rtol=1e-12, name=weight)
 
 
-@pytest.mark.parametrize("schedule", [tt.Checkpointed(2), tt.Truncated(3), tt.Truncated(4, 1)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [tt.Checkpointed(2), tt.Truncated(3), tt.Truncated(4, 1)], ids=str
+)
 @pytest.mark.parametrize("name", ["LSTM", "minGRU", "a module as step"])
 def test_under_a_schedule_they_are_the_shares_of_its_own_gradient(name, schedule):
     module, x = tt.set_through(make(name), schedule), draw(T, B, I)
@@ -232,28 +234,28 @@ def test_what_cannot_be_served_says_so():
     errors = tt.errors
     with pytest.raises(errors.InputTypeError, match="got list"), tt.per_sample_grads([]):
         pass
-    with pytest.raises(errors.LayerNotFoundError, match=r"tt\.convert"):
-        with tt.per_sample_grads(nn.LSTM(I, H)):
-            pass
+    bare = tt.per_sample_grads(nn.LSTM(I, H))
+    with pytest.raises(errors.LayerNotFoundError, match=r"tt\.convert"), bare:
+        pass
     module, x = make("LSTM"), draw(T, B, I)
-    with pytest.raises(errors.ShapeError, match="batches of 4 and of 3 rows"):
-        with tt.per_sample_grads(module):
-            loss(module, x).backward()
-            loss(module, x[:, :3]).backward()
+    other = pytest.raises(errors.ShapeError, match="batches of 4 and of 3 rows")
+    with other, tt.per_sample_grads(module):
+        loss(module, x).backward()
+        loss(module, x[:, :3]).backward()
     assert not by_row.COLLECTORS
-    with pytest.raises(errors.UnsupportedError, match="create_graph=True"):
-        with tt.per_sample_grads(module):
-            loss(module, x).backward(create_graph=True, inputs=list(module.parameters()))
+    second = pytest.raises(errors.UnsupportedError, match="create_graph=True")
+    with second, tt.per_sample_grads(module):
+        loss(module, x).backward(create_graph=True, inputs=list(module.parameters()))
     for p in module.parameters():
         p.grad = None
     parametrizations.weight_norm(module, "weight_hh_l0")
-    with pytest.raises(errors.UnsupportedError, match="weight_hh_l0 is computed from other"):
-        with tt.per_sample_grads(module):
-            pass
+    normed = pytest.raises(errors.UnsupportedError, match="weight_hh_l0 is computed from other")
+    with normed, tt.per_sample_grads(module):
+        pass
 
 
 def test_a_row_too_many_in_a_share_is_noticed(monkeypatch):
-    """The comparison above must be able to fail: a mutant that gives a row its neighbour's share."""
+    """The comparison must be able to fail: a mutant gives a row its neighbour's share."""
     whole = by_row.param_grads_by_row
 
     def moved(*arguments):

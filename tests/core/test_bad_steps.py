@@ -1,4 +1,4 @@
-"""Bad step functions: one error each that says what came and what to do, before anything is done."""
+"""Bad step functions: one error each, that says what came and what to do, and nothing done."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ BAD = {
         r"draws random numbers",
     ),
     "a counter": (
-        lambda x, s, W, n=[0]: s + x @ W + (n.append(0) or len(n)),  # noqa: B006
+        lambda x, s, W, n=[0]: s + x @ W + (n.append(0) or len(n)),
         errors.InputValueError,
         r"same state when called again.*got another",
     ),

@@ -1,4 +1,4 @@
-"""`cells.Function` by blocks of steps, against the sweep step by step and against autograd (eq. 9)."""
+"""`cells.Function` by blocks of steps, against a loop of autograd (eq. 5, 9)."""
 
 from __future__ import annotations
 

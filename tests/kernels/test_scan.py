@@ -47,7 +47,9 @@ def run(way, cell, T, B, V, ragged, resets):
 @pytest.mark.parametrize("narrow", [0, 10**6], ids=["step by step", "in pieces"])
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
 @pytest.mark.parametrize("resets", [False, True], ids=["no reset", "resets"])
-@pytest.mark.parametrize(("T", "B", "V"), [(1, 1, 1), (2, 3, 1), (23, 3, 1), (40, 1, 3), (61, 2, 2)])
+@pytest.mark.parametrize(
+    ("T", "B", "V"), [(1, 1, 1), (2, 3, 1), (23, 3, 1), (40, 1, 3), (61, 2, 2)]
+)
 def test_every_term_is_that_of_the_sweep(monkeypatch, T, B, V, ragged, resets, narrow, part):
     monkeypatch.setattr(scan, "NARROW", narrow)
     monkeypatch.setattr(scan, "PART_BYTES", part * B * H * 8)

@@ -182,7 +182,7 @@ class Function(AbstractCell):
         x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
         delta = adjoints[..., self.input_size :].flatten(0, 1)
         if torch._C._are_functorch_transforms_active():  # a vmap over rows: they want their own way
-            _, pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)
+            pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)[1]
             return pull(delta)[0]
         weights = {name: w.requires_grad_() for name, w in weights.items()}
         cell = rebind(self, weights)

@@ -29,8 +29,8 @@ class MinGRU(AbstractCell):
         δa = (delta (n − h_{t-1}) z(1−z),  delta z)          delta_{t-1} = delta ⊙ (1 − z)
 
     So J_t = diag(1 − z): every unit is a memory of its own, no entry of J_t exceeds 1, and no
-    gradient explodes. Both ways are first-order linear recurrences: `affine` says so, and the sweeps
-    take all steps by one scan.
+    gradient explodes. Both ways are first-order linear recurrences: `affine` says so, and the
+    sweeps take all steps by one scan.
 
     Shapes:
         x (T, B, I), a_t (B, 2H), s_t = h_t (B, H): S = H, A = 2H. ``weight_ih`` (2H, I), rows z, n.

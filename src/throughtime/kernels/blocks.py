@@ -146,14 +146,12 @@ class _WayBack:
         """Add what autograd gives to dE/dW and dE/dx, and give the gradients of ``of``."""
         inputs = [*of, *(self.weights[n] for n in self.total)]
         inputs += [] if self.x is None else [x]
-        if not s.requires_grad:
-            grads = tuple(torch.zeros_like(i) for i in inputs)
-        elif inputs:
-            grads = torch.autograd.grad(
-                s, inputs, delta, allow_unused=True, materialize_grads=True
-            )
+        if not inputs:
+            return ()
+        if s.requires_grad:
+            grads = torch.autograd.grad(s, inputs, delta, allow_unused=True, materialize_grads=True)
         else:
-            grads = ()
+            grads = tuple(torch.zeros_like(i) for i in inputs)
         for name, grad in zip(self.total, grads[len(of) :], strict=False):
             self.total[name] += grad
         if self.x is not None:

@@ -68,7 +68,8 @@ def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict
 
     Example:
         >>> from throughtime.cells import GRU
-        >>> cell, tape = GRU(3, 5), sweeps.forward(GRU(3, 5), torch.ones(7, 2, 3), torch.zeros(2, 5))
+        >>> cell = GRU(3, 5)
+        >>> tape = sweeps.forward(cell, torch.ones(7, 2, 3), torch.zeros(2, 5))
         >>> param_grads_by_row(cell, tape, torch.ones(7, 2, 15))["weight_hh"].shape
         torch.Size([2, 15, 5])
     """

@@ -156,9 +156,7 @@ class Follower(TorchDispatchMode):
         return self.kept  # pyright: ignore[reportReturnType]
 
 
-def way_back(
-    recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | None
-) -> Program:
+def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | None) -> Program:
     """Make a function of the operations that led from delta_t to delta_{t-1} (eq. 9).
 
     Args:

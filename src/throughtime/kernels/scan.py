@@ -1,4 +1,4 @@
-"""The two sweeps of a cell whose step is s_t = d ⊙ s_{t-1} + u: one scan each way, no GEMM in it."""
+"""The two sweeps of a cell whose step is s_t = d ⊙ s_{t-1} + u: one scan each way."""
 
 from __future__ import annotations
 
@@ -54,15 +54,18 @@ def forward(
         for first, last in _parts(T, s[0].nbytes):
             part = tape.steps(first + 1, last)
             a = cell.drive(part.x)
-            d, u = _masked(cell.affine(a), part.active)
-            part.s[1:] = u
+            d, u = cell.affine(a)
+            part.s[1:] = _where(part.active, u, 0)
+            d = _where(part.active, d, 1)
             scan_(part.s, d, part.reset)
             if not keep:
                 continue
             # A step of all rows at once says what it puts aside; its states are known already.
             before = part.s_prev().flatten(0, 1)
             again, saved = cell.step(a.flatten(0, 1), before)
-            whole = {id(again): s[1:]} if reset is not None else {id(again): s[1:], id(before): s[:-1]}
+            whole = {id(again): s[1:]}
+            if reset is None:
+                whole[id(before)] = s[:-1]
             if first == 0:
                 kept = tuple(
                     whole[id(k)] if id(k) in whole else k.new_empty(T, B, *k.shape[1:])
@@ -133,12 +136,11 @@ def _back(
         rows = tuple(kept.flatten(0, 1) for kept in part.saved)
         # J_t is diagonal, so J_tᵀ 1 is its diagonal.
         d = cell.vjp(rows, rows[0].new_ones(1, len(rows[0]), S))[0].view(-1, B, S)
-        d, _ = _masked((d, None), part.active)
+        d = _where(part.active, d, 1)
         scan_(here, d[:, None], None if part.reset is None else part.reset[:, None], back=True)
         enters = here[1:].transpose(0, 1).reshape(V, len(rows[0]), S)
         adjoint = cell.vjp(rows, enters)[1].unflatten(1, (last - first, B))
-        if part.active is not None:
-            adjoint = torch.where(part.active[..., None], adjoint, 0)
+        adjoint = _where(part.active, adjoint, 0)
         if out is None:
             out = adjoint.new_empty(V, T, B, adjoint.shape[-1])
         out[:, first:last] = adjoint
@@ -152,15 +154,9 @@ def _parts(T: int, step_bytes: int) -> list[tuple[int, int]]:
     return [(first, min(first + K, T)) for first in range(0, T, K)]
 
 
-def _masked(
-    affine: tuple[Tensor, Tensor | None], active: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Let a state pass as it is where a row takes no step: d = 1, u = 0."""
-    d, u = affine
-    if active is None:
-        return d, u
-    takes = active[..., None]
-    return torch.where(takes, d, 1), None if u is None else torch.where(takes, u, 0)
+def _where(active: Tensor | None, taken: Tensor, otherwise: float) -> Tensor:
+    """Where a row takes no step its state passes as it is: d = 1, u = 0, and the adjoint is 0."""
+    return taken if active is None else torch.where(active[..., None], taken, otherwise)
 
 
 def scan_(s: Tensor, d: Tensor, cut: Tensor | None = None, *, back: bool = False) -> None:

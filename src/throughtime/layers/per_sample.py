@@ -62,7 +62,7 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     known = {id(p): name for name, p in served.items()}
     before = {name: _stamp(p) for name, p in served.items()}
     for parameter in served.values():
-        parameter.__dict__.pop("grad_sample", None)
+        vars(parameter).pop("grad_sample", None)
 
     def collect(weight: Tensor, shares: Tensor) -> None:
         if id(weight) not in known:
@@ -123,7 +123,7 @@ def _served(model: nn.Module) -> dict[str, nn.Parameter]:
             served[names[id(weight)]] = weight  # pyright: ignore[reportArgumentType]
     if not layers:
         raise LayerNotFoundError(
-            f"{type(model).__name__} has no recurrent layer of throughtime; tt.convert(model) makes "
-            "one of each nn.RNN, nn.LSTM and nn.GRU."
+            f"{type(model).__name__} has no recurrent layer of throughtime; tt.convert(model) "
+            "makes one of each nn.RNN, nn.LSTM and nn.GRU."
         )
     return served
