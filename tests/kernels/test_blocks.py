@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime import sweep
 from throughtime.kernels import blocks, recorder
+from throughtime.kernels.check import term_error
 from throughtime.testing import assert_close
 
 F64 = torch.float64
@@ -160,6 +162,7 @@ def ragged():
 @pytest.fixture(params=[1, 3, 100], ids="blocks of {} steps".format, autouse=True)
 def block(request, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", request.param * B * H * 8)
+    monkeypatch.setattr(blocks, "WORTH_LEARNING", 2)
     return request.param
 
 
@@ -199,6 +202,21 @@ def test_what_ran_is_said_and_why_it_was_not_blocks(step, block):
         assert "one step at a time" in chosen.reason
         with pytest.raises(AssertionError, match=APART[step]):
             raise AssertionError(chosen.reason)
+
+
+@pytest.mark.parametrize("way", ["_block", "_unrolled"])
+def test_each_way_gives_the_adjoints_of_the_sweep(way, monkeypatch):
+    monkeypatch.setattr(blocks, "WORTH_LEARNING", 2 if way == "_block" else T + 1)
+    cell, mask = layer_of(gated).cell, ragged()
+    active = torch.arange(T)[:, None] < torch.tensor(mask["lengths"])
+    tape = sweep.forward(cell, draw(T, B, I), draw(B, H), active, mask["reset"] & active)
+    g, delta_T = draw(1, T, B, H, seed=2), draw(1, B, H, seed=3)
+    for got, want in zip(
+        blocks.backward(cell, tape, g, delta_T),
+        sweep.backward(cell, tape, g, delta_T),
+        strict=True,
+    ):
+        assert term_error(got, want) < 1e-12
 
 
 @pytest.mark.parametrize("schedule", [tt.Checkpointed(4), tt.Truncated(T, 1)], ids=str)

@@ -99,6 +99,7 @@ class Function(AbstractCell):
         self.hidden_size, self.state_size = hidden_size, state_size
         self.step_function = step
         self.apart = ""
+        self._tried: dict[tuple, str] = {}
         self.names = tuple(weights or ())
         for name, weight in (weights or {}).items():
             if not isinstance(weight, Tensor):
@@ -223,6 +224,9 @@ class Function(AbstractCell):
         """
         cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x, s = x.detach(), s.detach()
+        # What costs more steps is tried again only where rows or modes are not as before.
+        modes = tuple(module.training for module in self.modules())
+        case = (x.shape, s.shape, x.dtype, x.device, modes)
         # Running statistics and the like must not see rows that are made up.
         buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
         with torch.enable_grad():
@@ -236,8 +240,12 @@ class Function(AbstractCell):
         if x.is_meta or torch._C._are_functorch_transforms_active():
             return  # there are no values to look at
         with torch.no_grad():
-            _check_finite(s_t, (x, s, *cell.weights().values()))
-            self.apart = _apart(cell, x, s, s_t)
+            if case not in self._tried:
+                _check_finite(s_t, (x, s, *cell.weights().values()))
+                if len(self._tried) >= 64:
+                    self._tried.clear()
+                self._tried[case] = _apart(cell, x, s, s_t)
+            self.apart = self._tried[case]
             for buffer, before in buffers:
                 buffer.copy_(before)
 

@@ -19,6 +19,8 @@ __all__ = ["backward", "gradients"]
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
 BLOCK_BYTES = 1 << 19
+# With fewer steps in all, a graph of them costs less than learning a step's way back.
+WORTH_LEARNING = 32
 
 
 def gradients(
@@ -37,7 +39,8 @@ def gradients(
     Then one backward over the block's rows gives its share of dE/dW and dE/dx.
 
     Where rows are not independent, or the step looks at values, draws random numbers or cannot
-    take another number of rows, steps are taken back one at a time by autograd.
+    take another number of rows, the steps of a block are unrolled one by one into a graph of
+    autograd; `throughtime.kernels.last_choice` says so, and why. So are few steps, without a word.
 
     Args:
         cell: the recurrence.
@@ -97,22 +100,19 @@ class _WayBack:
         self.program: Program | None = None
 
     def run(self, delta_T: Tensor | None) -> Tensor:
-        tape = self.tape
-        s = tape.s
+        s = self.tape.s
         delta = s.new_zeros(s.shape[1:]) if delta_T is None else delta_T
         K = max(1, BLOCK_BYTES // max(1, s[0].nbytes))
-        last = tape.T
-        while last:
-            first = last
-            if not self.reason and K > 1 and last > 1:
-                first = max(1, last - K + 1)
-                try:
-                    delta = self._block(first, last, delta)
-                except Refusal as refusal:
-                    self.reason, first = str(refusal), last
-            if first == last:
-                delta = self._one(last, delta)
-            last = first - 1
+        for last in range(self.tape.T, 0, -K):
+            first = max(1, last - K + 1)
+            if self.reason or first == last or self.tape.T < WORTH_LEARNING:
+                delta = self._unrolled(first, last, delta)
+                continue
+            try:
+                delta = self._block(first, last, delta)
+            except Refusal as refusal:
+                self.reason = str(refusal)
+                delta = self._unrolled(first, last, delta)
         return delta
 
     def say(self) -> None:
@@ -120,43 +120,60 @@ class _WayBack:
         if self.reason:
             note("reference", f"Function goes back one step at a time: {self.reason}.")
 
-    def _one(self, t: int, delta: Tensor) -> Tensor:
-        """Go one step back by autograd, with everything that is wanted of it."""
-        tape = self.tape.steps(t, t)
-        if self.g is not None:
-            delta = delta.clone()
-            delta[:, : self.g.shape[-1]] += self.g[t - 1]
-        x, s_prev = tape.x[0].detach(), tape.s_prev()[0].detach().requires_grad_()
-        x.requires_grad_(self.x is not None)
+    def _unrolled(self, first: int, last: int, delta: Tensor) -> Tensor:
+        """Go back through some steps by a graph of them, as a loop written by hand does."""
+        tape, G = self.tape.steps(first, last), 0 if self.g is None else self.g.shape[-1]
+        x = tape.x.detach().requires_grad_(self.x is not None)
+        s_first = tape.s[0].detach().requires_grad_()
+        s, taken, ends = s_first, [], []
         with torch.enable_grad():
-            s_t = self.cell.next(x, s_prev)
-        enters = delta if tape.active is None else torch.where(tape.active[0, :, None], delta, 0)
-        (delta_prev,) = self._pull(s_t, enters, [s_prev], x, slice(t - 1, t))
+            for k, x_t in enumerate(x.unbind(0)):
+                if tape.reset is not None:
+                    s = s.masked_fill(tape.reset[k, :, None], 0)
+                s_t = self.cell.next(x_t, s)
+                takes = None if tape.active is None else tape.active[k, :, None]
+                s = s_t if takes is None else torch.where(takes, s_t, s)
+                taken.append(s_t)
+                ends.append(s[:, :G])
+        outputs, enters = [s], [delta]
+        if self.g is not None:
+            outputs += ends
+            enters += self.g[first - 1 : last].unbind(0)
+        of = [s_first] if self.deltas is None else [s_first, *taken]
+        delta, *deltas = self._pull(outputs, enters, of, x, slice(first - 1, last))
         if self.deltas is not None:
-            self.deltas[t - 1] = enters
-        if tape.reset is not None:
-            delta_prev = delta_prev.masked_fill(tape.reset[0, :, None], 0)
-        if tape.active is not None:
-            delta_prev = torch.where(tape.active[0, :, None], delta_prev, delta)
-        return delta_prev
+            torch.stack(deltas, out=self.deltas[first - 1 : last])
+        return delta
 
     def _pull(
-        self, s: Tensor, delta: Tensor, of: list[Tensor], x: Tensor, steps: slice
-    ) -> tuple[Tensor, ...]:
+        self,
+        s: list[Tensor],
+        enters: Sequence[Tensor],
+        of: list[Tensor],
+        x: Tensor,
+        steps: slice,
+    ) -> list[Tensor]:
         """Add what autograd gives to dE/dW and dE/dx, and give the gradients of ``of``."""
         inputs = [*of, *(self.weights[n] for n in self.total)]
         inputs += [] if self.x is None else [x]
-        if not inputs:
-            return ()
-        if s.requires_grad:
-            grads = torch.autograd.grad(s, inputs, delta, allow_unused=True, materialize_grads=True)
-        else:
-            grads = tuple(torch.zeros_like(i) for i in inputs)
-        for name, grad in zip(self.total, grads[len(of) :], strict=False):
+        found = [torch.zeros_like(i) for i in inputs]
+        ways = [(s_t, g) for s_t, g in zip(s, enters, strict=True) if s_t.requires_grad]
+        there = [i for i, wanted in enumerate(inputs) if wanted.requires_grad]
+        if ways and there:
+            grads = torch.autograd.grad(
+                [s_t for s_t, _ in ways],
+                [inputs[i] for i in there],
+                [g for _, g in ways],
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for i, grad in zip(there, grads, strict=True):
+                found[i] = grad
+        for name, grad in zip(self.total, found[len(of) :], strict=False):
             self.total[name] += grad
         if self.x is not None:
-            self.x[steps].view_as(grads[-1]).copy_(grads[-1])
-        return grads[: len(of)]
+            self.x[steps].copy_(found[-1].view_as(self.x[steps]))
+        return found[: len(of)]
 
     def _block(self, first: int, last: int, delta: Tensor) -> Tensor:
         """Go back through some steps at once; nothing is changed before a Refusal."""
@@ -184,7 +201,7 @@ class _WayBack:
         rows = list(zip(*columns, strict=True)) if columns else [()] * K
         g = None if self.g is None else self.g[first - 1 : last]
         deltas, delta = self._chain(tape, g, rows, delta)
-        self._pull(s, deltas.flatten(0, 1), [], x, slice(first - 1, last))
+        self._pull([s], [deltas.flatten(0, 1)], [], x, slice(first - 1, last))
         if self.deltas is not None:
             self.deltas[first - 1 : last] = deltas
         return delta
