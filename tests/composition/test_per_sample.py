@@ -254,6 +254,15 @@ def test_what_cannot_be_served_says_so():
         pass
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "projected LSTM", "minGRU", "a module as step"])
+def test_row_by_row_gives_the_same_as_vmap(monkeypatch, name):
+    def no_vmap(*_, **__):
+        raise RuntimeError("there is none")
+
+    monkeypatch.setattr(torch.func, "vmap", no_vmap)
+    test_each_rows_share_is_its_gradient_alone_and_they_sum_to_grad(name, RAGGED)
+
+
 def test_a_row_too_many_in_a_share_is_noticed(monkeypatch):
     """The comparison must be able to fail: a mutant gives a row its neighbour's share."""
     whole = by_row.param_grads_by_row

@@ -251,6 +251,34 @@ def test_rows_that_depend_on_each_other_must_have_one_length(step):
         layer_of(step)(draw(T, B, I), lengths=[T, 4, 7])
 
 
+@pytest.mark.parametrize("step", [gated, batch_norm], ids=lambda step: step.__name__)
+def test_losses_carried_at_once_give_what_they_give_one_by_one(step):
+    layer, x = layer_of(step), draw(T, B, I).requires_grad_()
+    of, h = [x, *layer.parameters()], layer(x)[0]
+    seeds = draw(3, *h.shape, seed=4)
+    got = torch.func.vmap(lambda seed: torch.autograd.grad(h, of, seed, retain_graph=True))(seeds)
+    adjoints, _ = sweep.backward(layer.cell, sweep.forward(layer.cell, x, h[0].detach()), seeds)
+    for v, seed in enumerate(seeds):
+        tape = sweep.forward(layer.cell, x, h[0].detach())
+        assert_close(adjoints[v], sweep.backward(layer.cell, tape, seed[None])[0][0], rtol=1e-12)
+        want = torch.autograd.grad(h, of, seed, retain_graph=True)
+        for a, b in zip(got, want, strict=True):
+            assert_close(a[v], b, rtol=1e-12)
+
+
+def test_rows_that_depend_on_each_other_are_noticed_by_the_states_too(monkeypatch, block):
+    monkeypatch.setattr(tt.cells.Function, "examine", lambda self, x, s: None)
+    layer, x = layer_of(batch_norm), draw(T, B, I)
+    layer(x)[0].pow(2).sum().backward()
+    weights = {name: w.detach().requires_grad_() for name, w in layer.cell.weights().items()}
+    h, _ = by_hand(batch_norm, weights, x, torch.zeros(B, H, dtype=F64))
+    h.pow(2).sum().backward()
+    for name, w in weights.items():
+        assert_close(getattr(layer.cell, name).grad, w.grad, rtol=1e-12, name=name)
+    if block > 1:
+        assert "depends on the other rows" in tt.kernels.last_choice().reason
+
+
 def test_float32_is_as_near_as_autograd_is():
     layer, exact = layer_of(gated, torch.float32), layer_of(gated)
     x = draw(T, B, I)

@@ -160,11 +160,11 @@ class Function(AbstractCell):
             return tuple(torch.cat(parts) for parts in zip(*each, strict=True))  # pyright: ignore
         # The V losses become rows: rows are independent, so no step need support vmap.
         x_t, s_prev = (kept.detach().expand(V, *kept.shape).flatten(0, 1) for kept in saved)
+        frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x_t.requires_grad_()
         s_prev.requires_grad_()
         with torch.enable_grad():
-            frozen = {name: w.detach() for name, w in self.weights().items()}
-            s_t = rebind(self, frozen).next(x_t, s_prev)
+            s_t = frozen.next(x_t, s_prev)
         if not s_t.requires_grad:
             return torch.zeros_like(delta), torch.cat(
                 (delta.new_zeros(V, B, x_t.shape[1]), delta), -1
@@ -182,7 +182,7 @@ class Function(AbstractCell):
             return {}
         x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
         delta = adjoints[..., self.input_size :].flatten(0, 1)
-        if torch._C._are_functorch_transforms_active():  # a vmap over rows: they want their own way
+        if _transformed():
             pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)[1]
             return pull(delta)[0]
         weights = {name: w.requires_grad_() for name, w in weights.items()}
@@ -237,7 +237,7 @@ class Function(AbstractCell):
                 "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
                 "step an nn.Module that owns it."
             )
-        if x.is_meta or torch._C._are_functorch_transforms_active():
+        if x.is_meta or _transformed():
             return  # there are no values to look at
         with torch.no_grad():
             if case not in self._tried:
@@ -248,6 +248,11 @@ class Function(AbstractCell):
             self.apart = self._tried[case]
             for buffer, before in buffers:
                 buffer.copy_(before)
+
+
+def _transformed() -> bool:
+    """Say whether `torch.func` is at work: within it autograd's own functions are refused."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
