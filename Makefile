@@ -7,7 +7,7 @@
 #   make type    pyright
 #   make examples
 #   make check   all of the above but the demo
-#   make bench   this machine's speed beside torch.nn, into benchmarks/
+#   make bench   this machine's speed beside torch.nn, JAX and FlashRNN, into benchmarks/
 #   make studies the longer measurements that the documents quote
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
@@ -43,6 +43,11 @@ $(VENV)/.with-dev: $(VENV)/.with-package
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.with-bench: $(VENV)/.with-dev
+	@echo "Installing what bench compares with into $(VENV)."
+	@$(PIP) --editable '.[bench]'
+	@touch $@
+
 setup: $(VENV)/.with-dev
 
 demo: $(VENV)/.with-package
@@ -63,7 +68,7 @@ examples: $(VENV)/.with-dev
 	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python -W error $$example; done
 
 # `make bench` writes benchmarks/RESULTS.md; run it on a machine that is quiet.
-bench: $(VENV)/.with-dev
+bench: $(VENV)/.with-bench
 	$(BIN)/throughtime bench $(ARGS)
 
 studies: $(VENV)/.with-dev

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #endif
 
-#define TT_VERSION 5
+#define TT_VERSION 6
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }
@@ -103,8 +103,6 @@ extern "C" {
 
 int tt_forward(const tt_sweep *w) { return sweep(w, false); }
 int tt_backward(const tt_sweep *w) { return sweep(w, true); }
-
-int64_t tt_packed_size(const tt_sweep *w, int back) { return isa().layout(*w, back, 1).packed; }
 
 void tt_advise(void *memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -2,10 +2,11 @@
 //
 // At step t the product of da_{t+1} with W_h gives delta_t (eq. 9) panel by panel, and the cell's
 // step back turns it into da_t at once. A row begins at the last step that its loss reaches, and
-// costs nothing above it.
+// costs nothing above it. For one loss the adjoints of some steps wait in cache until their products
+// are taken.
 #pragma once
 
-#include "sweep.h"
+#include "gemm.h"
 
 namespace TT_ISA {
 
@@ -14,7 +15,16 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
     using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
 
-    explicit Backward(const tt::Share &s) : Base(s, true) {}
+    const Panels panels_x;
+    const tt::Layout layout;
+    Gemm<F> gemm;
+    int64_t waiting = 0;   // steps whose adjoints wait
+    int side = 0;          // where they do
+    bool fresh = true;     // nothing has been added to the weights' gradients
+
+    Backward(const tt::Share &s, const tt::Layout &l)
+        : Base(s, true), panels_x(Panels::input(w, true, Simd<F>::lanes)), layout(l),
+          gemm(s, l.waiting_row) {}
 
     F *carry_h(int64_t p) const { return (F *)share.carry_h + p * unit_row; }
     F *carry_c(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
@@ -26,10 +36,55 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         return (const F *)w.g + v * w.g_stride_v + t * w.g_stride_t + b * w.g_stride_b;
     }
     F *adjoint(int64_t v, int64_t t, int64_t b) const {
-        int64_t at = (v * w.T + t) * w.B + b;
-        if (w.places) at = w.places[at];
-        return w.adjoints && at >= 0 ? (F *)w.adjoints + at * w.width : nullptr;
+        return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * A : nullptr;
     }
+    tt::Waiting &list() const { return share.waiting[side * share.groups + share.group]; }
+
+    // Where the adjoint of a step that is taken goes.
+    F *taken_adjoint(int64_t v, int64_t t, int64_t b) {
+        if (!w.grads) return adjoint(v, t, b);
+        if (share.member == 0) {
+            list().at[waiting] = t * w.B + b;
+            list().x_at[waiting] = t * w.x_stride_t + b * w.x_stride_b;
+        }
+        return (F *)list().rows + waiting++ * layout.waiting_row;
+    }
+
+    // The adjoints that wait are handed over to their products; say whether any group has more to
+    // come. Who takes steps ahead of the products shares the last ones only.
+    bool round(bool last) {
+        if (share.member == 0) {
+            list().n = waiting;
+            list().last = last;
+        }
+        waiting = 0;
+        share.wait(share.all_barrier);
+        bool more = false;
+        for (int g = 0; g < share.groups; ++g) more |= !gemm.lists[g].last;
+        if (!share.ahead || !more)
+            products(share.thread, share.threads, share.member, share.team);
+        else if (share.member)
+            products(share.group, share.groups, 0, 1);
+        fresh = false;
+        if (share.ahead) {
+            side = 1 - side;
+            gemm.lists = share.waiting + side * share.groups;
+        } else {
+            share.wait(share.all_barrier);
+        }
+        return more;
+    }
+
+    void products(int worker, int workers, int part, int parts) const {
+        if (w.grad_x) {
+            int64_t begin, end;
+            part_of(list().n, part, parts, begin, end);
+            gemm.input_grad(panels_x, begin, end);
+        }
+        gemm.weight_grads(fresh, worker, workers);
+        if (w.grad_bias_ih || w.grad_bias_hh) gemm.bias_grads(fresh, worker, workers);
+    }
+
     // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
     F *delta(int64_t v, int64_t k, int64_t b, int64_t i) const {
         if (w.deltas) return (F *)w.deltas + ((v * (w.T + 1) + k) * w.B + b) * S;
@@ -52,7 +107,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         write_norm(v, k, b, d);
     }
 
+    // At a step that the row does not take, where a layer puts out 0: nothing enters there.
     void add_direct(int64_t p, int64_t t) const {
+        if (w.grads) return;
         const int64_t id = share.rows[p], u = this->first_unit(), end = this->last_unit();
         const F *g = direct(id / w.B, t, id % w.B);
         if (!g) return;
@@ -109,8 +166,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     void clear_adjoint(int64_t v, int64_t t, int64_t b) const {
         F *row = adjoint(v, t, b);
         const int64_t u = this->first_unit(), n = this->last_unit() - u;
-        if (row)
-            for (int64_t gate = 0; gate < w.width; gate += w.H) memset(row + gate + u, 0, n * sizeof(F));
+        for (int64_t gate = 0; row && gate < A; gate += w.H) memset(row + gate + u, 0, n * sizeof(F));
+        if (w.grad_x && share.member == 0) memset((F *)w.grad_x + (t * w.B + b) * w.I, 0, w.I * sizeof(F));
     }
 
     // Say which rows take step t, and in which slots; give how many of them took step t + 1.
@@ -130,10 +187,10 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         return stay;
     }
 
-    Row<F> row(int64_t t, int64_t p, int64_t to, int64_t i) const {
+    Row<F> row(int64_t t, int64_t p, int64_t to, int64_t i) {
         const int64_t id = share.rows[p], v = id / w.B, b = id % w.B, at = t * w.B + b;
         Row<F> r{};
-        r.a = (F *)w.a + at * A;
+        r.a = w.a ? (F *)w.a + at * A : nullptr;
         r.s_prev = (const F *)w.s + at * S;
         r.s = (F *)w.s + (at + w.B) * S;
         r.q = w.q ? (F *)w.q + at * w.H : nullptr;
@@ -141,7 +198,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         r.carry_h = carry_h(p);
         r.carry_c = carry_c(p);
         r.g = direct(v, t, b);
-        r.adjoint = adjoint(v, t, b);
+        r.adjoint = taken_adjoint(v, t, b);
         r.delta = delta(v, t + 1, b, i);
         r.cleared = this->reset(t, b);
         return r;
@@ -176,13 +233,14 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     }
 
     // Rows in the slots first … first + rows - 1 of step t + 1 go through the product.
-    void step(int64_t t, int64_t first, int64_t rows) const {
+    void step(int64_t t, int64_t first, int64_t rows) {
         constexpr int L = Simd<F>::lanes;
         Row<F> taken[chunk_rows];
         for (int64_t i = 0; i < rows; ++i)
             if (share.out[first + i] >= 0)
                 taken[i] = row(t, share.current[first + i], share.out[first + i], i);
-        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+            const int64_t panel = this->in_turn(j, t);
             this->product(panel, first, rows);
             for (int64_t i = 0; i < rows; ++i) {
                 const F *tile = (const F *)share.tile + i * panels.width(panel) * L;
@@ -202,6 +260,11 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     }
 
     void run() {
+        if (this->sweeps()) sweep();
+        while (w.grads && round(true)) {}
+    }
+
+    void sweep() {
         int64_t n = 0;
         for (int32_t p = 0; p < share.n_rows; ++p) {
             begin(p);
@@ -211,6 +274,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         for (int64_t t = w.T - 1; t >= -1; --t) {
             int64_t n_next;
             const int64_t stay = plan(t, n, n_next);
+            if (w.grads && waiting + n_next > layout.waiting_rows) round(false);
             for (int64_t i = 0; i < n; i += chunk_rows)
                 step(t, i, n - i < chunk_rows ? n - i : chunk_rows);
             for (int64_t i = 0; i < n; ++i)

@@ -12,7 +12,8 @@ namespace TT_ISA {
 template <class F> struct Row {
     const F *drive;      // forward: pre-activations
     F *a;                // gates: forward, where they go; back
-    F *s;                // s_{t+1}: this step's result
+    F *s;                // s_{t+1}: this step's result; forward: or null
+    F *h;                // forward: this step's output, or null
     const F *s_prev;     // back: s_t in the tape
     const F *h_prev;     // forward: h_t, or 0 after a reset, padded
     F *q;                // GRU
@@ -32,14 +33,20 @@ template <class F> struct Sizes {
     const F *bias_n;
 };
 
+// Write h to wherever it is wanted.
+template <class F> TT_INLINE void put(const Row<F> &r, Vec<F> h, int64_t u, int n) {
+    if (r.s) store(r.s + u, h, n);
+    if (r.h) store(r.h + u, h, n);
+    if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
+}
+
 template <class F> struct Elman {
     static constexpr int gates = 1, states = 1;
     static constexpr bool carries = false;
 
     static TT_INLINE void forward(const Sizes<F> &z, const Row<F> &r, const F *tile, int64_t u, int n) {
         const Vec<F> h = nonlinear<F>(load(r.drive + u, n) + load(tile), z.kind);
-        store(r.s + u, h, n);
-        if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
+        put(r, h, u, n);
     }
 
     static TT_INLINE void backward(const Sizes<F> &z, const Row<F> &r, Vec<F> delta, int64_t u, int n) {
@@ -70,10 +77,9 @@ template <class F> struct Lstm {
             store(a + 2 * H, g, n);
             store(a + 3 * H, o, n);
         }
-        store(r.s + u, h, n);
-        store(r.s + H + u, c, n);
+        put(r, h, u, n);
+        if (r.s) store(r.s + H + u, c, n);
         store(r.c + u, r.cleared ? Vec<F>{} : c);
-        if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
     }
 
     static TT_INLINE void backward(const Sizes<F> &z, const Row<F> &r, Vec<F> delta_h, int64_t u, int n) {
@@ -126,8 +132,7 @@ template <class F> struct Gru {
             store(a + 2 * H, fresh, n);
             store(r.q + u, q, n);
         }
-        store(r.s + u, h, n);
-        if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
+        put(r, h, u, n);
     }
 
     static TT_INLINE void backward(const Sizes<F> &z, const Row<F> &r, Vec<F> delta, int64_t u, int n) {

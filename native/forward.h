@@ -1,7 +1,9 @@
 // The forward sweep of one thread's rows: all T steps, without a barrier where the rows are its own.
+//
+// The input's product is taken for some steps ahead, few enough that it waits in cache.
 #pragma once
 
-#include "sweep.h"
+#include "gemm.h"
 
 namespace TT_ISA {
 
@@ -10,9 +12,65 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
     using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
 
-    explicit Forward(const tt::Share &s) : Base(s, false) {}
+    const Panels panels_x;
+    const tt::Layout layout;
+    Gemm<F> gemm;
+    int64_t until = 0, since = 0;  // the pre-activations of steps since … until - 1 are there
+    int side = 0;                  // where they are
 
-    F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
+    Forward(const tt::Share &s, const tt::Layout &l)
+        : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
+          gemm(s, l.waiting_row) {}
+
+    // s_t; without the way back only the last of a row is kept.
+    F *state(int64_t t, int64_t b) const { return (F *)w.s + ((w.keep ? t : t ? 1 : 0) * w.B + b) * S; }
+
+    // Look from step t on to as many steps as may wait; give how many rows take them.
+    int64_t look(int64_t t, bool write) {
+        const int64_t n = share.n_rows;
+        tt::Waiting &list = share.waiting[side * share.groups + share.group];
+        int64_t count = 0;
+        since = until = t;
+        while (until < w.T && count + n <= layout.waiting_rows &&
+               (until - t + 1) * n <= tt::places * layout.waiting_rows) {
+            for (int64_t p = 0; p < n; ++p) {
+                const int32_t id = share.rows[p];
+                if (until < share.lo[id] || until >= share.hi[id]) continue;
+                if (write) {
+                    share.place[side][(until - t) * n + p] = (int32_t)count;
+                    list.at[count] = until * w.B + id;
+                    list.x_at[count] = until * w.x_stride_t + id * w.x_stride_b;
+                }
+                ++count;
+            }
+            ++until;
+        }
+        return count;
+    }
+
+    // Take the input's product for the steps from t on, all threads of the group together.
+    void drive(int64_t t) {
+        const int64_t count = look(t, share.member == 0);
+        this->meet();
+        int64_t first, last;
+        part_of(count, share.member, share.team, first, last);
+        gemm.drive(panels_x, first, last);
+        this->meet();
+    }
+
+    // The pre-activations of step t are wanted next.
+    void want(int64_t t) {
+        if (!share.ahead || t == 0) return drive(t);
+        this->meet();
+        turn_side();
+        look(t, false);
+    }
+
+    void turn_side() {
+        side = 1 - side;
+        gemm.lists = share.waiting + side * share.groups;
+    }
+
     F *cell_state(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
 
     // Put s_0 of the row at position p, or 0, where the step `at` will look for it.
@@ -44,9 +102,11 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     Row<F> row(int64_t t, int64_t slot) const {
         const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
         Row<F> r{};
-        r.a = (F *)w.a + at * A;
-        r.drive = w.drive ? (const F *)w.drive + (w.places ? w.places[at] : at) * A : r.a;
-        r.s = state(t + 1, b);
+        r.a = w.a ? (F *)w.a + at * A : nullptr;
+        r.drive = (const F *)gemm.lists[share.group].rows +
+                  share.place[side][(t - since) * share.n_rows + p] * layout.waiting_row;
+        r.s = w.keep || t + 1 == share.hi[b] ? state(t + 1, b) : nullptr;
+        r.h = w.h ? (F *)w.h + at * w.H : nullptr;
         r.h_prev = in + slot * state_row;
         r.q = w.q ? (F *)w.q + at * w.H : nullptr;
         r.out = share.out[slot] < 0 ? nullptr : out + share.out[slot] * state_row;
@@ -59,7 +119,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         constexpr int L = Simd<F>::lanes;
         Row<F> taken[chunk_rows];
         for (int64_t i = 0; i < rows; ++i) taken[i] = row(t, first + i);
-        for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel) {
+        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+            const int64_t panel = this->in_turn(j, t);
             this->product(panel, first, rows);
             for (int64_t i = 0; i < rows; ++i)
                 point(taken[i], panel, (const F *)share.tile + i * panels.width(panel) * L);
@@ -77,20 +138,39 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 Cell::forward(sizes, r, tile, u, (int)(w.H - u));
     }
 
-    // Steps that a row does not take: its state stays, and what would be kept is 0.
+    // Steps that a row does not take: its state stays, and what would be kept or put out is 0.
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
+            if (!w.keep && lo >= hi) memcpy(state(1, b), state(0, b), S * sizeof(F));
             for (int64_t t = 0; t < w.T; ++t) {
                 if (t >= lo && t < hi) continue;
+                const int64_t at = t * w.B + b;
+                if (w.h) memset((F *)w.h + at * w.H, 0, w.H * sizeof(F));
+                if (!w.keep) continue;
                 memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
-                if (Cell::gates > 1 && w.keep) memset((F *)w.a + (t * w.B + b) * A, 0, A * sizeof(F));
-                if (w.q && w.keep) memset((F *)w.q + (t * w.B + b) * w.H, 0, w.H * sizeof(F));
+                if (Cell::gates > 1) memset((F *)w.a + at * A, 0, A * sizeof(F));
+                if (w.q) memset((F *)w.q + at * w.H, 0, w.H * sizeof(F));
             }
         }
     }
 
+    // A thread that takes no steps shares the products, or takes them ahead of the other's steps.
+    void assist() {
+        drive(0);
+        while (until < w.T) {
+            if (!share.ahead) {
+                drive(until);
+                continue;
+            }
+            turn_side();
+            gemm.drive(panels_x, 0, look(until, true));
+            this->meet();
+        }
+    }
+
     void run() {
+        if (!this->sweeps()) return assist();
         int64_t n = 0;
         for (int32_t p = 0; p < share.n_rows; ++p)
             if (share.lo[share.rows[p]] == 0 && share.hi[share.rows[p]] > 0) {
@@ -103,6 +183,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         this->turn();
         for (int64_t t = 0; t < w.T; ++t) {
             int64_t n_next = n;
+            if (t == until) want(t);
             if (share.ragged) {
                 const int64_t stay = plan(t, n, n_next);
                 for (int64_t i = stay; i < n_next; ++i) enter(share.next[i], out + i * state_row, t + 1);

@@ -4,49 +4,100 @@
 
 namespace TT_ISA {
 
-template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows) {
+// How many steps of one group may wait: few enough to stay in cache, and enough of them for the
+// gradients of the weights, which each round reads and writes, to be a small part of it.
+template <class F> int64_t waiting_rows(const tt_sweep &w, int64_t row, int64_t rows, bool ahead) {
+    constexpr int64_t bytes = 1 << 20, least = 256, most = 512;
+    int64_t n = bytes / (row * (int64_t)sizeof(F));
+    n = n < least ? least : n < most ? n : most;
+    // Steps taken ahead of their products: in parts, for there to be something ahead.
+    if (ahead && w.T < 8 * n / rows) n = w.T * rows / 8 > 32 ? w.T * rows / 8 : 32;
+    const int64_t all = w.T < (n + rows - 1) / rows ? w.T * rows : n;
+    return all > rows ? all : rows;
+}
+
+template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows, bool ahead) {
     constexpr int L = Simd<F>::lanes;
-    const Panels panels(w, back, L, rows);
-    const int64_t units = panels.vectors * L;
-    const int64_t chunk = rows < chunk_rows ? rows : chunk_rows;
-    return {panels.size(), (back ? tt::gates(w) : 1) * units + L, units, chunk * max_vectors * L,
-            panels.count};
+    const Panels panels = Panels::recurrent(w, back, L, rows), x = Panels::input(w, back, L);
+    const int64_t units = panels.vectors * L, chunk = rows < chunk_rows ? rows : chunk_rows;
+    const int64_t width = back ? tt::adjoint_size(w) : tt::gates(w) * w.H;
+    tt::Layout z{};
+    z.packed = panels.size();
+    z.packed_x = x.size() + x.vectors * L;
+    z.panels = panels.count;
+    z.panels_x = x.count;
+    z.state_row = (back ? tt::gates(w) : 1) * units + L;
+    z.unit_row = units;
+    const int64_t tile = (chunk > max_rows ? chunk : max_rows) * max_vectors * L;
+    z.tile = tile;
+    z.waiting_row = (width + L - 1) / L * L + L;
+    z.waiting_rows = waiting_rows<F>(w, z.waiting_row, rows, ahead);
+    const int64_t depth = w.I < depth_at_once ? w.I : depth_at_once;
+    z.gathered = back ? z.waiting_rows * max_vectors * L : rows_at_once<F>(depth + L) * (depth + L);
+    return z;
 }
 
 template <class F>
 void pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t first, int64_t last) {
-    const Panels panels(w, back, Simd<F>::lanes, rows);
+    const Panels panels = Panels::recurrent(w, back, Simd<F>::lanes, rows);
     for (int64_t p = first; p < last; ++p)
-        (back ? pack_backward<F> : pack_forward<F>)(w, panels, p, (F *)packed + panels.offset(p));
+        (back ? pack_plain<F> : pack_transposed<F>)((const F *)w.weight_hh, panels, p,
+                                                    (F *)packed + panels.offset(p));
 }
 
-template <class F, template <class, class> class Direction> void run(const tt::Share &share) {
+// What enters pre-activation u beside W_x x_t: the GRU's b_hn stays inside the reset's product.
+template <class F> F input_bias(const tt_sweep &w, int64_t u) {
+    const F ih = ((const F *)w.bias_ih)[u];
+    return w.cell == TT_GRU && u >= 2 * w.H ? ih : ih + ((const F *)w.bias_hh)[u];
+}
+
+template <class F>
+void pack_x(const tt_sweep &w, bool back, void *packed, int64_t first, int64_t last) {
+    const Panels panels = Panels::input(w, back, Simd<F>::lanes);
+    for (int64_t p = first; p < last; ++p) {
+        (back ? pack_plain<F> : pack_transposed<F>)((const F *)w.weight_ih, panels, p,
+                                                    (F *)packed + panels.offset(p));
+        // Behind the panels lies what is added to each column.
+        F *bias = (F *)packed + panels.size();
+        for (int64_t u = panels.first_unit(p); !back && u < panels.first_unit(p + 1); ++u)
+            bias[u] = w.bias_ih && u < panels.units ? input_bias<F>(w, u) : F(0);
+    }
+}
+
+template <class F, template <class, class> class Direction>
+void run(const tt::Share &share, const tt::Layout &layout) {
     switch (share.sweep->cell) {
-        case TT_LSTM: return Direction<F, Lstm<F>>(share).run();
-        case TT_GRU: return Direction<F, Gru<F>>(share).run();
-        default: return Direction<F, Elman<F>>(share).run();
+        case TT_LSTM: return Direction<F, Lstm<F>>(share, layout).run();
+        case TT_GRU: return Direction<F, Gru<F>>(share, layout).run();
+        default: return Direction<F, Elman<F>>(share, layout).run();
     }
 }
 
 bool is_float(const tt_sweep &w) { return w.dtype == TT_FLOAT32; }
 
-tt::Layout any_layout(const tt_sweep &w, bool back, int64_t rows) {
-    return is_float(w) ? layout<float>(w, back, rows) : layout<double>(w, back, rows);
+tt::Layout any_layout(const tt_sweep &w, bool back, int64_t rows, bool ahead) {
+    return is_float(w) ? layout<float>(w, back, rows, ahead) : layout<double>(w, back, rows, ahead);
 }
 
 void any_pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t first, int64_t last) {
     (is_float(w) ? pack<float> : pack<double>)(w, back, rows, packed, first, last);
 }
 
+void any_pack_x(const tt_sweep &w, bool back, void *packed, int64_t first, int64_t last) {
+    (is_float(w) ? pack_x<float> : pack_x<double>)(w, back, packed, first, last);
+}
+
 void any_forward(const tt::Share &s) {
-    is_float(*s.sweep) ? run<float, Forward>(s) : run<double, Forward>(s);
+    const tt::Layout l = any_layout(*s.sweep, false, s.group_rows, s.ahead);
+    is_float(*s.sweep) ? run<float, Forward>(s, l) : run<double, Forward>(s, l);
 }
 
 void any_backward(const tt::Share &s) {
-    is_float(*s.sweep) ? run<float, Backward>(s) : run<double, Backward>(s);
+    const tt::Layout l = any_layout(*s.sweep, true, s.group_rows, s.ahead);
+    is_float(*s.sweep) ? run<float, Backward>(s, l) : run<double, Backward>(s, l);
 }
 
 extern const tt::Isa isa;
-const tt::Isa isa = {TT_NAME, any_layout, any_pack, any_forward, any_backward};
+const tt::Isa isa = {TT_NAME, any_layout, any_pack, any_pack_x, any_forward, any_backward};
 
 }  // namespace TT_ISA

@@ -22,22 +22,24 @@ constexpr int rows_for(int vectors) {
     return sums / vectors < max_rows ? sums / vectors : max_rows;
 }
 
-template <class F, int MR, int NR>
-void multiply(const F *x, int64_t x_row, const F *w, int64_t n, F *tile, int64_t tile_row, bool add) {
+// out = from + x · w for MR rows: out and from are rows of NR vectors; from null: 0. The rows of x
+// lie x_step apart and its depth runs contiguously; Across: the other way round.
+template <class F, int MR, int NR, bool Across>
+void multiply(const F *x, int64_t x_step, const F *w, int64_t n, F *out, int64_t out_row,
+              const F *from, int64_t from_row) {
     constexpr int L = Simd<F>::lanes;
     Vec<F> sum[MR][NR];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < NR; ++j)
-            sum[i][j] = add ? load(tile + i * tile_row + j * L) : Vec<F>{};
+        for (int j = 0; j < NR; ++j) sum[i][j] = from ? load(from + i * from_row + j * L) : Vec<F>{};
     for (int64_t k = 0; k < n; ++k, w += NR * L) {
         Vec<F> weights[NR];
 #pragma GCC unroll 4
         for (int j = 0; j < NR; ++j) weights[j] = load(w + j * L);
 #pragma GCC unroll 16
         for (int i = 0; i < MR; ++i) {
-            const F x_ik = x[i * x_row + k];
+            const F x_ik = Across ? x[k * x_step + i] : x[i * x_step + k];
 #pragma GCC unroll 4
             for (int j = 0; j < NR; ++j) sum[i][j] += weights[j] * x_ik;
         }
@@ -45,49 +47,59 @@ void multiply(const F *x, int64_t x_row, const F *w, int64_t n, F *tile, int64_t
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < NR; ++j) store(tile + i * tile_row + j * L, sum[i][j]);
+        for (int j = 0; j < NR; ++j) store(out + i * out_row + j * L, sum[i][j]);
 }
 
 template <class F>
-using Multiply = void (*)(const F *, int64_t, const F *, int64_t, F *, int64_t, bool);
+using Multiply = void (*)(const F *, int64_t, const F *, int64_t, F *, int64_t, const F *, int64_t);
 
-template <class F, int NR, int MR> Multiply<F> pick_rows(int rows) {
+template <class F, bool Across, int NR, int MR> Multiply<F> pick_rows(int rows) {
     if constexpr (MR == 1)
-        return multiply<F, 1, NR>;
+        return multiply<F, 1, NR, Across>;
     else
-        return rows == MR ? multiply<F, MR, NR> : pick_rows<F, NR, MR - 1>(rows);
+        return rows == MR ? multiply<F, MR, NR, Across> : pick_rows<F, Across, NR, MR - 1>(rows);
 }
 
-template <class F> Multiply<F> pick(int rows, int vectors) {
+template <class F, bool Across = false> Multiply<F> pick(int rows, int vectors) {
     switch (vectors) {
-        case 1: return pick_rows<F, 1, rows_for(1)>(rows);
-        case 2: return pick_rows<F, 2, rows_for(2)>(rows);
-        case 3: return pick_rows<F, 3, rows_for(3)>(rows);
-        default: return pick_rows<F, 4, rows_for(4)>(rows);
+        case 1: return pick_rows<F, Across, 1, rows_for(1)>(rows);
+        case 2: return pick_rows<F, Across, 2, rows_for(2)>(rows);
+        case 3: return pick_rows<F, Across, 3, rows_for(3)>(rows);
+        default: return pick_rows<F, Across, 4, rows_for(4)>(rows);
     }
 }
 
-// How W_h is cut into panels. Forward, a gated cell's panel holds all gates of one vector of
-// units; elsewhere it holds a few vectors of units, as equal as can be. Where the weights come
-// from beyond L2, few enough vectors are taken at a time for all rows to fit one block: each weight
-// is then loaded once, at half the bytes a cycle.
+// How a matrix of K rows is cut into panels of a few vectors of columns, as equal as can be. W_h on
+// the way forward: a gated cell's panel holds all gates of one vector of units; where it comes from
+// beyond L2, few enough vectors are taken at a time for all rows to fit one block: each weight is
+// then loaded once, at half the bytes a cycle.
 struct Panels {
-    int64_t H, K;      // columns are units, K is the depth of the product
+    int64_t units, K;  // columns, of one gate; depth of the product
     int64_t vectors;   // of units
     int64_t count;
     int gates;         // vectors of one panel that belong to the same units
     int parts;         // of a panel, one after the other in memory
     int lanes;
 
-    Panels(const tt_sweep &w, bool back, int lanes_, int64_t rows)
-        : H(w.H), K(back ? tt::gates(w) * w.H : w.H), vectors((w.H + lanes_ - 1) / lanes_),
-          gates(back ? 1 : tt::gates(w)), lanes(lanes_) {
+    Panels(int64_t units_, int64_t K_, int lanes_)
+        : units(units_), K(K_), vectors((units + lanes_ - 1) / lanes_),
+          count((vectors + max_vectors - 1) / max_vectors), gates(1), parts(1), lanes(lanes_) {}
+
+    static Panels recurrent(const tt_sweep &w, bool back, int lanes, int64_t rows) {
+        Panels p(w.H, back ? tt::gates(w) * w.H : w.H, lanes);
         const int64_t bytes = tt::gates(w) * w.H * w.H * (w.dtype == TT_FLOAT32 ? 4 : 8);
         int at_once = max_vectors;
         while (bytes >= far && at_once > 2 && rows > rows_for(at_once)) --at_once;
         if (rows > rows_for(at_once)) at_once = max_vectors;
-        count = gates > 1 ? vectors : (vectors + at_once - 1) / at_once;
-        parts = gates == 4 && at_once < 4 ? 2 : 1;
+        p.gates = back ? 1 : tt::gates(w);
+        p.count = p.gates > 1 ? p.vectors : (p.vectors + at_once - 1) / at_once;
+        p.parts = p.gates == 4 && at_once < 4 ? 2 : 1;
+        return p;
+    }
+    // W_x: forward its columns are the pre-activations, back the inputs.
+    static Panels input(const tt_sweep &w, bool back, int lanes) {
+        const int64_t A = tt::gates(w) * w.H;
+        return back ? Panels(w.I, A, lanes) : Panels(A, w.I, lanes);
     }
     int64_t first_vector(int64_t p) const { return vectors * p / count; }
     int64_t first_unit(int64_t p) const { return first_vector(p) * lanes; }
@@ -97,30 +109,58 @@ struct Panels {
     int64_t size() const { return vectors * gates * lanes * K; }
 };
 
-template <class F> void pack_forward(const tt_sweep &w, const Panels &panels, int64_t p, F *out) {
-    const F *weight = (const F *)w.weight_hh;
-    constexpr int64_t L = Simd<F>::lanes, block = 64 / sizeof(F);
-    const int64_t H = w.H, NR = panels.width(p) / panels.parts;
-    for (int64_t j = 0; j < panels.width(p); ++j) {
-        F *part = out + j / NR * NR * L * H;
-        const int64_t gate = panels.gates > 1 ? j : 0;
-        const int64_t unit = panels.first_unit(p) + (panels.gates > 1 ? 0 : j * L);
-        for (int64_t k = 0; k < H; k += block)  // a cache line of each row at a time
-            for (int64_t l = 0; l < L; ++l)
-                for (int64_t i = k; i < k + block && i < H; ++i)
-                    part[(i * NR + j % NR) * L + l] =
-                        unit + l < H ? weight[(gate * H + unit + l) * H + i] : F(0);
+// Exchange rows and columns of L vectors, by halves.
+template <class F> TT_INLINE void transpose(Vec<F> *v) {
+    constexpr int L = Simd<F>::lanes;
+    typedef typename Simd<F>::I I;
+#pragma GCC unroll 8
+    for (int half = L / 2; half; half /= 2) {
+        I low, high;
+        for (int l = 0; l < L; ++l) {
+            low[l] = l & half ? L + l - half : l;
+            high[l] = l & half ? L + l : l + half;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) {
+            if (i & half) continue;
+            const Vec<F> a = v[i], b = v[i + half];
+            v[i] = __builtin_shuffle(a, b, low);
+            v[i + half] = __builtin_shuffle(a, b, high);
+        }
     }
 }
 
-template <class F> void pack_backward(const tt_sweep &w, const Panels &panels, int64_t p, F *out) {
-    const F *weight = (const F *)w.weight_hh;
+// Pack panel p of the transpose of a weight (gates * units, K).
+template <class F> void pack_transposed(const F *weight, const Panels &panels, int64_t p, F *out) {
+    constexpr int64_t L = Simd<F>::lanes;
+    const int64_t K = panels.K, units = panels.units, NR = panels.width(p) / panels.parts;
+    for (int64_t j = 0; j < panels.width(p); ++j) {
+        F *part = out + (j / NR * NR * K + j % NR) * L;
+        const int64_t gate = panels.gates > 1 ? j : 0;
+        const int64_t unit = panels.first_unit(p) + (panels.gates > 1 ? 0 : j * L);
+        const F *from = weight + (gate * units + unit) * K;
+        for (int64_t k = 0; k < K; k += L) {
+            const int n = (int)(K - k < L ? K - k : L);
+            Vec<F> v[L];
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l)
+                v[l] = unit + l < units ? load(from + l * K + k, n) : Vec<F>{};
+            transpose<F>(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < L; ++i)
+                if (i < n) store(part + (k + i) * NR * L, v[i]);
+        }
+    }
+}
+
+// Pack panel p of a weight (K, units) as it stands.
+template <class F> void pack_plain(const F *weight, const Panels &panels, int64_t p, F *out) {
     constexpr int L = Simd<F>::lanes;
     const int64_t unit = panels.first_unit(p);
     for (int64_t k = 0; k < panels.K; ++k)
         for (int j = 0; j < panels.width(p); ++j, out += L) {
-            const int64_t left = w.H - unit - j * L;
-            store(out, load(weight + k * w.H + unit + j * L, left < L ? (int)left : L));
+            const int64_t left = panels.units - unit - j * L;
+            store(out, load(weight + k * panels.units + unit + j * L, left < L ? (int)left : L));
         }
 }
 

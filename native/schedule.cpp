@@ -1,7 +1,7 @@
 #include "schedule.h"
 
 #include <algorithm>
-#include <numeric>
+#include <new>
 #include <thread>
 
 namespace tt {
@@ -12,6 +12,9 @@ constexpr size_t line = 64;
 // Below this a step is too short to pay for a barrier. With rows enough for all threads, sharing
 // columns gains nothing even where W_h is 16 MB, and a thread that loses its core stops the other.
 constexpr int64_t shared_weights = 192 << 10;
+// A thread is not worth waking for fewer operations, nor a spare block worth keeping beyond a size.
+constexpr double thread_operations = 4e5;
+constexpr size_t spare_bytes = 64 << 20;
 
 size_t round_up(size_t bytes) { return (bytes + line - 1) / line * line; }
 
@@ -33,17 +36,44 @@ void Barrier::wait() {
         return;
     }
     for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins) {
-        if (spins < 500)
+        if (spins < 10000)
             relax();
         else
             std::this_thread::yield();  // fewer cores than threads
     }
 }
 
+struct Workspace::Block {
+    size_t bytes;
+    alignas(line) char data[1];
+};
+
+std::atomic<Workspace::Block *> Workspace::spare_{nullptr};
+
+Workspace::Workspace(size_t bytes) : block_(spare_.exchange(nullptr)) {
+    if (!block_ || block_->bytes < bytes) {
+        ::operator delete(block_, std::align_val_t(line));
+        block_ = nullptr;
+        block_ = (Block *)::operator new(sizeof(Block) + bytes, std::align_val_t(line));
+        block_->bytes = bytes;
+        tt_advise(block_->data, (int64_t)bytes);
+    }
+#if defined(TT_POISON)
+    std::fill_n(block_->data, bytes, (char)0xff);  // NaN: what is read unwritten shows
+#endif
+}
+
+Workspace::~Workspace() {
+    Block *other = block_->bytes <= spare_bytes ? spare_.exchange(block_) : block_;
+    ::operator delete(other, std::align_val_t(line));
+}
+
+char *Workspace::begin() const { return block_->data; }
+
 Schedule::Schedule(const tt_sweep &sweep, const Isa &isa, bool back, int threads)
     : sweep_(sweep), isa_(isa), back_(back), threads_(threads) {
     take_rows();
-    choose_members();
+    choose_team();
     deal_rows();
     lay_out();
 }
@@ -63,20 +93,27 @@ void Schedule::take_rows() {
     }
 }
 
-void Schedule::choose_members() {
+// How many threads there are, in which groups, and how many of a group share the columns of a step.
+void Schedule::choose_team() {
     const tt_sweep &w = sweep_;
     const int64_t n = w.V * w.B;
     const int64_t weights = gates(w) * w.H * w.H * (int64_t)element(w);
-    const int64_t panels = isa_.layout(w, back_, n).panels;
-    members_ = 1;
+    const double operations = 2.0 * w.T * n * gates(w) * w.H * (w.H + (has_products() ? w.I : 0));
+    if (w.members <= 0)
+        threads_ = (int)std::max(1.0, std::min((double)threads_, operations / thread_operations));
+    int members = 1;
     if (w.members > 0)
-        members_ = w.members;
+        members = w.members;
     else if (n < threads_ && weights >= shared_weights)
-        members_ = (int)(threads_ / n);
-    if (w.norms) members_ = 1;  // a norm needs all columns of its row
-    members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members_, panels, threads_}));
-    groups_ = (int)std::min<int64_t>(threads_ / members_, std::max<int64_t>(n, 1));
-    threads_ = groups_ * members_;
+        members = (int)(threads_ / n);
+    if (w.norms) members = 1;  // a norm needs all columns of its row
+    const int64_t panels = isa_.layout(w, back_, n, false).panels;
+    members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members, panels, threads_}));
+    const int at_least = w.members > 0 ? members_ : 1;
+    groups_ = (int)std::min<int64_t>(threads_ / at_least, std::max<int64_t>(n, 1));
+    team_ = has_products() ? threads_ / groups_ : members_;
+    threads_ = groups_ * team_;
+    ahead_ = has_products() && team_ == 2 && members_ == 1;
 }
 
 // Give each group rows of equal total length. Rows of one b lie together: they share what is saved.
@@ -114,74 +151,85 @@ void Schedule::lay_out() {
     const tt_sweep &w = sweep_;
     const size_t size = element(w);
     shares_.resize(threads_);
+    waiting_.resize(2 * groups_);
     barriers_.reset(new Barrier[groups_ + 1]);
     barriers_[groups_].members = threads_;
-    size_t n_slots = 0, bytes = line;
-    const auto reserve = [&](int64_t elements) {
-        const size_t at = bytes;
-        bytes += round_up(elements * size);
-        return (void *)at;  // an offset until the memory is there
+    size_t bytes = 0;
+    std::vector<std::pair<void **, size_t>> pointers;  // pointers to be set once the memory is there
+    const auto reserve = [&](auto **to, int64_t elements, size_t element_size) {
+        pointers.emplace_back((void **)to, bytes);
+        bytes += round_up(elements * element_size);
     };
-    group_rows_ = 0;
     for (const auto &rows : rows_) group_rows_ = std::max(group_rows_, (int64_t)rows.size());
-    void *packed = w.packed ? nullptr : reserve(isa_.layout(w, back_, 1).packed);
+    const Layout layout = isa_.layout(w, back_, group_rows_, ahead_);
+    Share first{};
+    reserve(&first.packed, layout.packed, size);
+    reserve(&first.packed_x, packs_x() ? layout.packed_x : 0, size);
     for (int g = 0; g < groups_; ++g) {
         const int64_t n = (int64_t)rows_[g].size();
-        const Layout layout = isa_.layout(w, back_, group_rows_);
-        barriers_[g].members = members_;
-        Share group{};
-        group.sweep = &w;
+        const int64_t wait = has_products() ? layout.waiting_rows : 0;
+        barriers_[g].members = team_;
+        for (int side = 0; side < (ahead_ ? 2 : 1); ++side) {
+            Waiting &list = waiting_[side * groups_ + g];
+            reserve(&list.rows, wait * layout.waiting_row, size);
+            reserve(&list.at, wait, sizeof(int64_t));
+            reserve(&list.x_at, wait, sizeof(int64_t));
+        }
+        Share &group = shares_[g * team_];
         group.rows = rows_[g].data();
         group.n_rows = n;
-        group.group_rows = group_rows_;
-        group.lo = lo_.data();
-        group.hi = hi_.data();
         group.ragged = std::any_of(rows_[g].begin(), rows_[g].end(),
                                    [&](int32_t id) { return lo_[id] != 0 || hi_[id] != w.T; });
-        group.members = members_;
-        group.packed = packed;
-        group.state[0] = reserve(n * layout.state_row);
-        group.state[1] = reserve(n * layout.state_row);
-        group.carry_h = reserve(n * layout.unit_row);
-        group.carry_c = reserve(n * layout.unit_row);
-        group.barrier = &barriers_[g];
-        group.wait = [](void *barrier) { ((Barrier *)barrier)->wait(); };
-        for (int m = 0; m < members_; ++m) {
-            Share &share = shares_[g * members_ + m] = group;
-            share.member = m;
-            share.tile = reserve(layout.tile);
-            share.delta = reserve(w.norms ? std::min<int64_t>(n, 64) * state_size(w) : 0);
-            n_slots += 3 * n;
+        reserve(&group.state[0], n * layout.state_row, size);
+        reserve(&group.state[1], n * layout.state_row, size);
+        reserve(&group.carry_h, n * layout.unit_row, size);
+        reserve(&group.carry_c, n * layout.unit_row, size);
+        for (int side = 0; side < (ahead_ ? 2 : 1); ++side)
+            reserve(&group.place[side], back_ ? 0 : tt::places * layout.waiting_rows, sizeof(int32_t));
+        for (int m = 0; m < team_; ++m) {
+            Share &share = shares_[g * team_ + m];
+            reserve(&share.tile, layout.tile, size);
+            reserve(&share.gathered, has_products() ? layout.gathered : 0, size);
+            reserve(&share.delta, w.norms ? std::min<int64_t>(n, 64) * state_size(w) : 0, size);
+            for (int32_t **slots : {&share.current, &share.next, &share.out})
+                reserve(slots, n, sizeof(int32_t));
         }
     }
-    memory_.reset(new char[bytes + line]);
-#if defined(TT_POISON)
-    std::fill_n(memory_.get(), bytes + line, (char)0xff);  // NaN: what is read unwritten shows
-#endif
-    slots_.resize(n_slots);
-    char *base = (char *)round_up((size_t)memory_.get());
-    int32_t *slots = slots_.data();
-    for (Share &share : shares_) {
-        for (void **p : {&share.packed, &share.state[0], &share.state[1], &share.carry_h,
-                         &share.carry_c, &share.tile, &share.delta})
-            *p = base + (size_t)*p;
-        if (w.packed) share.packed = w.packed;
-        share.current = slots;
-        share.next = slots + share.n_rows;
-        share.out = slots + 2 * share.n_rows;
-        slots += 3 * share.n_rows;
-    }
+    memory_.reset(new Workspace(bytes));
+    for (const auto &[to, offset] : pointers) *to = memory_->begin() + offset;
+    for (int thread = 0; thread < threads_; ++thread) complete(thread, first);
+}
+
+// Give a thread what it has in common with the first of its group, and with all.
+void Schedule::complete(int thread, const Share &first) {
+    Share &share = shares_[thread];
+    const int g = thread / team_;
+    const Share &group = shares_[g * team_];
+    share.rows = group.rows, share.n_rows = group.n_rows, share.ragged = group.ragged;
+    share.state[0] = group.state[0], share.state[1] = group.state[1];
+    share.carry_h = group.carry_h, share.carry_c = group.carry_c;
+    share.place[0] = group.place[0], share.place[1] = group.place[1];
+    share.sweep = &sweep_;
+    share.group_rows = group_rows_;
+    share.lo = lo_.data(), share.hi = hi_.data();
+    share.member = thread % team_, share.team = team_, share.members = members_;
+    share.thread = thread, share.threads = threads_;
+    share.packed = first.packed, share.packed_x = first.packed_x;
+    share.waiting = waiting_.data(), share.group = g, share.groups = groups_, share.ahead = ahead_;
+    share.barrier = &barriers_[g], share.all_barrier = &barriers_[groups_];
+    share.wait = [](void *barrier) { ((Barrier *)barrier)->wait(); };
 }
 
 void Schedule::run(int thread) {
     if (thread >= threads_) return;
     const Share &share = shares_[thread];
-    const int64_t panels = isa_.layout(sweep_, back_, group_rows_).panels;
-    if (!(sweep_.packed && sweep_.packed_ready)) {
-        isa_.pack(sweep_, back_, group_rows_, share.packed, panels * thread / threads_,
-                  panels * (thread + 1) / threads_);
-        barriers_[groups_].wait();
-    }
+    const Layout layout = isa_.layout(sweep_, back_, group_rows_, ahead_);
+    isa_.pack(sweep_, back_, group_rows_, share.packed, layout.panels * thread / threads_,
+              layout.panels * (thread + 1) / threads_);
+    if (packs_x())
+        isa_.pack_x(sweep_, back_, share.packed_x, layout.panels_x * thread / threads_,
+                    layout.panels_x * (thread + 1) / threads_);
+    barriers_[groups_].wait();
     (back_ ? isa_.backward : isa_.forward)(share);
 }
 

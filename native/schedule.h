@@ -17,32 +17,52 @@ struct alignas(64) Barrier {
     void wait();
 };
 
+// Memory to work in. One block outlives its sweep for the next one, since a fresh page costs more
+// than most of what is done in it.
+class Workspace {
+  public:
+    explicit Workspace(size_t bytes);
+    ~Workspace();
+    Workspace(const Workspace &) = delete;
+    Workspace &operator=(const Workspace &) = delete;
+    char *begin() const;
+
+  private:
+    struct Block;
+    static std::atomic<Block *> spare_;
+    Block *block_;
+};
+
 class Schedule {
   public:
     Schedule(const tt_sweep &sweep, const Isa &isa, bool back, int threads);
 
-    // Pack this thread's part of W_h, wait for the others, and run the sweep.
+    // Pack this thread's part of the weights, wait for the others, and run the sweep.
     void run(int thread);
 
     int threads() const { return threads_; }
 
   private:
     void take_rows();
-    void choose_members();
+    void choose_team();
     void deal_rows();
     void lay_out();
+    void complete(int thread, const Share &first);
+    bool packs_x() const { return !back_ || sweep_.grad_x; }
+    bool has_products() const { return !back_ || sweep_.grads; }
 
     const tt_sweep &sweep_;
     const Isa &isa_;
     const bool back_;
-    int threads_, members_ = 1, groups_ = 1;
+    int threads_, members_ = 1, team_ = 1, groups_ = 1;
+    bool ahead_ = false;                        // steps are taken while products are
     int64_t group_rows_ = 0;
     std::vector<int32_t> lo_, hi_;              // by row id
     std::vector<std::vector<int32_t>> rows_;    // by group
     std::vector<Share> shares_;                 // by thread
-    std::vector<int32_t> slots_;
+    std::vector<Waiting> waiting_;              // by group
     std::unique_ptr<Barrier[]> barriers_;       // one a group, then one for all threads
-    std::unique_ptr<char[]> memory_;
+    std::unique_ptr<Workspace> memory_;
 };
 
 }  // namespace tt

@@ -9,6 +9,18 @@
 
 namespace tt {
 
+// Steps and rows that a forward sweep looks ahead to, in units of what may wait.
+constexpr int64_t places = 4;
+
+// The steps taken that wait for their products, and where each came from.
+struct Waiting {
+    void *rows;      // forward: pre-activations; back: adjoints
+    int64_t *at;     // t * B + b of each
+    int64_t *x_at;   // where its input begins
+    int64_t n;       // how many there are
+    bool last;       // back: this group has no more to come
+};
+
 struct Share {
     const tt_sweep *sweep;
     const int32_t *rows;      // ids of this group's rows: v * B + b
@@ -16,31 +28,45 @@ struct Share {
     int64_t group_rows;       // the most that any group has: the packed panels serve all groups
     const int32_t *lo, *hi;   // by row id: the steps lo <= t < hi are computed
     bool ragged;              // false: lo = 0 and hi = T for every row of the group
-    int member, members;      // which threads of the group share its columns
-    void *packed;             // W_h in panels, shared by all threads
+    int group, groups;
+    int member, team;         // which of the group's threads; they share its products outside steps
+    int members;              // how many of them share the columns of a step: team, or the first alone
+    int thread, threads;      // of all
+    bool ahead;               // the first of two takes steps while the other takes products
+    void *packed, *packed_x;  // W_h and W_x in panels, shared by all threads
     void *state[2];           // by slot: what goes into the product at this step and the next
     void *carry_h, *carry_c;  // by position in rows: what travels beside the product
     void *delta;              // by position: delta_t, where norms are wanted
     void *tile;               // the product of a chunk of rows and one panel
+    void *gathered;           // operands of a product outside the steps, brought together
+    int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
-    void *barrier;
+    Waiting *waiting;         // every group's, and once more for what is filled meanwhile
+    void *barrier, *all_barrier;
     void (*wait)(void *barrier);
 };
 
 // Sizes in elements, chosen by the instruction set's vector length.
 struct Layout {
-    int64_t packed, state_row, unit_row, tile, panels;
+    int64_t packed, packed_x, state_row, unit_row, tile, panels, panels_x;
+    int64_t waiting_row, waiting_rows;  // of Waiting: elements of a row, and how many rows
+    int64_t gathered;
 };
 
 struct Isa {
     const char *name;
-    Layout (*layout)(const tt_sweep &, bool back, int64_t rows);
+    Layout (*layout)(const tt_sweep &, bool back, int64_t rows, bool ahead);
     void (*pack)(const tt_sweep &, bool back, int64_t rows, void *packed, int64_t first, int64_t last);
+    void (*pack_x)(const tt_sweep &, bool back, void *packed, int64_t first, int64_t last);
     void (*forward)(const Share &);
     void (*backward)(const Share &);
 };
 
 static inline int gates(const tt_sweep &w) { return w.cell == TT_LSTM ? 4 : w.cell == TT_GRU ? 3 : 1; }
 static inline int64_t state_size(const tt_sweep &w) { return w.cell == TT_LSTM ? 2 * w.H : w.H; }
+// Columns of an adjoint that waits: the GRU's hidden side of n stands last.
+static inline int64_t adjoint_size(const tt_sweep &w) {
+    return (w.cell == TT_GRU ? 4 : gates(w)) * w.H;
+}
 
 }  // namespace tt

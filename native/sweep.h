@@ -17,15 +17,17 @@ template <class F> struct Sweep {
     F *in, *out;  // the two states, by slot
 
     Sweep(const tt::Share &share_, bool back)
-        : share(share_), w(*share_.sweep), panels(w, back, Simd<F>::lanes, share_.group_rows) {
+        : share(share_), w(*share_.sweep),
+          panels(Panels::recurrent(w, back, Simd<F>::lanes, share_.group_rows)) {
         constexpr int L = Simd<F>::lanes;
         unit_row = panels.vectors * L;
         state_row = (back ? tt::gates(w) : 1) * unit_row + L;  // + L: rows apart in cache sets
         S = tt::state_size(w);
         A = tt::gates(w) * w.H;
-        sizes = {w.H, unit_row, w.G, w.nonlinearity, w.keep != 0, w.width > A, (const F *)w.bias_n};
-        first_panel = panels.count * share.member / share.members;
-        last_panel = panels.count * (share.member + 1) / share.members;
+        sizes = {w.H, unit_row, w.G, w.nonlinearity, w.keep != 0, w.grads != 0, w.bias_hh ? (const F *)w.bias_hh + (tt::gates(w) - 1) * w.H : nullptr};
+        const int member = sweeps() ? share.member : 0;
+        first_panel = panels.count * member / share.members;
+        last_panel = panels.count * (member + 1) / share.members;
         in = (F *)share.state[0];
         out = (F *)share.state[1];
     }
@@ -37,15 +39,20 @@ template <class F> struct Sweep {
         return end < w.H ? end : w.H;
     }
 
-    void sync() const {
-        if (share.members > 1) share.wait(share.barrier);
+    // Whether this thread takes steps; the others of its group only share products.
+    bool sweeps() const { return share.member < share.members; }
+    // The group's threads meet.
+    void meet() const {
+        if (share.team > 1) share.wait(share.barrier);
     }
     void turn() {
-        sync();
+        if (share.members > 1) share.wait(share.barrier);
         F *was = in;
         in = out;
         out = was;
     }
+    // Every other step takes the panels from the last to the first: those still in cache come first.
+    int64_t in_turn(int64_t j, int64_t t) const { return t & 1 ? first_panel + last_panel - 1 - j : j; }
     bool reset(int64_t t, int64_t b) const { return w.reset && t < w.T && w.reset[t * w.B + b]; }
 
     // tile = state of the slots slot … slot + rows - 1, times panel p.
@@ -74,8 +81,9 @@ template <class F> struct Sweep {
                 for (int64_t block = 0; block < blocks; ++block) {
                     const int64_t first = rows * block / blocks;
                     const bool more = rows * (block + 1) / blocks - first > base;
-                    (more ? high : low)(x + (slot + first) * state_row, state_row, weights, n,
-                                        tile + first * tile_row, tile_row, segment + k > 0);
+                    F *out = tile + first * tile_row;
+                    (more ? high : low)(x + (slot + first) * state_row, state_row, weights, n, out,
+                                        tile_row, segment + k > 0 ? out : nullptr, tile_row);
                 }
             }
     }

@@ -47,20 +47,19 @@ def check(
     """
     if not isinstance(tensor, Tensor):
         raise InputTypeError(f"{name} must be a tensor ({axes}); got {type(tensor).__name__}.")
-    letters = axes.split()
-    sizes = sizes or {}
-    got = tuple(tensor.shape)
-    wanted = ", ".join(f"{c}={sizes[c]}" if c in sizes else c for c in letters)
+    letters, got = axes.split(), tensor.shape
     if len(got) != len(letters):
         raise ShapeError(
-            f"{name} must have {len(letters)} axes ({wanted}); got {len(got)}: shape {got}."
+            f"{name} must have {len(letters)} axes ({_wanted(letters, sizes)}); got {len(got)}: "
+            f"shape {tuple(got)}."
         )
-    for letter, size in zip(letters, got, strict=True):
-        if letter in sizes and size != sizes[letter]:
-            raise ShapeError(
-                f"{name} must have shape ({wanted}); got {got}: {letter} is {size}, not "
-                f"{sizes[letter]}."
-            )
+    if sizes:
+        for letter, size in zip(letters, got, strict=True):
+            if sizes.get(letter, size) != size:
+                raise ShapeError(
+                    f"{name} must have shape ({_wanted(letters, sizes)}); got {tuple(got)}: "
+                    f"{letter} is {size}, not {sizes[letter]}."
+                )
     if like is not None:
         if tensor.dtype != like.dtype:
             raise DtypeError(
@@ -72,6 +71,10 @@ def check(
                 f"{name} is on {tensor.device} but the weights are on {like.device}; "
                 f"move one with .to('{like.device}')."
             )
+
+
+def _wanted(letters: list[str], sizes: dict[str, int] | None) -> str:
+    return ", ".join(f"{c}={sizes[c]}" if sizes and c in sizes else c for c in letters)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -159,6 +159,8 @@ def unroll(
     The slow way: an autograd graph of every step. It serves second derivatives, forward mode,
     `torch.func`, and as an oracle. Like a layer it puts out 0 where a row takes no step.
     """
+    if active is not None:  # a NaN where no step is taken must not count, as 0·NaN
+        x = x.masked_fill(~active[..., None], 0)
     a, s, h = cell.drive(x), s_0, []
     for t in range(x.shape[0]):
         if reset is not None:

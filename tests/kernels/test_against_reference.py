@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
-from throughtime.kernels import native, sweeps
+from throughtime.kernels import native
 from throughtime.kernels.check import check_kernel, term_error
 
 pytestmark = pytest.mark.skipif(
@@ -124,16 +124,22 @@ def test_non_finite_input_comes_out_where_torch_puts_it(name, bad, isa):
         assert term_error(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0)) < 1e-10
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    was = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(was)
+
+
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("span", ["all", "prefix", "suffix"])
-def test_steps_taken_in_several_parts(name, span, monkeypatch):
-    """Long sequences go part by part, so that what a GEMM reads is still in cache."""
-    monkeypatch.setattr(sweeps, "_PART_BYTES", 1)
-    monkeypatch.setattr(sweeps, "_PART_ROWS", 10)
-    assert len(sweeps.split(11, 4, 100)) > 2
+def test_more_steps_than_may_wait(name, span, threads):
+    """The products outside the steps are taken again and again, while what they read is in cache."""
     torch.manual_seed(6)
-    for resets in (False, True):
-        check_kernel(CELLS[name](4, 20), T=11, B=4, span=span, resets=resets)
+    cell = CELLS[name](70, 26)
+    for T, B in ((110, 7), (400, 1), (9, 70)):
+        check_kernel(cell, T=T, B=B, V=1, span=span, resets=span != "all")
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -91,9 +91,12 @@ class LSTM(GatedWeights):
 
     def _take_sizes(self) -> None:
         super()._take_sizes()
-        self.cell_size = self.preact_size // 4
-        self.state_size = self.hidden_size + self.cell_size
-        self.projected = "weight_hr" in self._parameters
+        size = self.preact_size // 4
+        self.__dict__.update(
+            cell_size=size,
+            state_size=self.hidden_size + size,
+            projected="weight_hr" in self._parameters,
+        )
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give s_t = (h_t, c_t) from a_t and s_{t-1}."""

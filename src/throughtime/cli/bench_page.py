@@ -4,77 +4,80 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import torch
 
 from .. import kernels
+from .bench_rows import KINDS, Findings, Row, geometric_mean
+from .bench_targets import outcomes
 
-__all__ = ["Memory", "Row", "figure", "page"]
-
-
-@dataclass
-class Row:
-    """One line of the results: seconds, smallest and median, of both, and the machine meanwhile."""
-
-    kind: str
-    layer: str
-    shape: tuple[int, int, int, int]
-    ours: float
-    theirs: float
-    ours_median: float
-    theirs_median: float
-    gflops: float
-    machine: float
-    load: float
-    runs: int
-
-    @property
-    def ratio(self) -> float:
-        """How many times as fast: by the smallest times, which other programs disturb least."""
-        return self.theirs / self.ours
-
-    @property
-    def median_ratio(self) -> float:
-        """The same by the medians."""
-        return self.theirs_median / self.ours_median
+__all__ = ["figure", "page"]
 
 
-@dataclass
-class Memory:
-    """Peak memory of a training step in MB, beyond model and input."""
-
-    layer: str
-    ours: float
-    theirs: float
-
-
-def page(rows: list[Row], memory: list[Memory], threads: int, kinds: dict[str, str]) -> str:
-    """Give the results as Markdown, the machine first.
+def page(found: Findings, threads: int, kinds: tuple[str, ...] = tuple(KINDS)) -> str:
+    """Give the results as Markdown: the machine, what was asked beside what was found, the lines.
 
     Args:
-        rows: what was measured.
-        memory: what was measured of memory.
+        found: what was measured.
         threads: how many threads both sides had.
-        kinds: what each kind of line is called.
+        kinds: what was to be measured.
     """
-    lines = ["# Speed on this machine", "", *_machine(threads), ""]
-    for kind, title in kinds.items():
-        of_kind = [row for row in rows if row.kind == kind]
-        if of_kind:
-            lines += [f"## {title[0].upper()}{title[1:]}", "", *_summary(of_kind), ""]
-            lines += [*_table(of_kind), ""]
-    if memory:
-        lines += ["## Peak memory of a training step, (64, 200, 256, 256), float32", ""]
-        lines += ["| layer | throughtime | torch.nn | share |", "|---|---|---|---|"]
-        lines += [
-            f"| {m.layer} | {m.ours:.0f} MB | {m.theirs:.0f} MB | {m.ours / m.theirs:.2f} |"
-            for m in memory
-        ]
-        lines.append("")
+    lines = ["# Speed on this machine", "", *_machine(threads), "", *_asked(found, kinds)]
+    for kind in (kind for kind in KINDS if kind in kinds):
+        title = KINDS[kind].title
+        body = _section(kind, found)
+        if body:
+            lines += [f"## {title[0].upper()}{title[1:]}", "", *body]
     return "\n".join(lines)
+
+
+def _asked(found: Findings, kinds: tuple[str, ...]) -> list[str]:
+    """Give the table of what was asked; nothing where no target was to be measured."""
+    words = {True: "yes", False: "**no**", None: "—"}
+    judged = outcomes(found, kinds)
+    if not judged:
+        return []
+    return [
+        "## What was asked",
+        "",
+        "| what | asked | found | met |",
+        "|---|---|---|---|",
+        *(f"| {o.what} | {o.asked} | {o.found} | {words[o.met]} |" for o in judged),
+        "",
+    ]
+
+
+def _section(kind: str, found: Findings) -> list[str]:
+    """Give all that is said of one kind of line."""
+    if kind in found.absent:
+        return [f"Not measured: {found.absent[kind]}.", ""]
+    if kind == "memory":
+        return _memory(found) if found.memory else []
+    if kind == "import":
+        if found.startup is None:
+            return []
+        return [f"{found.startup:.0f} ms, the best of several processes that had torch.", ""]
+    lines = [found.notes[kind], ""] if kind in found.notes else []
+    for words in found.refused.get(kind, []):
+        lines += [f"No speed for {words}.", ""]
+    rows = found.of(kind)
+    if rows:
+        lines += [*_summary(rows), "", *_table(rows, KINDS[kind].against), ""]
+    return lines
+
+
+def _memory(found: Findings) -> list[str]:
+    return [
+        "| layer | throughtime | torch.nn | share |",
+        "|---|---|---|---|",
+        *(
+            f"| {m.layer} | {m.ours:.0f} MB | {m.theirs:.0f} MB | {m.ours / m.theirs:.2f} |"
+            for m in found.memory
+        ),
+        "",
+    ]
 
 
 def _machine(threads: int) -> list[str]:
@@ -99,20 +102,18 @@ def _machine(threads: int) -> list[str]:
     ]
 
 
-def _mean(values: list[float]) -> float:
-    return math.exp(sum(math.log(v) for v in values) / len(values))
-
-
 def _summary(rows: list[Row]) -> list[str]:
     lines = ["| layer | geometric mean | nowhere below |", "|---|---|---|"]
     for layer in dict.fromkeys(row.layer for row in rows):
         ratios = [row.ratio for row in rows if row.layer == layer]
-        lines.append(f"| {layer} | {_mean(ratios):.2f} | {min(ratios):.2f} |")
+        lines.append(f"| {layer} | {geometric_mean(ratios):.2f} | {min(ratios):.2f} |")
     return lines
 
 
-def _table(rows: list[Row]) -> list[str]:
-    head = "| layer | shape | ms | torch.nn ms | ratio | median ratio | GFLOP/s | machine | load |"
+def _table(rows: list[Row], against: str) -> list[str]:
+    head = (
+        f"| layer | shape | ms | {against} ms | ratio | median ratio | GFLOP/s | machine | load |"
+    )
     return [
         head,
         "|" + "---|" * (head.count("|") - 1),
@@ -125,14 +126,14 @@ def _table(rows: list[Row]) -> list[str]:
     ]
 
 
-def figure(rows: list[Row], kinds: dict[str, str]) -> str:
+def figure(rows: list[Row]) -> str:
     """Draw the ratios as bars on a logarithmic scale, as SVG.
 
     Args:
         rows: what was measured.
-        kinds: what each kind of line is called.
     """
     left, width, line = 330, 520, 16
+    title = "times as fast as torch.nn, or as what is named"
     low, high = math.log(0.5), math.log(max([2.0, *(row.ratio for row in rows)]) * 1.3)
 
     def across(ratio: float) -> float:
@@ -140,7 +141,7 @@ def figure(rows: list[Row], kinds: dict[str, str]) -> str:
 
     body, y = [], 30
     for kind in dict.fromkeys(row.kind for row in rows):
-        body.append(f'<text x="8" y="{y}" font-weight="bold">{escape(kinds[kind])}</text>')
+        body.append(f'<text x="8" y="{y}" font-weight="bold">{escape(KINDS[kind].title)}</text>')
         y += line + 2
         for row in (row for row in rows if row.kind == kind):
             start, end = sorted((across(1), across(row.ratio)))
@@ -155,7 +156,7 @@ def figure(rows: list[Row], kinds: dict[str, str]) -> str:
     one = f'<line x1="{across(1):.1f}" x2="{across(1):.1f}" y1="14" y2="{y}" stroke="#444"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 70}" height="{y + 10}" '
-        'font-family="sans-serif" font-size="12"><title>Times as fast as torch.nn</title>'
+        f'font-family="sans-serif" font-size="12"><title>{title}</title>'
         f'<rect width="100%" height="100%" fill="white"/>'
-        f'<text x="{left}" y="12">times as fast as torch.nn</text>{"".join(body)}{one}</svg>\n'
+        f'<text x="{left}" y="12">{title}</text>{"".join(body)}{one}</svg>\n'
     )

@@ -7,7 +7,7 @@ not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
-from .sweeps import backward, forward
+from .sweeps import Outputs, backward, complete, forward, outputs
 from .train import Gradients, gradients
 
 __all__ = [
@@ -15,13 +15,16 @@ __all__ = [
     "Choice",
     "Gradients",
     "Losses",
+    "Outputs",
     "available",
     "backward",
     "choice",
+    "complete",
     "empty",
     "forward",
     "gradients",
     "last_choice",
     "losses",
+    "outputs",
     "use",
 ]

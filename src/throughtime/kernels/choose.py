@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -122,7 +123,12 @@ def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
     obstacle = _obstacle(cell, tensors)
     if obstacle:
         return Choice(in_torch(cell), obstacle)
-    return Choice("native", f"{type(cell).__name__} has a compiled kernel ({native.isa()}).")
+    return _native(type(cell).__name__, native.isa())
+
+
+@cache
+def _native(name: str, isa: str) -> Choice:
+    return Choice("native", f"{name} has a compiled kernel ({isa}).")
 
 
 def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> int | None:
@@ -175,20 +181,22 @@ def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
     name = type(cell).__name__
     if type(cell) not in (Elman, LSTM, GRU):
         return f"{name} has no compiled kernel."
-    if getattr(cell, "projected", False):
+    if isinstance(cell, LSTM) and cell.projected:
         return "a projected LSTM has no compiled kernel."
-    weight: Tensor = cell.weight_hh  # pyright: ignore[reportAssignmentType]
-    if (type(cell), weight.device.type, weight.dtype) not in TABLE:
-        return f"{name} has no compiled kernel for {weight.dtype} on {weight.device}."
-    for tensor in (*tensors, *cell.weights().values()):
+    weights = cell.weights()
+    weight = weights["weight_hh"]
+    device, dtype = weight.device, weight.dtype
+    if (type(cell), device.type, dtype) not in TABLE:
+        return f"{name} has no compiled kernel for {dtype} on {device}."
+    for tensor in (*tensors, *weights.values()):
         if tensor is None:
             continue
         if tensor.layout != torch.strided:
             return f"a tensor has the layout {tensor.layout}."
-        if tensor.dtype != torch.bool and tensor.dtype != weight.dtype:
-            return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
-        if tensor.device != weight.device:
-            return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
+        if tensor.dtype != dtype and tensor.dtype != torch.bool:
+            return f"a tensor has dtype {tensor.dtype}, and the weights {dtype}."
+        if tensor.device != device:
+            return f"a tensor is on {tensor.device}, and the weights on {device}."
         try:
             tensor.data_ptr()
         except RuntimeError:

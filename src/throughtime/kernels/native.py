@@ -23,13 +23,12 @@ __all__ = [
     "isa",
     "isas",
     "library",
-    "packed_size",
     "pointer",
     "run",
     "set_isa",
 ]
 
-VERSION = 5
+VERSION = 6
 _PATH = Path(__file__).with_name("_native.so")
 _LARGE = 4 << 20
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -41,15 +40,18 @@ class Sweep(ctypes.Structure):
     _fields_ = (
         *((name, _int32) for name in ("cell", "dtype", "nonlinearity", "threads", "members")),
         ("keep", _int32),
-        *((name, _int64) for name in ("T", "B", "H", "V")),
-        *((name, _pointer) for name in ("weight_hh", "bias_n", "first", "last", "reset")),
-        ("packed", _pointer),
-        *((name, _int32) for name in ("packed_ready", "reserved")),
-        *((name, _pointer) for name in ("places", "drive", "a", "s", "q", "g")),
+        *((name, _int64) for name in ("T", "B", "I", "H", "V")),
+        *((name, _pointer) for name in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")),
+        *((name, _pointer) for name in ("first", "last", "reset", "x")),
+        *((name, _int64) for name in ("x_stride_t", "x_stride_b")),
+        *((name, _pointer) for name in ("a", "s", "q", "h", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
-        *((name, _pointer) for name in ("enters", "floors")),
-        *((name, _int32) for name in ("g_sparse", "width")),
-        *((name, _pointer) for name in ("delta_T", "adjoints", "delta_0", "norms", "deltas")),
+        *((name, _pointer) for name in ("enters", "floors", "delta_T")),
+        *((name, _int32) for name in ("g_sparse", "grads")),
+        *((name, _pointer) for name in ("delta_0", "grad_x")),
+        *((name, _pointer) for name in ("grad_weight_ih", "grad_weight_hh")),
+        *((name, _pointer) for name in ("grad_bias_ih", "grad_bias_hh")),
+        *((name, _pointer) for name in ("adjoints", "norms", "deltas")),
     )
 
 
@@ -88,12 +90,10 @@ def library() -> Library:
             f"{_PATH.name} is of another version than this package; install the package again.",
             "",
         )
-    handle.tt_packed_size.restype = _int64
     for name in ("tt_isa", "tt_isas"):
         getattr(handle, name).restype = ctypes.c_char_p
     handle.tt_advise.argtypes = (_pointer, _int64)
     handle.tt_advise.restype = handle.tt_set_pool.restype = None
-    handle.tt_packed_size.argtypes = (ctypes.POINTER(Sweep), ctypes.c_int)
     handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
     return Library(handle, "", _lend_pool(handle))
 
@@ -138,6 +138,7 @@ def isas() -> tuple[str, ...]:
     return () if handle is None else tuple(handle.tt_isas().decode().split())
 
 
+@cache
 def isa() -> str:
     """Give the instruction set that sweeps run on; empty without a library."""
     handle = library().handle
@@ -153,13 +154,14 @@ def set_isa(name: str) -> None:
     handle = library().handle
     if handle is None or handle.tt_set_isa(name.encode()):
         raise InputValueError(f"There is no instruction set {name!r} here; got {isas()}.")
+    isa.cache_clear()
 
 
 def run(sweep: Sweep, *, back: bool) -> None:
     """Run one sweep; the caller has checked every size, dtype and stride.
 
     Raises:
-        ThroughTimeError: there is no memory for the packed weights.
+        ThroughTimeError: there is no memory to work in.
     """
     handle = library().handle
     assert handle is not None
@@ -167,7 +169,7 @@ def run(sweep: Sweep, *, back: bool) -> None:
     status = (handle.tt_backward if back else handle.tt_forward)(ctypes.byref(sweep))
     if status:
         raise ThroughTimeError(
-            f"The native sweep found no memory for its packed weights (H={sweep.H}, "
+            f"The native sweep found no memory to work in (H={sweep.H}, "
             f"V·B={sweep.V * sweep.B}); use fewer losses at once."
         )
 
@@ -182,13 +184,6 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     if size >= _LARGE and found is not None:
         found.tt_advise(tensor.data_ptr(), size)
     return tensor
-
-
-def packed_size(sweep: Sweep, *, back: bool) -> int:
-    """Give how many elements W_h has once packed for this direction."""
-    handle = library().handle
-    assert handle is not None
-    return handle.tt_packed_size(ctypes.byref(sweep), back)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -1,41 +1,25 @@
-"""The arguments of a native sweep, over any range of the steps."""
+"""The arguments of a native sweep."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..cells.elman import NONLINEARITIES
+from ..errors import ShapeError
 from ..shapes import check
+from ..tape import Tape
 from . import native
 
-__all__ = ["Places", "Span", "Steps"]
+__all__ = ["Arguments", "Span"]
+
+NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
 
 
-class Places(NamedTuple):
-    """Where the steps that rows take lie, one after the other, once the others are left out.
-
-    Attributes:
-        of: (T, B) int32, the place of each step of each row; -1 where it is not taken.
-        taken: (N,) the flat numbers t·B + b of those that are taken, in order.
-    """
-
-    of: Tensor
-    taken: Tensor
-
-    @classmethod
-    def among(cls, active: Tensor) -> Places:
-        """Number the steps taken in ``active`` (T, B)."""
-        flat = active.flatten()
-        of = flat.cumsum(0, dtype=torch.int32).sub_(1).masked_fill_(~flat, -1)
-        return cls(of, flat.nonzero()[:, 0])
-
-    def pick(self, rows: Tensor) -> Tensor:
-        """Give the rows taken out of (T, B, ·): (N, ·)."""
-        return rows.reshape(-1, rows.shape[-1]).index_select(0, self.taken)
+# A batch's mask meets every layer, forward and back; it is not written to.
+_SPANS = WeakTensorKeyDictionary()
 
 
 class Span:
@@ -51,13 +35,16 @@ class Span:
         """Keep the three."""
         self.first, self.last, self.obstacle = first, last, obstacle
 
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """Give both."""
-        return self.first, self.last
-
     @classmethod
     def of(cls, active: Tensor) -> Span:
-        """Read off ``active`` (T, B) where each row begins and ends."""
+        """Read off ``active`` (T, B) where each row begins and ends; once for each tensor."""
+        found = _SPANS.get(active)
+        if found is None:
+            _SPANS[active] = found = cls._read(active)
+        return found
+
+    @classmethod
+    def _read(cls, active: Tensor) -> Span:
         T = active.shape[0]
         last = active.sum(0, dtype=torch.int32)
         steps = torch.arange(T, dtype=torch.int32)[:, None]
@@ -69,94 +56,106 @@ class Span:
         return cls(first, last, "the steps that a row takes are not consecutive from an end on.")
 
 
-class Steps:
-    """One sweep's arguments, checked once, to be run over one range of steps after the other.
+class Arguments:
+    """The arguments of one native sweep, each checked; whoever runs it fills in the rest.
+
+    Python's share of a short sweep's time is spent here: a check is one comparison where all is
+    well.
 
     Attributes:
-        sweep: what the native call gets; whoever builds this fills in what its direction needs.
-        alive: tensors that must outlive the calls.
-        a: the gates of all steps (T, B, A), for the way back.
-        g: what enters, (V, T, B, G) or (T, B, G), for the way back.
+        sweep: what the native call gets.
+        alive: tensors that must outlive the call.
     """
 
     def __init__(
         self,
         cell: AbstractCell,
         number: int,
+        x: Tensor | None,
         s: Tensor,
-        q: Tensor | None,
-        span: Span | None,
+        active: Tensor | None,
         reset: Tensor | None,
         *,
         back: bool,
     ) -> None:
-        """Describe the cell and its arrays.
+        """Describe the cell, its input and its states.
 
         Args:
             cell: the recurrence.
             number: of its compiled kernel.
-            s: states (T+1, B, S), contiguous.
-            q: the GRU's hidden side of n (T, B, H), contiguous.
-            span: the steps that each row takes; None: all.
+            x: inputs (T, B, I); None where a way back wants no gradient of a weight or input.
+            s: states (T+1, B, S), or (2, B, S) for a way forward that keeps the last alone.
+            active: (T, B) bool; None: every row takes every step.
             reset: (T, B) bool, or None.
             back: the direction.
         """
-        assert isinstance(cell, (Elman, LSTM, GRU))
-        T, B, H = s.shape[0] - 1, s.shape[1], cell.hidden_size
-        weight = cell.weight_hh.detach().contiguous()
-        check("weight_hh", weight, "A H", {"A": cell.preact_size, "H": H})
-        bias = None
-        if number == 2 and cell.bias_hh is not None:
-            bias = cell.bias_hh.detach()[2 * H :].contiguous()
-        if reset is not None:
-            check("reset", reset, "T B", {"T": T, "B": B})
-            reset = reset.contiguous()
-        self.a: Tensor | None = None
-        self.g: Tensor | None = None
-        self._s, self._q, self._span, self._reset, self._back = s, q, span, reset, back
-        self.sweep = sweep = native.Sweep(
-            cell=number, dtype=int(s.dtype == torch.float64), T=T, B=B, H=H, V=1, keep=1
-        )
+        B, weights = s.shape[1], cell.weights()
+        T = s.shape[0] - 1 if x is None else x.shape[0]
+        A, I, H = cell.preact_size, cell.input_size, cell.hidden_size
+        self.cell, self.T, self.B, self.alive = cell, T, B, []
+        self.sweep = sweep = native.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
+        sweep.dtype, sweep.s = s.dtype == torch.float64, s.data_ptr()
         if isinstance(cell, Elman):
-            sweep.nonlinearity = list(NONLINEARITIES).index(cell.nonlinearity)
-        sweep.weight_hh, sweep.bias_n = native.pointer(weight), native.pointer(bias)
-        self._packed = native.empty(s, native.packed_size(sweep, back=back))
-        sweep.packed = self._packed.data_ptr()
-        self.alive: list[Tensor | None] = [weight, bias]
+            sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
+        sweep.weight_hh = self.keep("weight_hh", weights["weight_hh"], "A H", A, H)
+        sweep.weight_ih = self.keep("weight_ih", weights["weight_ih"], "A I", A, I)
+        if not back and "bias_ih" in weights:
+            sweep.bias_ih = self.keep("bias_ih", weights["bias_ih"], "A", A)
+            sweep.bias_hh = self.keep("bias_hh", weights["bias_hh"], "A", A)
+        if x is not None:
+            if x.shape[1:] != (B, I):
+                check("x", x, "T B I", {"B": B, "I": I})
+            x = side_by_side(x)
+            self.alive.append(x)
+            sweep.x = x.data_ptr()
+            sweep.x_stride_t, sweep.x_stride_b, _ = x.stride()
+        if reset is not None:
+            sweep.reset = self.keep("reset", reset, "T B", T, B)
+        if active is not None:
+            span = Span.of(active)
+            assert not span.obstacle
+            sweep.first = self.keep("first", span.first, "B", B)
+            sweep.last = self.keep("last", span.last, "B", B)
 
-    def run(
-        self,
-        first: int,
-        last: int,
-        a: Tensor | None = None,
-        places: Places | None = None,
-        drive: Tensor | None = None,
-    ) -> None:
-        """Run the steps first ≤ t < last, counted from 0.
+    def keep(self, name: str, tensor: Tensor, axes: str, *shape: int) -> int:
+        """Check a tensor, keep it until the call is over, and give its address."""
+        if tensor.shape != shape:
+            check(name, tensor, axes, dict(zip(axes.split(), shape, strict=True)))
+        tensor = tensor.contiguous()
+        self.alive.append(tensor)
+        return tensor.data_ptr()
 
-        Args:
-            first: the first step.
-            last: the step after the last.
-            a: pre-activations of these steps in, gates out; None: the gates kept in ``self.a``.
-            places: where ``drive`` and the adjoints of these steps lie; None: at t·B + b.
-            drive: pre-activations, where they are not in ``a``.
-        """
-        sweep = self.sweep
-        if a is None:
-            assert self.a is not None
-            a = self.a[first:last]
-        sweep.T, sweep.a, sweep.s = last - first, a.data_ptr(), self._s[first].data_ptr()
-        sweep.places = None if places is None else places.of.data_ptr()
-        sweep.drive = native.pointer(drive)
-        if self._q is not None:
-            sweep.q = self._q[first].data_ptr()
-        if self._reset is not None:
-            sweep.reset = self._reset[first].data_ptr()
-        if self.g is not None:
-            sweep.g = self.g.select(-3, first).data_ptr()
-        ends: list[Tensor] = []
-        if self._span is not None:
-            ends = [(e - first).clamp_(0, last - first) for e in self._span.ends()]
-            sweep.first, sweep.last = ends[0].data_ptr(), ends[1].data_ptr()
-        native.run(sweep, back=self._back)
-        sweep.packed_ready = 1
+    def add_tape(self, tape: Tape) -> None:
+        """Say what the forward sweep put aside beside the states."""
+        sweep, cell = self.sweep, self.cell
+        if sweep.cell > 0:
+            sweep.a = self.keep(
+                "saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size
+            )
+        if sweep.cell == 2:
+            sweep.q = self.keep(
+                "saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size
+            )
+
+    def add_direct(self, g: Tensor, V: int) -> None:
+        """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""
+        sweep, cell = self.sweep, self.cell
+        H, S, G = cell.hidden_size, cell.state_size, g.shape[-1]
+        if G > S:
+            raise ShapeError(f"g has {G} columns, and the state {S}.")
+        if G not in (H, S):
+            g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
+        lead = (V, self.T, self.B) if g.dim() == 4 else (self.T, self.B)
+        if g.shape[:-1] != lead:
+            axes = "V T B G" if g.dim() == 4 else "T B G"
+            check("g", g, axes, {"V": V, "T": self.T, "B": self.B})
+        g = side_by_side(g)
+        self.alive.append(g)
+        sweep.g, sweep.G = g.data_ptr(), g.shape[-1]
+        *first, sweep.g_stride_t, sweep.g_stride_b, _ = g.stride()
+        sweep.g_stride_v = first[0] if first else 0
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """Give x with the last axis contiguous; rows may lie anywhere."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

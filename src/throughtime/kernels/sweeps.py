@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .. import sweep as reference
-from ..cells import GRU, AbstractCell
-from ..errors import ShapeError
+from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..shapes import check
 from ..tape import Tape
 from . import blocks, native, scan
 from .choose import decide, in_torch
-from .steps import Places, Span, Steps
+from .steps import Arguments, Span
 
-__all__ = ["backward", "forward"]
+__all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs"]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
-# A part's pre-activations or adjoints: few enough to stay in cache, enough for a GEMM to be fast.
-_PART_BYTES, _PART_ROWS = 4 << 20, 1024
 
 
 def forward(
@@ -27,8 +26,6 @@ def forward(
     s_0: Tensor,
     active: Tensor | None = None,
     reset: Tensor | None = None,
-    *,
-    keep: bool = True,
 ) -> Tape:
     """Run the recurrence over all steps and keep the tape (eq. 1), as `sweep.forward` does.
 
@@ -39,93 +36,163 @@ def forward(
         active: (T, B) bool; rows that are False keep their state. The compiled kernel takes rows
             whose steps are consecutive from the first on or up to the last.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
-        keep: whether the way back will be taken; without it the tape holds the states alone.
 
     Cost:
-        one GEMM for all inputs, and 2·B·A·H operations a step; a row costs its own length.
+        one product for all inputs, and 2·B·A·H operations a step; a row costs its own length.
 
     Example:
         >>> from throughtime.cells import Elman
         >>> forward(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).s.shape
         torch.Size([8, 2, 5])
     """
-    number = decide(cell, x, s_0, active, reset, obstacle=_size_obstacle(x.shape[0], s_0.shape[0]))
-    span = None if number is None or active is None else Span.of(active)
-    if span is not None and span.obstacle:
-        number = decide(cell, obstacle=span.obstacle)
+    number = _decide_forward(cell, x, s_0, active, reset)
     if number is None:
         way = scan if in_torch(cell) == "scan" else reference
-        return way.forward(cell, x, s_0, active, reset, keep=keep)
-    check("x", x, "T B I", {"I": cell.input_size})
-    check("s_0", s_0, "B S", {"B": x.shape[1], "S": cell.state_size})
+        return way.forward(cell, _taken(x, active), s_0, active, reset)
     with torch.no_grad():
-        return _run_forward(cell, number, x, s_0, active, reset, span, keep)
+        return complete(cell, _keep(cell, number, x, s_0, active, reset))
 
 
-def _run_forward(
+# How many of the tensors that a cell saves are no states of the tape.
+OWN: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2}
+
+
+def bare(cell: AbstractCell, tape: Tape) -> Tape:
+    """Give the tape without what `complete` can put back."""
+    own = OWN.get(type(cell), len(tape.saved))
+    return Tape(tape.x, tape.s, tape.saved[:own], tape.active, tape.reset)
+
+
+def complete(cell: AbstractCell, tape: Tape) -> Tape:
+    """Give the tape as `sweep.forward` would have kept it, from one that may be bare."""
+    x = _taken(tape.x, tape.active)
+    if len(tape.saved) != OWN.get(type(cell), -1):
+        states = ()
+    elif type(cell) is Elman:
+        states = (tape.s[1:],)
+    elif type(cell) is LSTM:
+        states = (tape.s_prev(), tape.s[1:])
+    else:
+        states = (tape.s_prev(),)
+    return Tape(x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
+
+
+class Outputs(NamedTuple):
+    """What a layer puts out.
+
+    Attributes:
+        h: (T, B, H), 0 where a row takes no step.
+        s_T: the final state (B, S).
+        tape: what the way back needs, bare, or None. ``h`` may share its memory with the tape's
+            states.
+    """
+
+    h: Tensor
+    s_T: Tensor
+    tape: Tape | None
+
+
+def outputs(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    keep: bool = True,
+) -> Outputs:
+    """Run the recurrence over all steps and give what a layer puts out (eq. 1).
+
+    Args:
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        s_0: the initial state (B, S).
+        active: (T, B) bool; rows that are False keep their state and put out 0.
+        reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        keep: whether the way back will be taken.
+
+    Cost:
+        as `forward`; without ``keep`` memory T·B·H.
+
+    Example:
+        >>> from throughtime.cells import Elman
+        >>> outputs(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).h.shape
+        torch.Size([7, 2, 5])
+    """
+    number = _decide_forward(cell, x, s_0, active, reset)
+    H = cell.hidden_size
+    with torch.no_grad():
+        if number is None:
+            way = scan if in_torch(cell) == "scan" else reference
+            tape = way.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
+            h = _shown(tape.s, H) if active is None else _taken(tape.s[1:, :, :H], active)
+            return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
+        own = not keep or active is not None or cell.state_size > H
+        h = native.empty(x, *x.shape[:2], H) if own else None
+        if keep:
+            tape = _keep(cell, number, x, s_0, active, reset, h)
+            return Outputs(_shown(tape.s, H) if h is None else h, tape.s[-1].clone(), tape)
+        s = x.new_empty(2, x.shape[1], cell.state_size)
+        s[0] = s_0
+        arguments = Arguments(cell, number, x, s, active, reset, back=False)
+        arguments.sweep.keep, arguments.sweep.h = 0, native.pointer(h)
+        native.run(arguments.sweep, back=False)
+        assert h is not None
+        return Outputs(h, s[1], None)
+
+
+def _shown(s: Tensor, H: int) -> Tensor:
+    """Give h for all steps: the states' own memory, where it is whole, under another name.
+
+    Whatever is written into it counts as a change of h, not of s.
+    """
+    h = s[1:]
+    if h.shape[-1] != H or not h.is_contiguous():
+        return h[..., :H].contiguous()
+    return h.new_empty(0).set_(h.untyped_storage(), h.storage_offset(), h.shape, h.stride())
+
+
+def _taken(rows: Tensor, active: Tensor | None) -> Tensor:
+    """Give rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
+    return rows if active is None else rows.masked_fill(~active[..., None], 0)
+
+
+def _decide_forward(
+    cell: AbstractCell, x: Tensor, s_0: Tensor, active: Tensor | None, reset: Tensor | None
+) -> int | None:
+    obstacle = _size_obstacle(x.shape[0], s_0.shape[0])
+    number = decide(cell, x, s_0, active, reset, obstacle=obstacle)
+    if number is None:
+        return None
+    span = None if active is None else Span.of(active)
+    if span is not None and span.obstacle:
+        number = decide(cell, obstacle=span.obstacle)
+    return number
+
+
+def _keep(
     cell: AbstractCell,
     number: int,
     x: Tensor,
     s_0: Tensor,
     active: Tensor | None,
     reset: Tensor | None,
-    span: Span | None,
-    keep: bool,
+    h: Tensor | None = None,
 ) -> Tape:
-    """Go forward part by part: the input's GEMM, then the steps while its result is in cache."""
-    (T, B), H, A = x.shape[:2], cell.hidden_size, cell.preact_size
-    parts = split(T, B, A * x.element_size())
+    """Run the compiled sweep and give its tape, bare."""
+    T, B, _ = x.shape
+    if s_0.shape != (B, cell.state_size):
+        check("s_0", s_0, "B S", {"B": B, "S": cell.state_size})
     s = native.empty(x, T + 1, B, cell.state_size)
     s[0] = s_0
-    whole = keep and number > 0  # the gates take the place of a; nothing of it is kept otherwise
-    a = native.empty(x, T if whole else max(last - first for first, last in parts), B, A)
-    q = native.empty(x, T, B, H) if keep and number == 2 else None
-    steps = Steps(cell, number, s, q, span, reset, back=False)
-    steps.sweep.keep = keep
-    for first, last in parts:
-        a_part = a[first:last] if whole else a[: last - first]
-        if active is None:
-            drive_into(cell, x[first:last], a_part)
-            steps.run(first, last, a_part)
-        else:  # only what rows take goes through the GEMM
-            places = Places.among(active[first:last])
-            taken = places.pick(x[first:last])
-            drive = taken.new_empty(len(taken), A)
-            drive_into(cell, taken, drive)
-            steps.run(first, last, a_part, places, drive)
-    tape = Tape(x, s, (), active, reset)
-    return Tape(x, s, _saved(number, tape, a, q) if keep else (), active, reset)
-
-
-def split(T: int, B: int, row_bytes: int) -> list[tuple[int, int]]:
-    """Cut T steps into parts whose GEMMs are large and whose results stay in cache."""
-    rows = max(_PART_ROWS, _PART_BYTES // row_bytes)
-    n = max(1, min(T, round(T * B / rows)))
-    return [(T * i // n, T * (i + 1) // n) for i in range(n)]
-
-
-def drive_into(cell: AbstractCell, x: Tensor, out: Tensor) -> None:
-    """Write ``cell.drive(x)`` into ``out`` (T, B, A) instead of a new tensor."""
-    rows, flat = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
-    weight: Tensor = cell.weight_ih  # pyright: ignore[reportAssignmentType]
-    if cell.bias_ih is None:
-        torch.mm(rows, weight.T, out=flat)
-        return
-    bias: Tensor = cell.bias_hh.clone()  # pyright: ignore
-    bias_ih: Tensor = cell.bias_ih  # pyright: ignore[reportAssignmentType]
-    if isinstance(cell, GRU):
-        bias[2 * cell.hidden_size :] = 0  # b_hn stays inside the reset gate's product
-    torch.addmm(bias.add_(bias_ih), rows, weight.T, out=flat)
-
-
-def _saved(number: int, tape: Tape, a: Tensor, q: Tensor | None) -> tuple[Tensor, ...]:
-    """Give what the cell's own `step` would have saved; ``a`` holds the gates by now."""
-    if number == 0:
-        return (tape.s[1:],)
-    if number == 1:
-        return a, tape.s_prev(), tape.s[1:]
-    assert q is not None
-    return a, q, tape.s_prev()
+    arguments = Arguments(cell, number, x, s, active, reset, back=False)
+    widths = (cell.preact_size, cell.hidden_size)[:number]
+    own = tuple(native.empty(x, T, B, width) for width in widths)
+    for name, kept in zip(("a", "q"), own, strict=False):
+        setattr(arguments.sweep, name, kept.data_ptr())
+    arguments.sweep.h = native.pointer(h)
+    native.run(arguments.sweep, back=False)
+    return Tape(x, s, own, active, reset)
 
 
 def backward(
@@ -147,6 +214,7 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
+        tape = complete(cell, tape)
         if in_torch(cell) == "blocks" and g.shape[0] == 1:
             return blocks.backward(cell, tape, g, delta_T)  # pyright: ignore[reportArgumentType]
         way = scan if in_torch(cell) == "scan" else reference
@@ -163,7 +231,7 @@ def decide_back(
     obstacle = _size_obstacle(tape.T, V * tape.B)
     if tape.active is not None:
         obstacle = obstacle or Span.of(tape.active).obstacle
-    return decide(cell, tape.s, *tape.saved, g, delta_T, obstacle=obstacle)
+    return decide(cell, tape.x, tape.s, *tape.saved, g, delta_T, obstacle=obstacle)
 
 
 def run_back(
@@ -176,9 +244,7 @@ def run_back(
     V: int = 1,
     enters: Tensor | None = None,
     floors: Tensor | None = None,
-    adjoints: Tensor | None = None,
-    norms: Tensor | None = None,
-    deltas: Tensor | None = None,
+    **out: Tensor | None,
 ) -> Tensor:
     """Run the compiled backward sweep into the arrays given, and give dE/ds_0 (V, B, S).
 
@@ -191,65 +257,54 @@ def run_back(
         V: how many losses there are, where neither ``g`` nor ``delta_T`` says so.
         enters: (V,) the last step, counted from 0, at which a loss enters; -1: nowhere.
         floors: (V,) the lowest k that a loss is followed to.
-        adjoints: (V, T, B, A) to write, or (V, T, B, 4H) for the GRU.
-        norms: (V, T+1, B) to write.
-        deltas: (V, T+1, B, S) to write.
+        out: what to write: adjoints (V, T, B, A), norms (V, T+1, B), deltas (V, T+1, B, S).
     """
-    T, B, S = tape.T, tape.B, cell.state_size
     V = g.shape[0] if g is not None and g.dim() == 4 else V if delta_T is None else len(delta_T)
-    steps = back_steps(cell, number, tape, g, V=V)
-    sweep = steps.sweep
-    if delta_T is not None:
-        delta_T = delta_T.contiguous()
-        check("delta_T", delta_T, "V B S", {"V": V, "B": B, "S": S})
-        sweep.delta_T = delta_T.data_ptr()
+    arguments = back_arguments(cell, number, tape, g, delta_T, V=V)
+    sweep = arguments.sweep
+    sweep.g_sparse = g is not None and g.dim() == 3
     for name, where in (("enters", enters), ("floors", floors)):
         if where is not None:
-            check(name, where, "V", {"V": V})
-            numbers = where.to(torch.int32).clamp(-1, T).contiguous()
-            steps.alive.append(numbers)
-            setattr(sweep, name, numbers.data_ptr())
-    delta_0 = tape.s.new_empty(V, B, S)
+            numbers = where.to(torch.int32).clamp(-1, tape.T)
+            setattr(sweep, name, arguments.keep(name, numbers, "V", V))
+    for name, array in out.items():
+        if array is not None:
+            assert array.is_contiguous() and array.dtype == tape.s.dtype
+            setattr(sweep, name, array.data_ptr())
+    delta_0 = tape.s.new_empty(V, tape.B, cell.state_size)
     sweep.delta_0 = delta_0.data_ptr()
-    for name, out in (("adjoints", adjoints), ("norms", norms), ("deltas", deltas)):
-        if out is not None:
-            assert out.is_contiguous() and out.dtype == tape.s.dtype
-            setattr(sweep, name, out.data_ptr())
-    sweep.width = cell.preact_size if adjoints is None else adjoints.shape[-1]
-    steps.run(0, T)
+    native.run(sweep, back=True)
     return delta_0
 
 
-def back_steps(
-    cell: AbstractCell, number: int, tape: Tape, g: Tensor | None, *, V: int = 1
-) -> Steps:
+def back_arguments(
+    cell: AbstractCell,
+    number: int,
+    tape: Tape,
+    g: Tensor | None,
+    delta_T: Tensor | None,
+    *,
+    V: int = 1,
+    with_x: bool = False,
+) -> Arguments:
     """Describe the way back over a tape, with what enters it; where to write is still open."""
-    T, B, H, S = tape.T, tape.B, cell.hidden_size, cell.state_size
-    s, a = tape.s.contiguous(), tape.saved[0].contiguous()
-    check("tape.s", s, "T B S", {"T": T + 1, "B": B, "S": S})
-    check("tape.saved[0]", a, "T B A", {"T": T, "B": B, "A": cell.preact_size})
-    q = tape.saved[1].contiguous() if number == 2 else None
-    span = None if tape.active is None else Span.of(tape.active)
-    steps = Steps(cell, number, s, q, span, tape.reset, back=True)
-    steps.a, sweep = a, steps.sweep
-    sweep.V = V
+    T, B, S = tape.T, tape.B, cell.state_size
+    s = tape.s.contiguous()
+    if s.shape[2] != S:
+        check("tape.s", s, "T B S", {"S": S})
+    x = tape.x if with_x else None
+    arguments = Arguments(cell, number, x, s, tape.active, tape.reset, back=True)
+    if arguments.T != T:
+        check("tape.x", tape.x, "T B I", {"T": T, "B": B})
+    arguments.alive.append(s)
+    arguments.add_tape(tape)
+    arguments.sweep.V = V
     if g is not None:
-        g = _readable(g, H, S)
-        check("g", g, "V T B G" if g.dim() == 4 else "T B G", {"V": V, "T": T, "B": B})
-        steps.g, sweep.G, sweep.g_sparse = g, g.shape[-1], g.dim() == 3
-        sweep.g_stride_v = g.stride(0) if g.dim() == 4 else 0
-        sweep.g_stride_t, sweep.g_stride_b = g.stride(-3), g.stride(-2)
-    return steps
-
-
-def _readable(g: Tensor, H: int, S: int) -> Tensor:
-    """Give g with H or S columns that lie side by side; rows may lie anywhere."""
-    G = g.shape[-1]
-    if G > S:
-        raise ShapeError(f"g has {G} columns, and the state {S}.")
-    if G not in (H, S):
-        g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
-    return g if g.stride(-1) == 1 or g.shape[-1] == 1 else g.contiguous()
+        arguments.add_direct(g, V)
+    if delta_T is not None:
+        axes = ("V B S", V, B, S) if delta_T.dim() == 3 else ("B S", B, S)
+        arguments.sweep.delta_T = arguments.keep("delta_T", delta_T, *axes)
+    return arguments
 
 
 def _size_obstacle(T: int, rows: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ..cells.base import AbstractCell, rebind
 from ..errors import UnsupportedError
 from ..schedule import Checkpointed, Full, Schedule, Truncated
 from ..tape import Tape
-from .grads import batched_grads, grads, is_batched
+from .grads import batched_grads, grads, grads_of_one, is_batched
 from .scheduled import checkpointed, forward_keeping, plan, truncated
 
 __all__ = ["FULL", "Call", "Recording", "bptt"]
@@ -80,6 +81,31 @@ class Call:
     through: Schedule = FULL
 
 
+class Shown(NamedTuple):
+    """An output that is the tape's states: whoever writes into it in place takes them away.
+
+    That is allowed, as with ``torch.nn``, and noticed: the way back then runs forward once more.
+
+    Attributes:
+        h: the output without its graph; it counts the same writes.
+        version: the count when it was put out.
+    """
+
+    h: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, h: Tensor, tape: Tape | None) -> Shown | None:
+        """Give the output to be watched; None where it has memory of its own."""
+        if tape is None or h.untyped_storage().data_ptr() != tape.s.untyped_storage().data_ptr():
+            return None
+        return cls(h.detach(), h._version)
+
+    def changed(self) -> bool:
+        """Say whether anything was written into the output since."""
+        return self.h._version != self.version
+
+
 class BPTT(torch.autograd.Function):
     """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
 
@@ -88,7 +114,7 @@ class BPTT(torch.autograd.Function):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
         ctx.cell, ctx.active, ctx.reset, ctx.switch = cell, active, reset, switch
-        ctx.through, ctx.tape, ctx.kept = through, None, None
+        ctx.through, ctx.tape, ctx.kept, ctx.shown = through, None, None, None
         ctx.set_materialize_grads(False)
         with _own_precision(x):
             if isinstance(through, Checkpointed) and switch is None:
@@ -97,19 +123,12 @@ class BPTT(torch.autograd.Function):
                 h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
                 saved = kept.states[1:]
             else:
-                tape = kernels.forward(cell, x, s_0, active, reset, keep=keep)
-                h, s_T = tape.s[1:, :, : cell.hidden_size], tape.s[-1].clone()
-                if keep:
-                    # A copy: users write into an output, and the way back needs the states.
-                    h = h.clone(memory_format=torch.contiguous_format)
-                elif not h.is_contiguous():
-                    h = kernels.empty(h, *h.shape).copy_(h)
+                h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
                 ctx.tape = tape if switch is not None else None
-                saved = (tape.s, *tape.saved)
+                saved = () if tape is None else (tape.s, *tape.saved)
+                ctx.shown = Shown.of(h, tape)
         if keep:
             ctx.save_for_backward(x, s_0, *weights, *saved)
-        if active is not None:
-            h.masked_fill_(~active[..., None], 0)
         return h, s_T
 
     @staticmethod
@@ -119,22 +138,23 @@ class BPTT(torch.autograd.Function):
         if (ctx.switch is not None and ctx.switch.cut) or (g_h is None and g_s is None):
             return nothing
         x, s_0, *rest = ctx.saved_tensors
-        names = list(ctx.cell.weights())
-        weights = dict(zip(names, rest, strict=False))
-        cell = rebind(ctx.cell, weights)
+        own = ctx.cell.weights()
+        weights = dict(zip(own, rest, strict=False))
+        same = all(weight is rest[i] for i, weight in enumerate(own.values()))
+        cell = ctx.cell if same else rebind(ctx.cell, weights)
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
         needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[6:]
         needs = (needs_x, needs_s0, *needs_weights)
-        tape, one = _way_back(ctx, cell, x, s_0, rest[len(names) :])
+        tape, one = _way_back(ctx, cell, x, s_0, rest[len(own) :])
         with _own_precision(x):
-            back = partial(grads, cell, tape, needs, one=one)
             if is_batched(g_h) or is_batched(g_s):
                 inputs = (x, s_0, *weights.values())
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
+                back = partial(grads, cell, tape, needs, one=one)
                 found = batched_grads(back, g_h, g_s, shapes)
             else:
-                found = [None if g is None else g[0] for g in back(_lead(g_h), _lead(g_s))]
+                found = grads_of_one(cell, tape, needs, g_h, g_s, one)
         g_x, g_s0, *g_weights = found
         return (*(None,) * 6, g_x, g_s0, None, *g_weights)
 
@@ -145,7 +165,10 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tenso
         how, stretches = ctx.kept
         tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
         return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved])
-    tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
+    if ctx.shown is not None and ctx.shown.changed():
+        tape = kernels.forward(cell, x, s_0, ctx.active, ctx.reset)
+    else:
+        tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
     exact = ctx.switch is not None and ctx.switch.exact
     if isinstance(ctx.through, Truncated) and not exact:
         return tape, partial(truncated, ctx.through, cell, tape)
@@ -154,11 +177,9 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tenso
 
 def _own_precision(x: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off, which the meta device does not know."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def _lead(g: Tensor | None) -> Tensor | None:
-    return None if g is None else g[None]
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, g_s):
@@ -234,7 +255,8 @@ def bptt(
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
             t = node.tape
-            tape = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            bare = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            tape = kernels.complete(cell, bare)
             node.tape = None
             recording.calls.append(
                 Call(

@@ -47,18 +47,6 @@ def _cell(kind: str, names: str, weights: list[Tensor]) -> Elman | LSTM | GRU:
     return Elman.over(by_name, nonlinearity=kind)
 
 
-def _own(cell: AbstractCell, tape: Tape) -> list[Tensor]:
-    """Give what was put aside beside the states; an operation's outputs must not share memory."""
-    return list(tape.saved[: {Elman: 0, LSTM: 1, GRU: 2}[type(cell)]])  # pyright: ignore
-
-
-def _tape(cell: AbstractCell, x: Tensor, s: Tensor, own: list[Tensor], active, reset) -> Tape:
-    """Put the tape together again from the states and what stands beside them."""
-    bare = Tape(x, s, (), active, reset)
-    states = {Elman: (s[1:],), LSTM: (bare.s_prev(), s[1:]), GRU: (bare.s_prev(),)}
-    return Tape(x, s, (*own, *states[type(cell)]), active, reset)  # pyright: ignore
-
-
 torch.library.define(
     "throughtime::layer",
     "(str kind, str names, Tensor x, Tensor s_0, Tensor[] weights, Tensor? active, Tensor? reset)"
@@ -74,10 +62,11 @@ torch.library.define(
 @torch.library.impl("throughtime::layer", "CompositeExplicitAutograd")
 def _layer(kind, names, x, s_0, weights, active, reset) -> list[Tensor]:
     cell = _cell(kind, names, weights)
-    tape = kernels.forward(cell, x, s_0, active, reset)
-    h = tape.s[1:, :, : cell.hidden_size]
-    h = h.clone() if active is None else h.masked_fill(~active[..., None], 0)
-    return [h.contiguous(), tape.s[-1].clone(), tape.s, *_own(cell, tape)]
+    h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset)
+    assert tape is not None
+    # An operation's outputs must not share memory.
+    shares = active is None and type(cell) is not LSTM
+    return [h.clone() if shares else h, s_T, tape.s, *tape.saved]
 
 
 @torch.library.register_fake("throughtime::layer")
@@ -97,7 +86,7 @@ def _layer_fake(kind, names, x, s_0, weights, active, reset) -> list[Tensor]:
 @torch.library.impl("throughtime::layer_back", "CompositeExplicitAutograd")
 def _layer_back(kind, names, x, s, own, weights, active, reset, g_h, g_s) -> list[Tensor]:
     cell = _cell(kind, names, weights)
-    tape = _tape(cell, x, s, own, active, reset)
+    tape = Tape(x, s, tuple(own), active, reset)
     found = grads(cell, tape, [True] * (2 + len(weights)), g_h[None], g_s[None])
     return [g[0].contiguous() for g in found if g is not None]
 

@@ -15,10 +15,40 @@ from ..cells import Function
 from ..cells.base import AbstractCell
 from ..tape import Tape
 
-__all__ = ["batched_grads", "grads", "is_batched"]
+__all__ = ["batched_grads", "grads", "grads_of_one", "is_batched"]
 
 Back = Callable[[Tensor | None, Tensor | None], list[Tensor | None]]
 One = Callable[..., kernels.Gradients]
+
+
+def grads_of_one(
+    cell: AbstractCell,
+    tape: Tape,
+    needs: Sequence[bool],
+    g_h: Tensor | None,
+    g_s: Tensor | None,
+    one: One | None = None,
+) -> list[Tensor | None]:
+    """Send one loss back and give the gradients that are wanted (eq. 9, 5).
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        needs: whether the gradient of x, of s_0, and of each weight is wanted.
+        g_h: what arrives at the outputs, (T, B, H).
+        g_s: what arrives at the final state, (B, S).
+        one: the way back under a schedule; None: all steps in one sweep.
+
+    Returns:
+        The gradients of x (T, B, I), s_0 (B, S) and each weight, or None.
+    """
+    needs_x, needs_s0, *needs_weights = needs
+    names = list(cell.weights())
+    wants = frozenset(n for n, needed in zip(names, needs_weights, strict=True) if needed)
+    way = one or partial(kernels.gradients, cell, tape)
+    found = way(g_h, g_s, wants=wants, want_x=needs_x)
+    weights = found.weights
+    return [found.x, found.s_0 if needs_s0 else None, *map(weights.get, names)]
 
 
 def grads(
@@ -42,36 +72,34 @@ def grads(
     Returns:
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
     """
-    needs_x, needs_s0, *needs_weights = needs
-    wants = frozenset(n for n, needed in zip(cell.weights(), needs_weights, strict=True) if needed)
-    if g_h is not None and tape.active is not None:
-        g_h = g_h.masked_fill(~tape.active[..., None], 0)
     V = len(g_h if g_h is not None else g_s)  # pyright: ignore[reportArgumentType]
     if V == 1 or one is not None:
-        way = one or partial(kernels.gradients, cell, tape)
         each = [
-            way(
+            grads_of_one(
+                cell,
+                tape,
+                needs,
                 None if g_h is None else g_h[v],
                 None if g_s is None else g_s[v],
-                wants=wants,
-                want_x=needs_x,
+                one,
             )
             for v in range(V)
         ]
-        return [
-            _together([e.x for e in each]),
-            _together([e.s_0 for e in each]) if needs_s0 else None,
-            *(_together([e.weights.get(name) for e in each]) for name in cell.weights()),
-        ]
+        return [_together(list(parts)) for parts in zip(*each, strict=True)]
+    needs_x, needs_s0, *needs_weights = needs
+    wants = frozenset(n for n, needed in zip(cell.weights(), needs_weights, strict=True) if needed)
     if g_h is None:
         g_h = tape.s.new_zeros(1).expand(V, tape.T, tape.B, 1)
+    elif tape.active is not None:
+        g_h = g_h.masked_fill(~tape.active[..., None], 0)
+    tape = kernels.complete(cell, tape)
     adjoints, delta_0 = kernels.backward(cell, tape, g_h, g_s)
-    each = [cell.param_grads(tape, adjoint) for adjoint in adjoints] if wants else []
+    by_loss = [cell.param_grads(tape, adjoint) for adjoint in adjoints] if wants else []
     return [
         cell.input_grad(adjoints) if needs_x else None,
         delta_0 if needs_s0 else None,
         *(
-            torch.stack([by_name[name] for by_name in each]) if name in wants else None
+            torch.stack([by_name[name] for by_name in by_loss]) if name in wants else None
             for name in cell.weights()
         ),
     ]

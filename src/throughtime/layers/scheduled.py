@@ -119,9 +119,9 @@ def forward_keeping(
         # In pieces: what a sweep holds while it runs must stay within the segment too.
         for begin in range(first, last, how.segment):
             piece = slice(begin, min(begin + how.segment, last))
-            tape = _run(cell, x, s, active, reset, piece, keep=False)
-            h[piece] = tape.s[1:, :, : cell.hidden_size]
-            s = tape.s[-1].clone()
+            out = _outputs(cell, x, s, active, reset, piece)
+            h[piece] = out.h
+            s = out.s_T
     return Kept(h, s, stretches, states)
 
 
@@ -160,7 +160,7 @@ def checkpointed(
         at = how.split(first, last, how.slots - len(left))
         if at is None:
             piece = slice(first, last)
-            again = _run(cell, x, s, active, reset, piece, keep=True)
+            again = kernels.forward(cell, x[piece], s, _part(active, piece), _part(reset, piece))
             g = None if g_h is None else g_h[piece]
             found = kernels.gradients(cell, again, g, delta, wants=wants, want_x=want_x)
             total.add(found, piece)
@@ -169,7 +169,7 @@ def checkpointed(
         ahead = s
         for begin in range(first, at, how.segment):
             piece = slice(begin, min(begin + how.segment, at))
-            ahead = _run(cell, x, ahead, active, reset, piece, keep=False).s[-1].clone()
+            ahead = _outputs(cell, x, ahead, active, reset, piece).s_T
         left += [((first, at), s), ((at, last), ahead)]
     assert delta is not None
     return kernels.Gradients(total.weights, total.x, delta)
@@ -243,21 +243,16 @@ class _Sum:
                 self.weights[name] = grad.clone()
 
 
-def _run(
+def _outputs(
     cell: AbstractCell,
     x: Tensor,
     s: Tensor,
     active: Tensor | None,
     reset: Tensor | None,
     piece: slice,
-    *,
-    keep: bool,
-) -> Tape:
-    return kernels.forward(
-        cell,
-        x[piece],
-        s,
-        None if active is None else active[piece],
-        None if reset is None else reset[piece],
-        keep=keep,
-    )
+) -> kernels.Outputs:
+    return kernels.outputs(cell, x[piece], s, _part(active, piece), _part(reset, piece), keep=False)
+
+
+def _part(mask: Tensor | None, piece: slice) -> Tensor | None:
+    return None if mask is None else mask[piece]

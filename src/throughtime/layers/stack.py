@@ -49,7 +49,9 @@ def _weights(module: nn.RNNBase, suffix: str) -> dict[str, Tensor]:
         names += ["bias_ih", "bias_hh"]
     if getattr(module, "proj_size", 0):
         names.append("weight_hr")
-    return {name: getattr(module, f"{name}_{suffix}") for name in names}
+    plain = module._parameters  # a parametrized weight is not there
+    found = {name: plain.get(f"{name}_{suffix}") for name in names}
+    return {n: getattr(module, f"{n}_{suffix}") if w is None else w for n, w in found.items()}
 
 
 def run(
@@ -188,7 +190,7 @@ def _initial_states(
 
 def _final_states(module: nn.RNNBase, batch: Batch, finals: list[Tensor], widths: tuple[int, ...]):
     """Give h_n, or (h_n, c_n), with a leading axis of layers and directions."""
-    s_n = torch.stack(finals)
+    s_n = finals[0][None] if len(finals) == 1 else torch.stack(finals)
     if not batch.batched:
         s_n = s_n.squeeze(1)
     if len(widths) == 1:

@@ -1,0 +1,230 @@
+// The products outside the steps: W_x x_t before them (eq. 1), dE/dx and dE/dW after them (eq. 5).
+//
+// They take whatever steps wait, from any rows and steps, so a ragged batch costs what it takes and
+// an input may lie anywhere. The threads of a group share dE/dx; all threads share dE/dW by columns.
+#pragma once
+
+#include "sweep.h"
+
+namespace TT_ISA {
+
+// What a product outside the steps reads again and again has to stay in a core's L2.
+constexpr int64_t depth_at_once = 1024;          // of a panel
+constexpr int64_t gathered_bytes = 256 << 10;    // of inputs brought together
+constexpr int64_t adjoint_columns = 1024;        // of the adjoints that wait
+
+// How many rows of the input are brought together at a time.
+template <class F> int64_t rows_at_once(int64_t x_row) {
+    const int64_t rows = gathered_bytes / (x_row * (int64_t)sizeof(F)) / chunk_rows * chunk_rows;
+    return rows < chunk_rows ? chunk_rows : rows < 4 * chunk_rows ? rows : 4 * chunk_rows;
+}
+
+// A thread's part of n things.
+inline void part_of(int64_t n, int64_t part, int64_t parts, int64_t &first, int64_t &last) {
+    first = n * part / parts;
+    last = n * (part + 1) / parts;
+}
+
+// out rows = from rows + x rows · panel, as many rows at a time as the registers hold.
+template <class F>
+void multiply_rows(const F *x, int64_t x_row, const F *panel, int NR, int64_t K, int64_t rows, F *out,
+                   int64_t out_row, const F *from, int64_t from_row) {
+    const int most = rows_for(NR);
+    const Multiply<F> full = pick<F>(most, NR);
+    int64_t i = 0;
+    for (; i + most <= rows; i += most)
+        full(x + i * x_row, x_row, panel, K, out + i * out_row, out_row,
+             from ? from + i * from_row : nullptr, from_row);
+    if (i < rows)
+        pick<F>((int)(rows - i), NR)(x + i * x_row, x_row, panel, K, out + i * out_row, out_row,
+                                     from ? from + i * from_row : nullptr, from_row);
+}
+
+template <class F> struct Gemm {
+    const tt::Share &share;
+    const tt_sweep &w;
+    const int64_t row;   // elements of a row that waits
+    const int64_t A, H;
+    F *gathered;
+    const tt::Waiting *lists;  // what waits, by group
+
+    explicit Gemm(const tt::Share &share_, int64_t row_)
+        : share(share_), w(*share_.sweep), row(row_), A(tt::gates(w) * w.H), H(w.H),
+          gathered((F *)share_.gathered), lists(share_.waiting) {}
+
+    // Pre-activations of the rows first … last - 1 that wait: b + W_x x_t.
+    void drive(const Panels &panels, int64_t first, int64_t last) const {
+        constexpr int L = Simd<F>::lanes;
+        const F *bias = (const F *)share.packed_x + panels.size();
+        const int64_t depth = panels.K < depth_at_once ? panels.K : depth_at_once, x_row = depth + L;
+        const int64_t at_once = rows_at_once<F>(x_row);
+        for (int64_t i = first; i < last; i += at_once) {
+            const int64_t rows = last - i < at_once ? last - i : at_once;
+            for (int64_t k = 0; k < panels.K; k += depth) {
+                const int64_t K = panels.K - k < depth ? panels.K - k : depth;
+                for (int64_t r = 0; r < rows; ++r)
+                    memcpy(gathered + r * x_row, (const F *)w.x + lists[share.group].x_at[i + r] + k, K * sizeof(F));
+                for (int64_t p = 0; p < panels.count; ++p) {
+                    const int NR = panels.width(p);
+                    F *out = (F *)lists[share.group].rows + i * row + panels.first_unit(p);
+                    multiply_rows<F>(gathered, x_row,
+                                     (const F *)share.packed_x + panels.offset(p) + k * NR * L, NR, K,
+                                     rows, out, row, k ? out : bias + panels.first_unit(p),
+                                     k ? row : 0);
+                }
+            }
+        }
+    }
+
+    // dE/dx of the rows first … last - 1 that wait: their adjoints times W_x.
+    void input_grad(const Panels &panels, int64_t first, int64_t last) const {
+        constexpr int L = Simd<F>::lanes;
+        const int64_t rows = last - first;
+        const F *adjoints = (const F *)lists[share.group].rows + first * row;
+        for (int64_t p = 0; p < panels.count; ++p) {
+            const int NR = panels.width(p);
+            const int64_t u = panels.first_unit(p), tile_row = NR * L;
+            const int64_t columns = w.I - u < tile_row ? w.I - u : tile_row;
+            const F *panel = (const F *)share.packed_x + panels.offset(p);
+            for (int64_t k = 0; k < panels.K; k += depth_at_once) {
+                const int64_t K = panels.K - k < depth_at_once ? panels.K - k : depth_at_once;
+                multiply_rows<F>(adjoints + k, row, panel + k * NR * L, NR, K, rows, gathered, tile_row,
+                                 k ? gathered : nullptr, tile_row);
+            }
+            for (int64_t i = 0; i < rows; ++i)
+                memcpy((F *)w.grad_x + lists[share.group].at[first + i] * w.I + u, gathered + i * tile_row,
+                       columns * sizeof(F));
+        }
+    }
+
+    // A worker's columns of both weight gradients: the adjoints of all groups times what each step
+    // began from. `fresh`: nothing has been added to them yet.
+    void weight_grads(bool fresh, int worker, int workers) const {
+        constexpr int L = Simd<F>::lanes;
+        const Panels x(w.grad_weight_ih ? w.I : 0, 0, L), h(w.grad_weight_hh ? H : 0, 0, L);
+        const int64_t columns = x.count + h.count;
+        if (!columns) return;
+        // Where there are more workers than panels, several share one and split its rows.
+        const int64_t across = columns < workers ? columns : workers;
+        const int64_t down = workers / across, mine = worker % across;
+        if (worker >= across * down) return;
+        int64_t first, last, top, bottom;
+        part_of(columns, mine, across, first, last);
+        part_of(A, worker / across, down, top, bottom);
+        for (int g = 0; g < share.groups; ++g) {
+            const tt::Waiting &from = lists[g];
+            if (!from.n) continue;
+            for (int64_t i = top; i < bottom; i += adjoint_columns) {
+                const int64_t end = bottom - i < adjoint_columns ? bottom : i + adjoint_columns;
+                for (int64_t p = first; p < last; ++p)
+                    if (p < x.count)
+                        block(from, x, p, true, fresh, i, end);
+                    else
+                        block(from, h, p - x.count, false, fresh, i, end);
+            }
+            fresh = false;
+        }
+        for (int64_t p = first; p < last && fresh; ++p)  // nobody took a step
+            if (p < x.count)
+                clear(x, p, (F *)w.grad_weight_ih, top, bottom);
+            else
+                clear(h, p - x.count, (F *)w.grad_weight_hh, top, bottom);
+    }
+
+    // One panel of columns of dE/dW_x or dE/dW_h, and some of its rows.
+    void block(const tt::Waiting &from, const Panels &panels, int64_t p, bool of_x, bool fresh,
+               int64_t first, int64_t last) const {
+        constexpr int L = Simd<F>::lanes;
+        const int NR = panels.width(p);
+        const int64_t u = panels.first_unit(p), width = NR * L;
+        const int64_t columns = panels.units - u < width ? panels.units - u : width;
+        operand(from, of_x, u, columns, NR);
+        F *out = (F *)(of_x ? w.grad_weight_ih : w.grad_weight_hh) + u;
+        // The GRU's hidden side of n is a column block of its own, after all others.
+        const int64_t bent = w.cell == TT_GRU && !of_x ? 2 * H : A;
+        const int64_t before = last < bent ? last : bent, after = first < bent ? bent : first;
+        strips(from, NR, first, before, 0, out, panels.units, columns, fresh);
+        strips(from, NR, after, last, H, out, panels.units, columns, fresh);
+    }
+
+    // Bring together what the steps began from, or their inputs: columns from u on, padded with 0.
+    void operand(const tt::Waiting &from, bool of_x, int64_t u, int64_t columns, int NR) const {
+        constexpr int L = Simd<F>::lanes;
+        const int64_t S = tt::state_size(w);
+        F *to = gathered;
+        for (int64_t k = 0; k < from.n; ++k, to += NR * L) {
+            const int64_t at = from.at[k];
+            const F *row = (of_x ? (const F *)w.x + from.x_at[k] : (const F *)w.s + at * S) + u;
+            const bool cleared = !of_x && w.reset && w.reset[at];
+            for (int j = 0; j < NR; ++j) {
+                const int64_t left = columns - j * L;
+                store(to + j * L, cleared ? Vec<F>{} : load(row + j * L, left < L ? (int)left : L));
+            }
+        }
+    }
+
+    // Rows first … last - 1 of a weight's gradient; their adjoints stand `shift` columns further.
+    void strips(const tt::Waiting &from, int NR, int64_t first, int64_t last, int64_t shift, F *out,
+                int64_t out_row, int64_t columns, bool fresh) const {
+        constexpr int L = Simd<F>::lanes;
+        const int most = rows_for(NR);
+        const int64_t width = NR * L;
+        F *tile = (F *)share.tile;
+        for (int64_t i = first; i < last; i += most) {
+            const int rows = (int)(last - i < most ? last - i : most);
+            const F *adjoints = (const F *)from.rows + i + shift;
+            F *to = out + i * out_row;
+            const Multiply<F> product = pick<F, true>(rows, NR);
+            for (int r = rows; r < 2 * rows && i + r < last; ++r)  // the next strip's
+                for (int64_t j = 0; j < columns; j += L) __builtin_prefetch(to + r * out_row + j, 1);
+            if (columns == width) {
+                product(adjoints, row, gathered, from.n, to, out_row, fresh ? nullptr : to, out_row);
+                continue;
+            }
+            product(adjoints, row, gathered, from.n, tile, width, nullptr, 0);
+            for (int r = 0; r < rows; ++r)
+                for (int64_t j = 0; j < columns; ++j)
+                    to[r * out_row + j] = tile[r * width + j] + (fresh ? F(0) : to[r * out_row + j]);
+        }
+    }
+
+    void clear(const Panels &panels, int64_t p, F *out, int64_t first, int64_t last) const {
+        const int64_t u = panels.first_unit(p), end = panels.first_unit(p + 1);
+        const int64_t columns = (end < panels.units ? end : panels.units) - u;
+        for (int64_t i = first; i < last; ++i)
+            memset(out + i * panels.units + u, 0, columns * sizeof(F));
+    }
+
+    // A worker's part of the biases' gradients: sums of adjoints.
+    void bias_grads(bool fresh, int worker, int workers) const {
+        constexpr int L = Simd<F>::lanes;
+        const int64_t width = tt::adjoint_size(w), vectors = (width + L - 1) / L;
+        int64_t first, last;
+        part_of(vectors, worker, workers, first, last);
+        for (int64_t v = first; v < last; ++v) {
+            const int64_t left = width - v * L;
+            const int n = left < L ? (int)left : L;
+            Vec<F> total = {};
+            for (int g = 0; g < share.groups; ++g) {
+                const tt::Waiting &from = lists[g];
+                const F *column = (const F *)from.rows + v * L;
+                for (int64_t k = 0; k < from.n; ++k) total += load(column + k * row);
+            }
+            F sums[Simd<F>::lanes];
+            store(sums, total);
+            for (int i = 0; i < n; ++i) add_bias(v * L + i, sums[i], fresh);
+        }
+    }
+
+    void add_bias(int64_t column, F sum, bool fresh) const {
+        F *ih = (F *)w.grad_bias_ih, *hh = (F *)w.grad_bias_hh;
+        const bool bent = w.cell == TT_GRU && column >= 2 * H;
+        if (ih && column < A) ih[column] = sum + (fresh ? F(0) : ih[column]);
+        if (hh && !(bent && column < A)) {
+            F &to = hh[bent ? column - H : column];
+            to = sum + (fresh ? F(0) : to);
+        }
+    }
+};
+
+}  // namespace TT_ISA

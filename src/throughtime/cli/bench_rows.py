@@ -1,0 +1,112 @@
+"""What `throughtime bench` measures, and what comes of it: the kinds of lines, and a line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+__all__ = ["KINDS", "SHAPES", "Findings", "Kind", "Memory", "Row", "geometric_mean"]
+
+SHAPES = (
+    (1, 500, 64, 64), (8, 500, 128, 128), (32, 100, 64, 64), (32, 100, 128, 128),
+    (64, 100, 256, 256), (16, 100, 512, 512), (128, 50, 128, 256), (20, 35, 200, 200),
+    (8, 1000, 512, 512), (16, 128, 1024, 1024),
+)  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """One kind of line.
+
+    Attributes:
+        title: what is measured.
+        against: what ours is compared with.
+    """
+
+    title: str
+    against: str = "torch.nn"
+
+
+KINDS = {
+    "train": Kind("training step, float32"),
+    "train64": Kind("training step, float64"),
+    "jax": Kind("training step, float32, against a jitted JAX scan", "JAX"),
+    "flashrnn": Kind("training step, float32, against FlashRNN's torch backend", "FlashRNN"),
+    "infer": Kind("no gradient, float32"),
+    "packed": Kind("training step, lengths 1…T, torch.nn on a PackedSequence"),
+    "padded": Kind("training step, lengths 1…T, torch.nn on the padded batch"),
+    "map": Kind("all (t, k) norms, torch.nn by one autograd call a loss"),
+    "memory": Kind("peak memory of a training step, (64, 200, 256, 256), float32"),
+    "import": Kind("import of the package, beyond torch's own", "torch"),
+}
+
+
+@dataclass
+class Row:
+    """One line of the results: seconds, smallest and median, of both, and the machine meanwhile."""
+
+    kind: str
+    layer: str
+    shape: tuple[int, int, int, int]
+    ours: float
+    theirs: float
+    ours_median: float
+    theirs_median: float
+    gflops: float
+    machine: float
+    load: float
+    runs: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast: by the smallest times, which other programs disturb least."""
+        return self.theirs / self.ours
+
+    @property
+    def median_ratio(self) -> float:
+        """The same by the medians."""
+        return self.theirs_median / self.ours_median
+
+    @property
+    def share(self) -> float:
+        """The share of the machine's own rate, that of a matrix product in the same run."""
+        return self.gflops / self.machine
+
+
+@dataclass
+class Memory:
+    """Peak memory of a training step in MB, beyond model and input."""
+
+    layer: str
+    ours: float
+    theirs: float
+
+
+@dataclass
+class Findings:
+    """All that one run found.
+
+    Attributes:
+        rows: the lines.
+        memory: peak memory, where it was measured.
+        startup: milliseconds of the import beyond torch's own, where they were measured.
+        refused: by kind, the comparisons that got no speed, because the results disagree.
+        absent: by kind, why there is no such comparison on this machine.
+        notes: by kind, what a reader has to know of the other side.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    startup: float | None = None
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def of(self, kind: str, layer: str = "") -> list[Row]:
+        """Give the lines of one kind, and of one layer where it is named."""
+        return [row for row in self.rows if row.kind == kind and layer in {"", row.layer}]
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Give the geometric mean of positive values."""
+    return math.exp(sum(math.log(v) for v in values) / len(values))
