@@ -86,14 +86,17 @@ class Checkpointed:
             input, output and their gradients.
 
     Cost:
-        one more forward sweep; memory B·S·T/every + every·B·(S + what the cell saves + A).
+        one more forward sweep; memory B·S·T/every + every·B·(S + what the cell saves + 2A). Where
+        ``memory`` is too small for that, steps are run again as often as the optimal binomial
+        schedule needs, and kept states count twice.
 
     Raises:
         InputTypeError: ``every`` is no integer, or ``memory`` neither a number nor a text.
         InputValueError: a value below 1, both at once, or a size that cannot be read.
 
     Source:
-        Chen et al. (2016) for one level.
+        Chen et al. (2016) for one level; Griewank and Walther (2000), and for recurrent networks
+        Gruslys et al. (2016), where that does not fit.
 
     Example:
         >>> layer = tt.LSTM(3, 5, through=tt.Checkpointed(memory="64MiB"))

@@ -123,7 +123,8 @@ class Function(AbstractCell):
         """
         own = self._parameters  # looked up first: Module.__getattr__ is slow
         weights = {n: own[n] if n in own else getattr(self, n) for n in self.names}
-        tracked = not (x_t.is_inference() or s_prev.is_inference())
+        compiling = torch.compiler.is_compiling()
+        tracked = not (compiling or x_t.is_inference() or s_prev.is_inference())
         versions = (x_t._version, s_prev._version) if tracked else None
         s_t = self.step_function(x_t, s_prev, **weights)
         if versions is not None and versions != (x_t._version, s_prev._version):
@@ -237,7 +238,7 @@ class Function(AbstractCell):
                 "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
                 "step an nn.Module that owns it."
             )
-        if x.is_meta or _transformed():
+        if x.is_meta or _transformed() or torch.compiler.is_compiling():
             return  # there are no values to look at
         with torch.no_grad():
             if case not in self._tried:

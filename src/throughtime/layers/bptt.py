@@ -17,7 +17,8 @@ from ..errors import UnsupportedError
 from ..schedule import Checkpointed, Full, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, grads_of_one, is_batched
-from .scheduled import checkpointed, forward_keeping, plan, truncated
+from .plan import plan
+from .scheduled import checkpointed, forward_keeping, truncated
 
 __all__ = ["FULL", "Call", "Recording", "bptt"]
 
@@ -121,7 +122,7 @@ class BPTT(torch.autograd.Function):
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
                 h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
-                saved = kept.states[1:]
+                saved = (kept.states,)
             else:
                 h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
                 ctx.tape = tape if switch is not None else None
@@ -164,7 +165,7 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tenso
     if ctx.kept is not None:
         how, stretches = ctx.kept
         tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
-        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved])
+        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved[0]])
     if ctx.shown is not None and ctx.shown.changed():
         tape = kernels.forward(cell, x, s_0, ctx.active, ctx.reset)
     else:

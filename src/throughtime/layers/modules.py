@@ -15,7 +15,7 @@ from ..schedule import Schedule
 from ..shapes import check_sizes
 from .bptt import FULL
 from .stack import run
-from .through import check_schedule
+from .through import check_schedule, notice
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -29,6 +29,7 @@ class _Through(nn.RNNBase):
     """
 
     through: Schedule = FULL
+    streamed = False
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class _Through(nn.RNNBase):
             InputTypeError: an input or state of the wrong type.
             InputValueError: lengths outside 1…T, or beside a PackedSequence.
         """
+        notice(self)
         return run(self, input, hx, lengths=lengths, reset=reset)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
 from ..cells.function import DEPENDS
@@ -15,8 +18,9 @@ from ..errors import InputTypeError, UnsupportedError
 from ..schedule import Schedule
 from ..shapes import check
 from .bptt import FULL, Recording, bptt
-from .inputs import read, write
-from .through import check_schedule
+from .compiled import compiled_bptt, kind_of
+from .inputs import Batch, read, write
+from .through import check_schedule, notice
 
 __all__ = ["Recurrent", "run_cell"]
 
@@ -41,6 +45,7 @@ class Recurrent(nn.Module):
     """
 
     through: Schedule = FULL
+    streamed = False
 
     def __init__(
         self, cell: AbstractCell, *, batch_first: bool = False, through: Schedule = FULL
@@ -109,6 +114,7 @@ def run_cell(
 ):
     """Run a `Recurrent`; with ``recording``, for a trace."""
     cell = module.cell
+    notice(module)
     weights = [w for w in cell.weights().values() if w.is_floating_point()]
     data = input.data if isinstance(input, PackedSequence) else input
     like = weights[0] if weights else data
@@ -121,6 +127,22 @@ def run_cell(
     else:
         check("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
         s_0 = hx if batch.batched else hx.unsqueeze(0)
+    kind = kind_of(cell) if torch.compiler.is_compiling() else None
+    if kind is not None:
+        h, s_T = compiled_bptt(
+            kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
+        )
+    else:
+        run = _outside if torch.compiler.is_compiling() else _run
+        h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0")
+    return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)
+
+
+def _run(
+    module: Recurrent, batch: Batch, s_0: Tensor, recording: Recording | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """Run the cell where its steps can be looked at."""
+    cell = module.cell
     if isinstance(cell, Function) and torch.is_grad_enabled():
         cell.examine(batch.x[0], s_0)
         if cell.apart == DEPENDS and batch.active is not None:
@@ -129,9 +151,18 @@ def run_cell(
                 "rows of different lengths: those that have ended would still take part. Give the "
                 "step statistics of its own row (layer norm), or batches of one length."
             )
-    name = f"{path}.l0" if path else "l0"
-    h, s_T = bptt(
+    if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
+        return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
+    return bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
         through=module.through, recording=recording, name=name,
     )  # fmt: skip
-    return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)
+
+
+_REASON = (
+    "the steps of a cell of one's own run beside a compiled graph, not in it; compile without "
+    "fullgraph=True, or use tt.RNN, tt.LSTM or tt.GRU, which are one node of the graph."
+)
+# The argument came with PyTorch 2.7.
+_told = {"reason": _REASON} if "reason" in signature(torch.compiler.disable).parameters else {}
+_outside: Any = torch.compiler.disable(_run, **_told)  # pyright: ignore[reportArgumentType]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import comb, isqrt
 from typing import NamedTuple
 
 import torch
@@ -11,47 +9,11 @@ from torch import Tensor
 
 from .. import kernels
 from ..cells.base import AbstractCell
-from ..errors import InputValueError
-from ..schedule import Checkpointed, Truncated
+from ..schedule import Truncated
 from ..tape import Tape
+from .plan import Plan
 
-__all__ = ["Kept", "Plan", "checkpointed", "forward_keeping", "last_steps", "plan", "truncated"]
-
-
-class Plan(NamedTuple):
-    """How a sweep of T steps is recomputed on its way back.
-
-    Attributes:
-        segment: how many steps are held at once, with all that the way back needs of them.
-        slots: how many states may be kept besides the one that a segment begins with.
-    """
-
-    segment: int
-    slots: int
-
-    def split(self, first: int, last: int, free: int) -> int | None:
-        """Give where to keep the next state between two steps; None where a segment is left.
-
-        With ``free`` slots and r repetitions at most C(free + r, r) segments can be gone back
-        through (Griewank and Walther 2000), which says how far ahead the next state may lie.
-        """
-        n = -(-(last - first) // self.segment)
-        if n <= 1:
-            return None
-        if free < 1:
-            return last - 1 - (last - first - 1) % self.segment
-        r = 1
-        while comb(free + r, r) < n:
-            r += 1
-        ahead = max(1, n - comb(free - 1 + r, r))
-        return first + ahead * self.segment
-
-    def descent(self, first: int, last: int, free: int) -> Iterator[tuple[int, int]]:
-        """Give the stretches between the states kept on the first way forward."""
-        while (at := self.split(first, last, free)) is not None:
-            yield first, at
-            first, free = at, free - 1
-        yield first, last
+__all__ = ["Kept", "checkpointed", "forward_keeping", "last_steps", "truncated"]
 
 
 class Kept(NamedTuple):
@@ -61,44 +23,13 @@ class Kept(NamedTuple):
         h: (T, B, H).
         s_T: (B, S).
         stretches: first and last step, from 0, between two kept states.
-        states: the state that each stretch begins from.
+        states: what each stretch but the first begins from, (·, B, S).
     """
 
     h: Tensor
     s_T: Tensor
     stretches: list[tuple[int, int]]
-    states: list[Tensor]
-
-
-def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> Plan:
-    """Choose how many steps to hold at once, and how many states to keep.
-
-    Raises:
-        InputValueError: the budget does not hold one step and one state.
-    """
-    T, B = x.shape[:2]
-    if schedule.every is not None:
-        return Plan(schedule.every, T)
-    budget = schedule.bytes()
-    if budget is None:
-        return Plan(max(1, isqrt(T)), T)
-    state = B * cell.state_size * s_0.element_size()
-    one = kernels.forward(cell, x[:1], s_0)
-    saved = sum(k.nbytes for k in one.saved) + one.s[1:].nbytes
-    step = saved + 2 * B * cell.preact_size * s_0.element_size()
-    # One level costs least: the longest segment whose states fit beside it.
-    for segment in range(min(T, budget // step), 0, -1):
-        slots = -(-T // segment) - 1
-        if segment * step + (slots + 1) * state <= budget:
-            return Plan(segment, slots)
-    segment = max(1, budget // (2 * step))
-    slots = (budget - segment * step) // state - 1
-    if slots < 0:
-        raise InputValueError(
-            f"memory={schedule.memory!r} cannot hold one step and one state of this layer, which "
-            f"take {step + state} bytes for B={B}; allow at least that."
-        )
-    return Plan(segment, slots)
+    states: Tensor
 
 
 def forward_keeping(
@@ -111,18 +42,38 @@ def forward_keeping(
 ) -> Kept:
     """Run the recurrence and keep a state now and then (eq. 1)."""
     T, B = x.shape[:2]
-    h = s_0.new_empty(T, B, cell.hidden_size)
-    s, stretches, states = s_0, [], []
-    for first, last in how.descent(0, T, how.slots):
-        stretches.append((first, last))
-        states.append(s)
-        # In pieces: what a sweep holds while it runs must stay within the segment too.
-        for begin in range(first, last, how.segment):
-            piece = slice(begin, min(begin + how.segment, last))
-            out = _outputs(cell, x, s, active, reset, piece)
-            h[piece] = out.h
-            s = out.s_T
+    h = kernels.empty(s_0, T, B, cell.hidden_size)
+    stretches = list(how.descent(0, T, how.slots))
+    # One tensor: small ones between the pieces' large ones would leave holes that none fits.
+    states = s_0.new_empty(len(stretches) - 1, B, cell.state_size)
+    s = s_0
+    for number, (first, last) in enumerate(stretches):
+        if number:
+            s = states[number - 1].copy_(s)
+        s = _advance(how, cell, x, s, active, reset, first, last, h)
     return Kept(h, s, stretches, states)
+
+
+def _advance(
+    how: Plan,
+    cell: AbstractCell,
+    x: Tensor,
+    s: Tensor,
+    active: Tensor | None,
+    reset: Tensor | None,
+    first: int,
+    last: int,
+    h: Tensor | None = None,
+) -> Tensor:
+    """Give the state after step ``last``, and the outputs up to there if ``h`` is given."""
+    # In pieces: what a sweep holds while it runs must stay within the segment too.
+    for begin in range(first, last, how.segment):
+        piece = slice(begin, min(begin + how.segment, last))
+        out = _outputs(cell, x, s, active, reset, piece)
+        if h is not None:
+            h[piece] = out.h
+        s = out.s_T
+    return s
 
 
 def checkpointed(
@@ -155,6 +106,7 @@ def checkpointed(
     delta = g_s
     # A stack of its own, so that no recursion grows with T.
     left = list(zip(stretches, states, strict=True))
+    anew = _Anew(how.slots + 1)
     while left:
         (first, last), s = left.pop()
         at = how.split(first, last, how.slots - len(left))
@@ -165,11 +117,10 @@ def checkpointed(
             found = kernels.gradients(cell, again, g, delta, wants=wants, want_x=want_x)
             total.add(found, piece)
             delta = found.s_0
+            anew.release(s)
+            del again, found
             continue
-        ahead = s
-        for begin in range(first, at, how.segment):
-            piece = slice(begin, min(begin + how.segment, at))
-            ahead = _outputs(cell, x, ahead, active, reset, piece).s_T
+        ahead = anew.keep(_advance(how, cell, x, s, active, reset, first, at))
         left += [((first, at), s), ((at, last), ahead)]
     assert delta is not None
     return kernels.Gradients(total.weights, total.x, delta)
@@ -196,25 +147,33 @@ def truncated(
         wants: the weights whose gradients are wanted.
         want_x: whether dE/dx is wanted.
     """
-    T, B, H, S = tape.T, tape.B, cell.hidden_size, cell.state_size
-    g = tape.s.new_zeros(T, B, H if g_s is None else S)
-    if g_h is not None:
-        g[..., :H] = g_h
-    if g_s is not None:
-        # A row's final state is its state at its own last step.
-        g[last_steps(tape) - 1, torch.arange(B, device=g.device)] += g_s
+    T, B, S = tape.T, tape.B, cell.state_size
+    ends = None if g_s is None else last_steps(tape)
     total = _Sum(tape.x, want_x)
     s_0 = tape.s.new_zeros(B, S)
     for reach, begin, end in schedule.blocks(T):
-        own = g[reach - 1 : end]
-        if reach < begin:
-            own = own.clone()
-            own[: begin - reach] = 0
-        found = kernels.gradients(cell, tape.steps(reach, end), own, wants=wants, want_x=want_x)
+        steps = tape.steps(reach, end)
+        g = _direct(cell, steps, begin - reach, None if g_h is None else g_h[reach - 1 : end])
+        if g_s is not None and ends is not None:
+            # A row's final state is its state at its own last step.
+            rows = ((ends >= begin) & (ends <= end)).nonzero()[:, 0]
+            g = torch.nn.functional.pad(g, (0, S - g.shape[-1]))
+            g[ends[rows] - reach, rows] += g_s[rows]
+        found = kernels.gradients(cell, steps, g, wants=wants, want_x=want_x)
         total.add(found, slice(reach - 1, end))
         if reach == 1:
             s_0 += found.s_0
     return kernels.Gradients(total.weights, total.x, s_0)
+
+
+def _direct(cell: AbstractCell, steps: Tape, lead: int, g_h: Tensor | None) -> Tensor:
+    """Give what enters a block's steps, and nothing in the first ``lead`` of them."""
+    if g_h is None:
+        return steps.s.new_zeros(steps.T, steps.B, cell.hidden_size)
+    if lead:
+        g_h = g_h.clone()
+        g_h[:lead] = 0
+    return g_h
 
 
 def last_steps(tape: Tape) -> Tensor:
@@ -225,12 +184,31 @@ def last_steps(tape: Tape) -> Tensor:
     return (steps * tape.active).amax(0)
 
 
+class _Anew:
+    """States kept on the way back, all in one tensor, for the reason given in `forward_keeping`."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.free: list[Tensor] | None = None
+        self.own: set[int] = set()
+
+    def keep(self, s: Tensor) -> Tensor:
+        if self.free is None:
+            self.free = list(s.new_empty(self.slots, *s.shape))
+            self.own = {state.data_ptr() for state in self.free}
+        return self.free.pop().copy_(s)
+
+    def release(self, s: Tensor) -> None:
+        if self.free is not None and s.data_ptr() in self.own:
+            self.free.append(s)
+
+
 class _Sum:
     """The gradients of several stretches, added up."""
 
     def __init__(self, x: Tensor, want_x: bool) -> None:
         self.weights: dict[str, Tensor] = {}
-        self.x = torch.zeros_like(x, memory_format=torch.contiguous_format) if want_x else None
+        self.x = kernels.empty(x, *x.shape).zero_() if want_x else None
 
     def add(self, found: kernels.Gradients, steps: slice) -> None:
         if self.x is not None:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..errors import InputTypeError, UnsupportedError
+from ..errors import InputTypeError
 from ..shapes import check
 from .bptt import FULL, Recording, bptt
 from .compiled import compiled_bptt
@@ -135,14 +135,9 @@ def _one_direction(
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
     if torch.compiler.is_compiling():
-        if schedule != FULL:
-            raise UnsupportedError(
-                f"torch.compile takes the whole way back, and this layer's is {schedule}; call "
-                "tt.set_through(model, tt.Full()) first, or leave the layer uncompiled."
-            )
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
-        through = partial(compiled_bptt, kind, _weights(module, suffix))
+        through = partial(compiled_bptt, kind, _weights(module, suffix), schedule)
     else:
         through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)
     active, reset = batch.active, batch.reset

@@ -250,6 +250,7 @@ class Stream:
     def _attach(self) -> None:
         self._hooks.append(self.model.register_forward_pre_hook(self._begin_call))
         for name, layer in self._layers.items():
+            layer.streamed = True  # pyright: ignore[reportArgumentType]
             self._hooks += [
                 layer.register_forward_pre_hook(self._give(name), with_kwargs=True),
                 layer.register_forward_hook(self._take(name)),
@@ -260,6 +261,8 @@ class Stream:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        for layer in self._layers.values():
+            layer.__dict__.pop("streamed", None)
 
     def _begin_call(self, module: nn.Module, args: Any) -> None:
         self._runs.clear()
@@ -270,8 +273,8 @@ class Stream:
         if not self._after:
             raise UnsupportedError(
                 "the model ran, but none of its recurrent layers was called as a module, so no "
-                "state was carried. Call layer(x), not layer.forward(x); stream the model that "
-                "torch.compile was given, or carry hx by hand: tt.segments(source, window)."
+                "state was carried. Call layer(x), not layer.forward(x), or carry hx by hand: "
+                "tt.segments(source, window)."
             )
 
     def _give(self, name: str):

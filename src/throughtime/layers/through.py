@@ -1,15 +1,15 @@
-"""Choosing the schedule of the way back."""
+"""Choosing the schedule of the way back; and that a compiled layer notices a stream."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ..errors import InputTypeError, LayerNotFoundError
 from ..schedule import Checkpointed, Full, Schedule, Truncated
 
-__all__ = ["check_schedule", "set_through"]
+__all__ = ["check_schedule", "notice", "set_through"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -58,3 +58,13 @@ def check_schedule(schedule: object) -> None:
             "a schedule is tt.Full(), tt.Truncated(window) or tt.Checkpointed(every=); got "
             f"{schedule!r}."
         )
+
+
+def notice(layer: Any) -> None:
+    """Make a compiled layer depend on whether a stream carries its state.
+
+    A stream does so by hooks, and ``torch.compile`` does not look whether hooks came or went after
+    it; it looks at what the traced code asks for.
+    """
+    if layer.streamed:
+        pass

@@ -1,0 +1,234 @@
+"""A compiled or exported layer is one node whatever T is, under every schedule, and is exact."""
+
+import io
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+
+import throughtime as tt
+from throughtime.testing import assert_close
+
+KINDS = ("RNN", "GRU", "LSTM")
+SCHEDULES = [
+    tt.Full(),
+    tt.Truncated(3),
+    tt.Truncated(4, 2),
+    tt.Checkpointed(),
+    tt.Checkpointed(every=3),
+    tt.Checkpointed(memory="1MiB"),
+    tt.Checkpointed(memory=4000),
+]
+T, B, I, H = 7, 3, 4, 5
+# What torch.compile does to a tensor with a graph that comes into a compiled part.
+LOOKS_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf"
+
+
+def ragged(steps=T):
+    return {"lengths": torch.tensor([steps, 2, 5]), "reset": torch.rand(steps, B) > 0.7}
+
+
+def gradients(model, x, **arguments):
+    """Give the gradients of a loss that is not stationary where a row has ended."""
+    inputs = [x, *model.parameters()]
+    return torch.autograd.grad((model(x, **arguments)[0] + 1).pow(2).sum(), inputs)
+
+
+def compiled(model, **options):
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, **{"backend": "aot_eager", **options})
+
+
+def same(got, want):
+    for one, other in zip(got, want, strict=True):
+        assert_close(one, other, rtol=1e-12)
+
+
+class Counting:
+    """A backend that counts the nodes of the graphs forward and back, and what lies between."""
+
+    def __init__(self):
+        self.forward, self.back, self.kept = [], [], []
+        self.backend = aot_autograd(fw_compiler=self._forward, bw_compiler=self._back)
+
+    def _forward(self, graph, inputs):
+        self.forward.append(len(graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    def _back(self, graph, inputs):
+        self.back.append(len(graph.graph.nodes))
+        self.kept.append(sum(i.numel() for i in inputs if isinstance(i, torch.Tensor)))
+        return make_boxed_func(graph.forward)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_compiles_into_one_graph(kind, options):
+    model = getattr(tt, kind)(I, H, **options)
+    x = torch.randn(T, B, I, requires_grad=True)
+    reference = getattr(nn, kind)(I, H, **options)
+    reference.load_state_dict(model.state_dict())
+    same(gradients(compiled(model), x), gradients(reference, x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_with_lengths_and_resets(kind):
+    model = getattr(tt, kind)(I, H, batch_first=True)
+    x = torch.randn(B, T, I, requires_grad=True)
+    masks = ragged()
+    same(gradients(compiled(model), x, **masks), gradients(model, x, **masks))
+
+
+@pytest.mark.parametrize("kind, dynamic", [*((kind, False) for kind in KINDS), ("LSTM", True)])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_every_schedule_is_followed_in_a_compiled_graph_too(schedule, kind, dynamic):
+    model = getattr(tt, kind)(I, H)
+    x, masks = torch.randn(T, B, I, requires_grad=True), ragged()
+    # Checkpoints give what Full gives; what Truncated gives is tested against the terms of a flow.
+    through = tt.Full() if isinstance(schedule, tt.Checkpointed) else schedule
+    wanted = [gradients(tt.set_through(model, through), x, **more) for more in ({}, masks)]
+    once = compiled(tt.set_through(model, schedule), dynamic=dynamic)
+    for more, want in zip(({}, masks), wanted, strict=True):
+        same(gradients(once, x, **more), want)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_compiled_graph_does_not_grow_with_the_steps(schedule):
+    counted = Counting()
+    model = tt.LSTM(I, H, through=schedule)
+    for steps in (3, 60):
+        gradients(
+            compiled(model, backend=counted.backend), torch.randn(steps, B, I).requires_grad_()
+        )
+    assert counted.forward[0] == counted.forward[1]
+    assert counted.back[0] == counted.back[1]
+
+
+def test_checkpoints_keep_less_between_the_two_compiled_graphs():
+    counted = Counting()
+    model, x = tt.LSTM(I, H), torch.randn(100, B, I, requires_grad=True)
+    for schedule in (tt.Full(), tt.Checkpointed()):
+        tt.set_through(model, schedule)
+        gradients(compiled(model, backend=counted.backend), x)
+    full, kept = counted.kept
+    # Full: states and gates, 6 H a step; Checkpointed: nine states of 2 H.
+    assert full - kept == 101 * B * 2 * H + 100 * B * 4 * H - 9 * B * 2 * H
+
+
+@pytest.mark.parametrize("schedule", [tt.Full(), tt.Checkpointed(every=3)], ids=str)
+def test_one_graph_serves_every_number_of_steps(schedule):
+    counted = Counting()
+    model, reference = tt.GRU(I, H, through=schedule), nn.GRU(I, H)
+    reference.load_state_dict(model.state_dict())
+    once = compiled(model, backend=counted.backend, dynamic=True)
+    for steps in (7, 9, 20):
+        x = torch.randn(steps, B, I, requires_grad=True)
+        same(gradients(once, x), gradients(reference, x))
+    assert len(counted.forward) == len(counted.back) == 1
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULES[i] for i in (0, 2, 4, 6)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_operations_keep_to_their_contract(kind, schedule):
+    model = getattr(tt, kind)(I, H)
+    nonlinearity = getattr(model, "nonlinearity", kind)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = [getattr(model, f"{name}_l0") for name in names]
+    s_0 = torch.zeros(B, 2 * H if kind == "LSTM" else H)
+    x = torch.randn(T, B, I, requires_grad=True)
+    told = tt.layers.compiled._told(schedule)
+    arguments = (nonlinearity, ",".join(names), *told, x, s_0, weights, None, None)
+    torch.library.opcheck(torch.ops.throughtime.layer.default, arguments)
+
+
+# --- one layer over any cell --------------------------------------------------------------------
+
+
+def own_step(x, s, W, U):
+    return torch.tanh(x @ U.T + s @ W.T)
+
+
+def own_cell():
+    weights = {"W": torch.randn(H, H) / 3, "U": torch.randn(H, I)}
+    return tt.cells.Function(own_step, I, H, weights=weights)
+
+
+@pytest.mark.parametrize("cell", [tt.cells.Elman, tt.cells.LSTM, tt.cells.GRU])
+def test_a_recurrent_over_a_cell_of_the_three_is_one_node(cell):
+    counted = Counting()
+    model, x = tt.Recurrent(cell(I, H)), torch.randn(T, B, I, requires_grad=True)
+    same(gradients(compiled(model, backend=counted.backend), x), gradients(model, x))
+    assert len(counted.forward) == 1
+
+
+@pytest.mark.filterwarnings(LOOKS_AT_GRAD)
+def test_the_steps_of_ones_own_cell_run_beside_the_graph():
+    model, x = tt.Recurrent(own_cell()), torch.randn(T, B, I, requires_grad=True)
+    want = gradients(model, x)
+    torch._dynamo.reset()
+    same(gradients(torch.compile(model, backend="aot_eager"), x), want)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"use tt\.RNN, tt\.LSTM or tt\.GRU"):
+        compiled(model)(x)
+
+
+# --- torch.export -------------------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    """A model as people have them: dropout between layers, a readout, rows of several lengths."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layers = getattr(tt, kind)(I, H, num_layers=2, bidirectional=True, dropout=0.4)
+        self.readout = nn.Linear(2 * H, 2)
+
+    def forward(self, x, lengths=None, reset=None):
+        return self.readout(self.layers(x, lengths=lengths, reset=reset)[0])
+
+
+def nodes(program):
+    return [n for n in program.graph.nodes if n.target is torch.ops.throughtime.layer.default]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_eval_mode_is_exported(kind, strict):
+    model = Tagger(kind).eval()
+    sizes = {}
+    for steps in (T, 50):
+        x = torch.randn(steps, B, I)
+        program = torch.export.export(model, (x,), strict=strict)
+        assert_close(program.module()(x), model(x), rtol=1e-12)
+        sizes[steps] = len(program.graph.nodes)
+        assert len(nodes(program)) == 4
+    assert sizes[T] == sizes[50]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exported_model_takes_any_number_of_steps_and_rows(kind):
+    model = Tagger(kind).eval()
+    sizes = {0: torch.export.Dim("T", max=10**6), 1: torch.export.Dim("B", max=1000)}
+    program = torch.export.export(model, (torch.randn(T, B, I),), dynamic_shapes=(sizes,))
+    for steps, rows in ((2, 2), (31, 9)):
+        x = torch.randn(steps, rows, I)
+        assert_close(program.module()(x), model(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_and_resets_are_inputs_of_an_exported_model_which_is_saved_and_loaded(kind):
+    model, x, masks = Tagger(kind).eval(), torch.randn(T, B, I), ragged()
+    program = torch.export.export(model, (x,), masks)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for more in (masks, {"lengths": torch.tensor([3, 7, 1]), "reset": torch.rand(T, B) > 0.4}):
+        assert_close(loaded(x, **more), model(x, **more), rtol=1e-12)
+
+
+def test_a_layer_over_ones_own_cell_is_exported_step_by_step():
+    model, x = tt.Recurrent(own_cell()).eval(), torch.randn(T, B, I)
+    program = torch.export.export(model, (x,))
+    assert_close(program.module()(x)[0], model(x)[0], rtol=1e-12)
