@@ -11,8 +11,8 @@ from .. import sweep as reference
 from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..shapes import check
 from ..tape import Tape
-from . import native
-from .choose import decide
+from . import blocks, native, scan
+from .choose import decide, in_torch
 from .steps import Arguments, Span
 
 __all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs"]
@@ -47,7 +47,8 @@ def forward(
     """
     number = _decide_forward(cell, x, s_0, active, reset)
     if number is None:
-        return reference.forward(cell, _taken(x, active), s_0, active, reset)
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.forward(cell, _taken(x, active), s_0, active, reset)
     with torch.no_grad():
         return complete(cell, _keep(cell, number, x, s_0, active, reset))
 
@@ -122,7 +123,8 @@ def outputs(
     H = cell.hidden_size
     with torch.no_grad():
         if number is None:
-            tape = reference.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
+            way = scan if in_torch(cell) == "scan" else reference
+            tape = way.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
             h = _shown(tape.s, H) if active is None else _taken(tape.s[1:, :, :H], active)
             return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
         own = not keep or active is not None or cell.state_size > H
@@ -212,7 +214,11 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
-        return reference.backward(cell, complete(cell, tape), g, delta_T)
+        tape = complete(cell, tape)
+        if in_torch(cell) == "blocks" and g.shape[0] == 1:
+            return blocks.backward(cell, tape, g, delta_T)  # pyright: ignore[reportArgumentType]
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.backward(cell, tape, g, delta_T)
     with torch.no_grad():
         adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..cells import Function
 from ..cells.base import AbstractCell
 from ..tape import Tape
 
@@ -144,7 +146,12 @@ def _all(info, in_dims, number: int, g_h: Tensor | None, g_s: Tensor | None):
         return g.expand(info.batch_size, *g.shape) if dim is None else g.movedim(dim, 0)
 
     back = _RUNNING[number]
-    return _flat(back(leading(g_h, in_dims[1]), leading(g_s, in_dims[2]))), 0
+    g_h, g_s = leading(g_h, in_dims[1]), leading(g_s, in_dims[2])
+    if not isinstance(getattr(back, "args", (None,))[0], Function):
+        return _flat(back(g_h, g_s)), 0
+    # This cell asks autograd, which is refused where a vmap is under way: in this thread alone.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.no_grad()(lambda: _flat(back(g_h, g_s)))).result(), 0
 
 
 torch.library.register_vmap("throughtime::back", _all)
