@@ -135,7 +135,7 @@ def threads(request):
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("span", ["all", "prefix", "suffix"])
 def test_more_steps_than_may_wait(name, span, threads):
-    """The products outside the steps are taken again and again, while what they read is in cache."""
+    """The products outside the steps are taken in rounds, while what they read is in cache."""
     torch.manual_seed(6)
     cell = CELLS[name](70, 26)
     for T, B in ((110, 7), (400, 1), (9, 70)):

@@ -203,7 +203,7 @@ class GatedWeights(AbstractCell):
         weights = self._parameters
         A, I = weights["weight_ih"].shape  # pyright: ignore[reportOptionalMemberAccess]
         H = weights["weight_hh"].shape[1]  # pyright: ignore[reportOptionalMemberAccess]
-        self.__dict__.update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
+        vars(self).update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
 
     @classmethod
     def over(cls, weights: Mapping[str, Tensor | None], **attributes: object):
@@ -218,7 +218,7 @@ class GatedWeights(AbstractCell):
         state = {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in _BLANK.items()}
         absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
         state["_parameters"] = {**weights, **absent}
-        cell.__dict__.update(state, **attributes)
+        vars(cell).update(state, **attributes)
         cell._take_sizes()
         return cell
 

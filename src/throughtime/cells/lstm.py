@@ -48,6 +48,8 @@ class LSTM(GatedWeights):
 
     gates = 4
     weight_hr: Tensor
+    cell_size: int
+    projected: bool
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class LSTM(GatedWeights):
     def _take_sizes(self) -> None:
         super()._take_sizes()
         size = self.preact_size // 4
-        self.__dict__.update(
+        vars(self).update(
             cell_size=size,
             state_size=self.hidden_size + size,
             projected="weight_hr" in self._parameters,

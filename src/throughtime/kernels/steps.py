@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import AbstractCell, Elman
 from ..cells.elman import NONLINEARITIES
 from ..errors import ShapeError
 from ..shapes import check

@@ -302,8 +302,8 @@ def back_arguments(
     if g is not None:
         arguments.add_direct(g, V)
     if delta_T is not None:
-        axes = ("V B S", V, B, S) if delta_T.dim() == 3 else ("B S", B, S)
-        arguments.sweep.delta_T = arguments.keep("delta_T", delta_T, *axes)
+        lead = delta_T if delta_T.dim() == 3 else delta_T[None]
+        arguments.sweep.delta_T = arguments.keep("delta_T", lead, "V B S", V, B, S)
     return arguments
 
 
