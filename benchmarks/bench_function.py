@@ -154,8 +154,7 @@ def main() -> None:
                 f"{name:14}{label:18}{min(found):8.2f}{statistics.median(found):8.2f}   "
                 f"{chosen.name if chosen else ''}"
             )
-    print("\npeak memory of one gradient in MiB, B=32 H=64, a loss on s_T; the states are 8 KiB a")
-    print("step, and so is the output, which is a copy that may be written to")
+    print("\npeak memory of one gradient in MiB, B=32 H=64, a loss on s_T; states are 8 KiB a step")
     print(f"{'step':14}{'T':>6}{'states':>8}{'layer':>8}{'by hand':>9}")
     for name in ("gated", "deep"):
         for T in (500, 1000, 2000, 4000):
