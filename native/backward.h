@@ -17,8 +17,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
 
     const Panels panels_x;
     const tt::Layout layout;
-    const Gemm<F> gemm;
+    Gemm<F> gemm;
     int64_t waiting = 0;   // steps whose adjoints wait
+    int side = 0;          // where they do
     bool fresh = true;     // nothing has been added to the weights' gradients
 
     Backward(const tt::Share &s, const tt::Layout &l)
@@ -37,37 +38,51 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     F *adjoint(int64_t v, int64_t t, int64_t b) const {
         return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * A : nullptr;
     }
+    tt::Waiting &list() const { return share.waiting[side * share.groups + share.group]; }
+
     // Where the adjoint of a step that is taken goes.
     F *taken_adjoint(int64_t v, int64_t t, int64_t b) {
         if (!w.grads) return adjoint(v, t, b);
         if (share.member == 0) {
-            share.waiting->at[waiting] = t * w.B + b;
-            share.waiting->x_at[waiting] = t * w.x_stride_t + b * w.x_stride_b;
+            list().at[waiting] = t * w.B + b;
+            list().x_at[waiting] = t * w.x_stride_t + b * w.x_stride_b;
         }
-        return (F *)share.waiting->rows + waiting++ * layout.waiting_row;
+        return (F *)list().rows + waiting++ * layout.waiting_row;
     }
 
-    // Take the products of all adjoints that wait, with the other threads; say whether any group
-    // has more to come.
+    // The adjoints that wait are handed over to their products; say whether any group has more to
+    // come. Who takes steps ahead of the products shares the last ones only.
     bool round(bool last) {
         if (share.member == 0) {
-            share.waiting->n = waiting;
-            share.waiting->last = last;
+            list().n = waiting;
+            list().last = last;
         }
         waiting = 0;
         share.wait(share.all_barrier);
         bool more = false;
-        for (int g = 0; g < share.groups; ++g) more |= !share.all_waiting[g].last;
+        for (int g = 0; g < share.groups; ++g) more |= !gemm.lists[g].last;
+        if (!share.ahead || !more)
+            products(share.thread, share.threads, share.member, share.team);
+        else if (share.member)
+            products(share.group, share.groups, 0, 1);
+        fresh = false;
+        if (share.ahead) {
+            side = 1 - side;
+            gemm.lists = share.waiting + side * share.groups;
+        } else {
+            share.wait(share.all_barrier);
+        }
+        return more;
+    }
+
+    void products(int worker, int workers, int part, int parts) const {
         if (w.grad_x) {
             int64_t begin, end;
-            part_of(share.waiting->n, share.member, share.team, begin, end);
+            part_of(list().n, part, parts, begin, end);
             gemm.input_grad(panels_x, begin, end);
         }
-        gemm.weight_grads(fresh);
-        if (w.grad_bias_ih || w.grad_bias_hh) gemm.bias_grads(fresh);
-        fresh = false;
-        share.wait(share.all_barrier);
-        return more;
+        gemm.weight_grads(fresh, worker, workers);
+        if (w.grad_bias_ih || w.grad_bias_hh) gemm.bias_grads(fresh, worker, workers);
     }
 
     // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
@@ -92,7 +107,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         write_norm(v, k, b, d);
     }
 
+    // At a step that the row does not take, where a layer puts out 0: nothing enters there.
     void add_direct(int64_t p, int64_t t) const {
+        if (w.grads) return;
         const int64_t id = share.rows[p], u = this->first_unit(), end = this->last_unit();
         const F *g = direct(id / w.B, t, id % w.B);
         if (!g) return;

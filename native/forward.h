@@ -14,8 +14,9 @@ template <class F, class Cell> struct Forward : Sweep<F> {
 
     const Panels panels_x;
     const tt::Layout layout;
-    const Gemm<F> gemm;
-    int64_t ahead = 0, since = 0;  // the pre-activations of steps since … ahead - 1 wait
+    Gemm<F> gemm;
+    int64_t until = 0, since = 0;  // the pre-activations of steps since … until - 1 are there
+    int side = 0;                  // where they are
 
     Forward(const tt::Share &s, const tt::Layout &l)
         : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
@@ -24,31 +25,52 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     // s_t; without the way back only the last of a row is kept.
     F *state(int64_t t, int64_t b) const { return (F *)w.s + ((w.keep ? t : t ? 1 : 0) * w.B + b) * S; }
 
-    // Take the input's product for the steps from t on, as many as may wait.
-    void drive(int64_t t) {
+    // Look from step t on to as many steps as may wait; give how many rows take them.
+    int64_t look(int64_t t, bool write) {
         const int64_t n = share.n_rows;
+        tt::Waiting &list = share.waiting[side * share.groups + share.group];
         int64_t count = 0;
-        since = ahead = t;
-        while (ahead < w.T && count + n <= layout.waiting_rows &&
-               (ahead - t + 1) * n <= tt::places * layout.waiting_rows) {
+        since = until = t;
+        while (until < w.T && count + n <= layout.waiting_rows &&
+               (until - t + 1) * n <= tt::places * layout.waiting_rows) {
             for (int64_t p = 0; p < n; ++p) {
                 const int32_t id = share.rows[p];
-                if (ahead < share.lo[id] || ahead >= share.hi[id]) continue;
-                if (share.member == 0) {
-                    share.place[(ahead - t) * n + p] = (int32_t)count;
-                    share.waiting->at[count] = ahead * w.B + id;
-                    share.waiting->x_at[count] = ahead * w.x_stride_t + id * w.x_stride_b;
+                if (until < share.lo[id] || until >= share.hi[id]) continue;
+                if (write) {
+                    share.place[side][(until - t) * n + p] = (int32_t)count;
+                    list.at[count] = until * w.B + id;
+                    list.x_at[count] = until * w.x_stride_t + id * w.x_stride_b;
                 }
                 ++count;
             }
-            ++ahead;
+            ++until;
         }
+        return count;
+    }
+
+    // Take the input's product for the steps from t on, all threads of the group together.
+    void drive(int64_t t) {
+        const int64_t count = look(t, share.member == 0);
         this->meet();
         int64_t first, last;
         part_of(count, share.member, share.team, first, last);
         gemm.drive(panels_x, first, last);
         this->meet();
     }
+
+    // The pre-activations of step t are wanted next.
+    void want(int64_t t) {
+        if (!share.ahead || t == 0) return drive(t);
+        this->meet();
+        turn_side();
+        look(t, false);
+    }
+
+    void turn_side() {
+        side = 1 - side;
+        gemm.lists = share.waiting + side * share.groups;
+    }
+
     F *cell_state(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
 
     // Put s_0 of the row at position p, or 0, where the step `at` will look for it.
@@ -81,8 +103,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
         Row<F> r{};
         r.a = w.a ? (F *)w.a + at * A : nullptr;
-        r.drive = (const F *)share.waiting->rows +
-                  share.place[(t - since) * share.n_rows + p] * layout.waiting_row;
+        r.drive = (const F *)gemm.lists[share.group].rows +
+                  share.place[side][(t - since) * share.n_rows + p] * layout.waiting_row;
         r.s = w.keep || t + 1 == share.hi[b] ? state(t + 1, b) : nullptr;
         r.h = w.h ? (F *)w.h + at * w.H : nullptr;
         r.h_prev = in + slot * state_row;
@@ -133,9 +155,18 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
     }
 
-    // A thread that takes no steps still shares the products.
+    // A thread that takes no steps shares the products, or takes them ahead of the other's steps.
     void assist() {
-        while (ahead < w.T) drive(ahead);
+        drive(0);
+        while (until < w.T) {
+            if (!share.ahead) {
+                drive(until);
+                continue;
+            }
+            turn_side();
+            gemm.drive(panels_x, 0, look(until, true));
+            this->meet();
+        }
     }
 
     void run() {
@@ -152,7 +183,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         this->turn();
         for (int64_t t = 0; t < w.T; ++t) {
             int64_t n_next = n;
-            if (t == ahead) drive(t);
+            if (t == until) want(t);
             if (share.ragged) {
                 const int64_t stay = plan(t, n, n_next);
                 for (int64_t i = stay; i < n_next; ++i) enter(share.next[i], out + i * state_row, t + 1);

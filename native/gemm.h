@@ -46,10 +46,11 @@ template <class F> struct Gemm {
     const int64_t row;   // elements of a row that waits
     const int64_t A, H;
     F *gathered;
+    const tt::Waiting *lists;  // what waits, by group
 
     explicit Gemm(const tt::Share &share_, int64_t row_)
         : share(share_), w(*share_.sweep), row(row_), A(tt::gates(w) * w.H), H(w.H),
-          gathered((F *)share_.gathered) {}
+          gathered((F *)share_.gathered), lists(share_.waiting) {}
 
     // Pre-activations of the rows first … last - 1 that wait: b + W_x x_t.
     void drive(const Panels &panels, int64_t first, int64_t last) const {
@@ -62,10 +63,10 @@ template <class F> struct Gemm {
             for (int64_t k = 0; k < panels.K; k += depth) {
                 const int64_t K = panels.K - k < depth ? panels.K - k : depth;
                 for (int64_t r = 0; r < rows; ++r)
-                    memcpy(gathered + r * x_row, (const F *)w.x + share.waiting->x_at[i + r] + k, K * sizeof(F));
+                    memcpy(gathered + r * x_row, (const F *)w.x + lists[share.group].x_at[i + r] + k, K * sizeof(F));
                 for (int64_t p = 0; p < panels.count; ++p) {
                     const int NR = panels.width(p);
-                    F *out = (F *)share.waiting->rows + i * row + panels.first_unit(p);
+                    F *out = (F *)lists[share.group].rows + i * row + panels.first_unit(p);
                     multiply_rows<F>(gathered, x_row,
                                      (const F *)share.packed_x + panels.offset(p) + k * NR * L, NR, K,
                                      rows, out, row, k ? out : bias + panels.first_unit(p),
@@ -79,7 +80,7 @@ template <class F> struct Gemm {
     void input_grad(const Panels &panels, int64_t first, int64_t last) const {
         constexpr int L = Simd<F>::lanes;
         const int64_t rows = last - first;
-        const F *adjoints = (const F *)share.waiting->rows + first * row;
+        const F *adjoints = (const F *)lists[share.group].rows + first * row;
         for (int64_t p = 0; p < panels.count; ++p) {
             const int NR = panels.width(p);
             const int64_t u = panels.first_unit(p), tile_row = NR * L;
@@ -91,27 +92,27 @@ template <class F> struct Gemm {
                                  k ? gathered : nullptr, tile_row);
             }
             for (int64_t i = 0; i < rows; ++i)
-                memcpy((F *)w.grad_x + share.waiting->at[first + i] * w.I + u, gathered + i * tile_row,
+                memcpy((F *)w.grad_x + lists[share.group].at[first + i] * w.I + u, gathered + i * tile_row,
                        columns * sizeof(F));
         }
     }
 
-    // This thread's columns of both weight gradients: the adjoints of all groups times what each
-    // step began from. `fresh`: nothing has been added to them yet.
-    void weight_grads(bool fresh) const {
+    // A worker's columns of both weight gradients: the adjoints of all groups times what each step
+    // began from. `fresh`: nothing has been added to them yet.
+    void weight_grads(bool fresh, int worker, int workers) const {
         constexpr int L = Simd<F>::lanes;
         const Panels x(w.grad_weight_ih ? w.I : 0, 0, L), h(w.grad_weight_hh ? H : 0, 0, L);
         const int64_t columns = x.count + h.count;
         if (!columns) return;
-        // Where there are more threads than panels, several share one and split its rows.
-        const int64_t across = columns < share.threads ? columns : share.threads;
-        const int64_t down = share.threads / across, mine = share.thread % across;
-        if (share.thread >= across * down) return;
+        // Where there are more workers than panels, several share one and split its rows.
+        const int64_t across = columns < workers ? columns : workers;
+        const int64_t down = workers / across, mine = worker % across;
+        if (worker >= across * down) return;
         int64_t first, last, top, bottom;
         part_of(columns, mine, across, first, last);
-        part_of(A, share.thread / across, down, top, bottom);
+        part_of(A, worker / across, down, top, bottom);
         for (int g = 0; g < share.groups; ++g) {
-            const tt::Waiting &from = share.all_waiting[g];
+            const tt::Waiting &from = lists[g];
             if (!from.n) continue;
             for (int64_t i = top; i < bottom; i += adjoint_columns) {
                 const int64_t end = bottom - i < adjoint_columns ? bottom : i + adjoint_columns;
@@ -194,18 +195,18 @@ template <class F> struct Gemm {
             memset(out + i * panels.units + u, 0, columns * sizeof(F));
     }
 
-    // This thread's part of the biases' gradients: sums of adjoints.
-    void bias_grads(bool fresh) const {
+    // A worker's part of the biases' gradients: sums of adjoints.
+    void bias_grads(bool fresh, int worker, int workers) const {
         constexpr int L = Simd<F>::lanes;
         const int64_t width = tt::adjoint_size(w), vectors = (width + L - 1) / L;
         int64_t first, last;
-        part_of(vectors, share.thread, share.threads, first, last);
+        part_of(vectors, worker, workers, first, last);
         for (int64_t v = first; v < last; ++v) {
             const int64_t left = width - v * L;
             const int n = left < L ? (int)left : L;
             Vec<F> total = {};
             for (int g = 0; g < share.groups; ++g) {
-                const tt::Waiting &from = share.all_waiting[g];
+                const tt::Waiting &from = lists[g];
                 const F *column = (const F *)from.rows + v * L;
                 for (int64_t k = 0; k < from.n; ++k) total += load(column + k * row);
             }

@@ -6,15 +6,17 @@ namespace TT_ISA {
 
 // How many steps of one group may wait: few enough to stay in cache, and enough of them for the
 // gradients of the weights, which each round reads and writes, to be a small part of it.
-template <class F> int64_t waiting_rows(const tt_sweep &w, int64_t row, int64_t rows) {
+template <class F> int64_t waiting_rows(const tt_sweep &w, int64_t row, int64_t rows, bool ahead) {
     constexpr int64_t bytes = 1 << 20, least = 256, most = 512;
     int64_t n = bytes / (row * (int64_t)sizeof(F));
     n = n < least ? least : n < most ? n : most;
+    // Steps taken ahead of their products: in parts, for there to be something ahead.
+    if (ahead && w.T < 8 * n / rows) n = w.T * rows / 8 > 32 ? w.T * rows / 8 : 32;
     const int64_t all = w.T < (n + rows - 1) / rows ? w.T * rows : n;
     return all > rows ? all : rows;
 }
 
-template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows) {
+template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows, bool ahead) {
     constexpr int L = Simd<F>::lanes;
     const Panels panels = Panels::recurrent(w, back, L, rows), x = Panels::input(w, back, L);
     const int64_t units = panels.vectors * L, chunk = rows < chunk_rows ? rows : chunk_rows;
@@ -29,7 +31,7 @@ template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows)
     const int64_t tile = (chunk > max_rows ? chunk : max_rows) * max_vectors * L;
     z.tile = tile;
     z.waiting_row = (width + L - 1) / L * L + L;
-    z.waiting_rows = waiting_rows<F>(w, z.waiting_row, rows);
+    z.waiting_rows = waiting_rows<F>(w, z.waiting_row, rows, ahead);
     const int64_t depth = w.I < depth_at_once ? w.I : depth_at_once;
     z.gathered = back ? z.waiting_rows * max_vectors * L : rows_at_once<F>(depth + L) * (depth + L);
     return z;
@@ -73,8 +75,8 @@ void run(const tt::Share &share, const tt::Layout &layout) {
 
 bool is_float(const tt_sweep &w) { return w.dtype == TT_FLOAT32; }
 
-tt::Layout any_layout(const tt_sweep &w, bool back, int64_t rows) {
-    return is_float(w) ? layout<float>(w, back, rows) : layout<double>(w, back, rows);
+tt::Layout any_layout(const tt_sweep &w, bool back, int64_t rows, bool ahead) {
+    return is_float(w) ? layout<float>(w, back, rows, ahead) : layout<double>(w, back, rows, ahead);
 }
 
 void any_pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t first, int64_t last) {
@@ -86,12 +88,12 @@ void any_pack_x(const tt_sweep &w, bool back, void *packed, int64_t first, int64
 }
 
 void any_forward(const tt::Share &s) {
-    const tt::Layout l = any_layout(*s.sweep, false, s.group_rows);
+    const tt::Layout l = any_layout(*s.sweep, false, s.group_rows, s.ahead);
     is_float(*s.sweep) ? run<float, Forward>(s, l) : run<double, Forward>(s, l);
 }
 
 void any_backward(const tt::Share &s) {
-    const tt::Layout l = any_layout(*s.sweep, true, s.group_rows);
+    const tt::Layout l = any_layout(*s.sweep, true, s.group_rows, s.ahead);
     is_float(*s.sweep) ? run<float, Backward>(s, l) : run<double, Backward>(s, l);
 }
 

@@ -36,7 +36,7 @@ void Barrier::wait() {
         return;
     }
     for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins) {
-        if (spins < 500)
+        if (spins < 10000)
             relax();
         else
             std::this_thread::yield();  // fewer cores than threads
@@ -107,12 +107,13 @@ void Schedule::choose_team() {
     else if (n < threads_ && weights >= shared_weights)
         members = (int)(threads_ / n);
     if (w.norms) members = 1;  // a norm needs all columns of its row
-    const int64_t panels = isa_.layout(w, back_, n).panels;
+    const int64_t panels = isa_.layout(w, back_, n, false).panels;
     members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members, panels, threads_}));
     const int at_least = w.members > 0 ? members_ : 1;
     groups_ = (int)std::min<int64_t>(threads_ / at_least, std::max<int64_t>(n, 1));
     team_ = has_products() ? threads_ / groups_ : members_;
     threads_ = groups_ * team_;
+    ahead_ = has_products() && team_ == 2 && members_ == 1;
 }
 
 // Give each group rows of equal total length. Rows of one b lie together: they share what is saved.
@@ -150,7 +151,7 @@ void Schedule::lay_out() {
     const tt_sweep &w = sweep_;
     const size_t size = element(w);
     shares_.resize(threads_);
-    waiting_.resize(groups_);
+    waiting_.resize(2 * groups_);
     barriers_.reset(new Barrier[groups_ + 1]);
     barriers_[groups_].members = threads_;
     size_t bytes = 0;
@@ -160,7 +161,7 @@ void Schedule::lay_out() {
         bytes += round_up(elements * element_size);
     };
     for (const auto &rows : rows_) group_rows_ = std::max(group_rows_, (int64_t)rows.size());
-    const Layout layout = isa_.layout(w, back_, group_rows_);
+    const Layout layout = isa_.layout(w, back_, group_rows_, ahead_);
     Share first{};
     reserve(&first.packed, layout.packed, size);
     reserve(&first.packed_x, packs_x() ? layout.packed_x : 0, size);
@@ -168,9 +169,12 @@ void Schedule::lay_out() {
         const int64_t n = (int64_t)rows_[g].size();
         const int64_t wait = has_products() ? layout.waiting_rows : 0;
         barriers_[g].members = team_;
-        reserve(&waiting_[g].rows, wait * layout.waiting_row, size);
-        reserve(&waiting_[g].at, wait, sizeof(int64_t));
-        reserve(&waiting_[g].x_at, wait, sizeof(int64_t));
+        for (int side = 0; side < (ahead_ ? 2 : 1); ++side) {
+            Waiting &list = waiting_[side * groups_ + g];
+            reserve(&list.rows, wait * layout.waiting_row, size);
+            reserve(&list.at, wait, sizeof(int64_t));
+            reserve(&list.x_at, wait, sizeof(int64_t));
+        }
         Share &group = shares_[g * team_];
         group.rows = rows_[g].data();
         group.n_rows = n;
@@ -180,7 +184,8 @@ void Schedule::lay_out() {
         reserve(&group.state[1], n * layout.state_row, size);
         reserve(&group.carry_h, n * layout.unit_row, size);
         reserve(&group.carry_c, n * layout.unit_row, size);
-        reserve(&group.place, back_ ? 0 : tt::places * layout.waiting_rows, sizeof(int32_t));
+        for (int side = 0; side < (ahead_ ? 2 : 1); ++side)
+            reserve(&group.place[side], back_ ? 0 : tt::places * layout.waiting_rows, sizeof(int32_t));
         for (int m = 0; m < team_; ++m) {
             Share &share = shares_[g * team_ + m];
             reserve(&share.tile, layout.tile, size);
@@ -202,14 +207,15 @@ void Schedule::complete(int thread, const Share &first) {
     const Share &group = shares_[g * team_];
     share.rows = group.rows, share.n_rows = group.n_rows, share.ragged = group.ragged;
     share.state[0] = group.state[0], share.state[1] = group.state[1];
-    share.carry_h = group.carry_h, share.carry_c = group.carry_c, share.place = group.place;
+    share.carry_h = group.carry_h, share.carry_c = group.carry_c;
+    share.place[0] = group.place[0], share.place[1] = group.place[1];
     share.sweep = &sweep_;
     share.group_rows = group_rows_;
     share.lo = lo_.data(), share.hi = hi_.data();
     share.member = thread % team_, share.team = team_, share.members = members_;
     share.thread = thread, share.threads = threads_;
     share.packed = first.packed, share.packed_x = first.packed_x;
-    share.waiting = &waiting_[g], share.all_waiting = waiting_.data(), share.groups = groups_;
+    share.waiting = waiting_.data(), share.group = g, share.groups = groups_, share.ahead = ahead_;
     share.barrier = &barriers_[g], share.all_barrier = &barriers_[groups_];
     share.wait = [](void *barrier) { ((Barrier *)barrier)->wait(); };
 }
@@ -217,7 +223,7 @@ void Schedule::complete(int thread, const Share &first) {
 void Schedule::run(int thread) {
     if (thread >= threads_) return;
     const Share &share = shares_[thread];
-    const Layout layout = isa_.layout(sweep_, back_, group_rows_);
+    const Layout layout = isa_.layout(sweep_, back_, group_rows_, ahead_);
     isa_.pack(sweep_, back_, group_rows_, share.packed, layout.panels * thread / threads_,
               layout.panels * (thread + 1) / threads_);
     if (packs_x())

@@ -55,6 +55,7 @@ class Schedule {
     const Isa &isa_;
     const bool back_;
     int threads_, members_ = 1, team_ = 1, groups_ = 1;
+    bool ahead_ = false;                        // steps are taken while products are
     int64_t group_rows_ = 0;
     std::vector<int32_t> lo_, hi_;              // by row id
     std::vector<std::vector<int32_t>> rows_;    // by group

@@ -28,20 +28,20 @@ struct Share {
     int64_t group_rows;       // the most that any group has: the packed panels serve all groups
     const int32_t *lo, *hi;   // by row id: the steps lo <= t < hi are computed
     bool ragged;              // false: lo = 0 and hi = T for every row of the group
+    int group, groups;
     int member, team;         // which of the group's threads; they share its products outside steps
     int members;              // how many of them share the columns of a step: team, or the first alone
     int thread, threads;      // of all
+    bool ahead;               // the first of two takes steps while the other takes products
     void *packed, *packed_x;  // W_h and W_x in panels, shared by all threads
     void *state[2];           // by slot: what goes into the product at this step and the next
     void *carry_h, *carry_c;  // by position in rows: what travels beside the product
     void *delta;              // by position: delta_t, where norms are wanted
     void *tile;               // the product of a chunk of rows and one panel
     void *gathered;           // operands of a product outside the steps, brought together
-    int32_t *place;           // forward: by step and position, the row of its pre-activations
+    int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
-    Waiting *waiting;         // this group's, and
-    Waiting *all_waiting;     // every group's
-    int groups;
+    Waiting *waiting;         // every group's, and once more for what is filled meanwhile
     void *barrier, *all_barrier;
     void (*wait)(void *barrier);
 };
@@ -55,7 +55,7 @@ struct Layout {
 
 struct Isa {
     const char *name;
-    Layout (*layout)(const tt_sweep &, bool back, int64_t rows);
+    Layout (*layout)(const tt_sweep &, bool back, int64_t rows, bool ahead);
     void (*pack)(const tt_sweep &, bool back, int64_t rows, void *packed, int64_t first, int64_t last);
     void (*pack_x)(const tt_sweep &, bool back, void *packed, int64_t first, int64_t last);
     void (*forward)(const Share &);

@@ -36,7 +36,7 @@ void parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
 struct Case {
     int cell, span;
     bool resets;
-    int64_t T, B, H, V;
+    int64_t T, B, I, H, V;
     int members;
 };
 
@@ -67,11 +67,14 @@ template <class F> bool run(const Case &c) {
     const int gates = c.cell == TT_LSTM ? 4 : c.cell == TT_GRU ? 3 : 1;
     const int64_t A = gates * c.H, S = c.cell == TT_LSTM ? 2 * c.H : c.H;
     const int64_t width = c.cell == TT_GRU ? 4 * c.H : A;
-    auto weight = make.random(A * c.H), bias = make.random(c.H), a = make.random(c.T * c.B * A);
+    auto weight = make.random(A * c.H), weight_ih = make.random(A * c.I), x = make.random(c.T * c.B * c.I);
+    auto bias_ih = make.random(A), bias_hh = make.random(A), a = make.poison(c.T * c.B * A);
     auto g = make.random(c.V * c.T * c.B * S), delta_T = make.random(c.V * c.B * S);
     auto s = make.poison((c.T + 1) * c.B * S), q = make.poison(c.T * c.B * c.H);
+    auto h = make.poison(c.T * c.B * c.H), s_T = make.poison(2 * c.B * S);
     auto s_0 = make.random(c.B * S);
     std::copy(s_0.begin(), s_0.end(), s.begin());
+    std::copy(s_0.begin(), s_0.end(), s_T.begin());
     std::vector<int32_t> first(c.B, 0), last(c.B, (int32_t)c.T), enters(c.V), floors(c.V);
     for (int64_t b = 0; b < c.B; ++b) {
         const int32_t steps = (int32_t)(make.draw() % (c.T + 1));
@@ -91,25 +94,44 @@ template <class F> bool run(const Case &c) {
     w.nonlinearity = (int32_t)(c.H % 4);
     w.threads = 2;
     w.members = c.members;
-    w.keep = 1;
-    w.T = c.T, w.B = c.B, w.H = c.H, w.V = 1;
-    w.weight_hh = weight.data();
-    w.bias_n = bias.data();
+    w.T = c.T, w.B = c.B, w.I = c.I, w.H = c.H, w.V = 1;
+    w.weight_hh = weight.data(), w.weight_ih = weight_ih.data();
+    w.bias_ih = bias_ih.data(), w.bias_hh = bias_hh.data();
+    w.x = x.data();  // the batch first
+    w.x_stride_b = c.T * c.I, w.x_stride_t = c.I;
     if (c.span) w.first = first.data(), w.last = last.data();
     if (c.resets) w.reset = reset.data();
-    w.a = a.data(), w.s = s.data();
+    w.s = s_T.data(), w.h = h.data();
+    bool good = tt_forward(&w) == 0 && written("h", h) && written("s_T", s_T);
+    std::fill(h.begin(), h.end(), std::numeric_limits<F>::quiet_NaN());
+    w.keep = 1;
+    w.s = s.data();
+    w.a = c.cell == TT_ELMAN ? nullptr : a.data();
     w.q = c.cell == TT_GRU ? q.data() : nullptr;
-    bool good = tt_forward(&w) == 0 && written("s", s) && written("gates", a);
-    if (c.cell == TT_GRU) good = good && written("q", q);
+    good = good && tt_forward(&w) == 0 && written("s", s) && written("h", h);
+    if (w.a) good = good && written("gates", a);
+    if (w.q) good = good && written("q", q);
 
-    auto adjoints = make.poison(c.V * c.T * c.B * width), delta_0 = make.poison(c.V * c.B * S);
-    auto norms = make.poison(c.V * (c.T + 1) * c.B), deltas = make.poison(c.V * (c.T + 1) * c.B * S);
-    w.V = c.V;
+    auto delta_0 = make.poison(c.V * c.B * S), grad_x = make.poison(c.T * c.B * c.I);
+    auto grad_ih = make.poison(A * c.I), grad_hh = make.poison(A * c.H);
+    auto grad_bias_ih = make.poison(A), grad_bias_hh = make.poison(A);
     w.g = g.data(), w.G = S;
     w.g_stride_b = S, w.g_stride_t = c.B * S, w.g_stride_v = c.T * c.B * S;
     w.delta_T = delta_T.data();
-    w.adjoints = adjoints.data(), w.width = (int32_t)width;
     w.delta_0 = delta_0.data();
+    w.grads = 1;
+    w.grad_x = grad_x.data(), w.grad_weight_ih = grad_ih.data(), w.grad_weight_hh = grad_hh.data();
+    w.grad_bias_ih = grad_bias_ih.data(), w.grad_bias_hh = grad_bias_hh.data();
+    good = good && tt_backward(&w) == 0 && written("grad_x", grad_x);
+    good = good && written("grad_weight_ih", grad_ih) && written("grad_weight_hh", grad_hh);
+    good = good && written("grad_bias_ih", grad_bias_ih) && written("grad_bias_hh", grad_bias_hh);
+
+    auto adjoints = make.poison(c.V * c.T * c.B * A);
+    auto norms = make.poison(c.V * (c.T + 1) * c.B), deltas = make.poison(c.V * (c.T + 1) * c.B * S);
+    w.V = c.V;
+    w.grads = 0, w.grad_x = w.grad_weight_ih = w.grad_weight_hh = nullptr;
+    w.grad_bias_ih = w.grad_bias_hh = nullptr;
+    w.adjoints = adjoints.data();
     good = good && tt_backward(&w) == 0 && written("adjoints", adjoints);
     good = good && written("delta_0", delta_0);
     w.g_stride_v = 0, w.g_sparse = 1, w.delta_T = nullptr;
@@ -129,11 +151,14 @@ int main() {
         tt_set_isa(name.c_str());
         for (int cell = 0; cell < 3; ++cell)
             for (int span = 0; span < 3; ++span)
-                for (const Case &c : {Case{cell, span, false, 1, 1, 1, 1, 0},
-                                      Case{cell, span, true, 5, 3, 17, 2, 0},
-                                      Case{cell, span, true, 4, 53, 33, 3, 1},
-                                      Case{cell, span, true, 6, 2, 130, 2, 2},
-                                      Case{cell, span, false, 3, 1, 300, 1, 0}}) {
+                for (const Case &c : {Case{cell, span, false, 1, 1, 1, 1, 1, 0},
+                                      Case{cell, span, true, 5, 3, 7, 17, 2, 0},
+                                      Case{cell, span, true, 4, 53, 20, 33, 3, 1},
+                                      Case{cell, span, true, 6, 2, 70, 130, 2, 2},
+                                      // more steps than may wait; one row for two threads
+                                      Case{cell, span, true, 130, 5, 9, 16, 1, 1},
+                                      Case{cell, span, true, 300, 1, 40, 48, 1, 0},
+                                      Case{cell, span, false, 3, 1, 5, 300, 1, 0}}) {
                     if (!run<float>(c) || !run<double>(c)) {
                         std::printf("%s cell %d span %d H %d failed\n", name.c_str(), cell, span,
                                     (int)c.H);

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
-from .layers import GRU, LSTM, RNN, Recurrent, Stream, convert, segments, set_through, stream
+from .layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Recurrent,
+    Stream,
+    convert,
+    per_sample_grads,
+    segments,
+    set_through,
+    stream,
+)
 from .schedule import Checkpointed, Full, Truncated
 
 if TYPE_CHECKING:
@@ -37,6 +48,7 @@ __all__ = [
     "errors",
     "figure",
     "kernels",
+    "per_sample_grads",
     "rtrl",
     "segments",
     "set_through",

@@ -46,23 +46,26 @@ def forward(
         s = a.new_empty(T + 1, *s_0.shape)
         s[0] = s_0
         buffers: list[Tensor] = []
+        # Views of all steps at once: an index a step would cost as much as a small operation.
+        a_each, s_each = a.unbind(0), s.unbind(0)
         for t in range(1, T + 1):
-            s_prev = s[t - 1]
+            s_prev = s_each[t - 1]
             if reset is not None:
                 s_prev = s_prev.masked_fill(reset[t - 1, :, None], 0)
-            a_t = a[t - 1]
-            s_t, saved = cell.step(a_t, s_prev)
-            s[t] = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
+            s_t, saved = cell.step(a_each[t - 1], s_prev)
+            taken = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
+            s_each[t].copy_(taken)
             if not keep:
                 continue
-            # What is a state or a_t itself is already kept, whole, in ``s`` or ``a``.
-            whole = {id(s_t): s[1:], id(a_t): a}
-            if reset is None:
-                whole[id(s_prev)] = s[:-1]
             if t == 1:
+                # What is a state or a_t itself is already kept, whole, in ``s`` or ``a``.
+                whole = {id(s_t): s[1:], id(a_each[0]): a}
+                if reset is None:
+                    whole[id(s_prev)] = s[:-1]
                 buffers = [whole.get(id(k), k.new_empty(T, *k.shape)) for k in saved]
             for buffer, kept in zip(buffers, saved, strict=True):
-                if id(kept) not in whole:
+                known = kept is s_t or kept is a_each[t - 1] or (kept is s_prev and reset is None)
+                if not known:
                     buffer[t - 1] = kept
     return Tape(x, s, tuple(buffers), active, reset)
 
@@ -156,6 +159,8 @@ def unroll(
     The slow way: an autograd graph of every step. It serves second derivatives, forward mode,
     `torch.func`, and as an oracle. Like a layer it puts out 0 where a row takes no step.
     """
+    if active is not None:  # a NaN where no step is taken must not count, as 0·NaN
+        x = x.masked_fill(~active[..., None], 0)
     a, s, h = cell.drive(x), s_0, []
     for t in range(x.shape[0]):
         if reset is not None:

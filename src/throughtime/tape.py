@@ -57,3 +57,14 @@ class Tape:
             None if self.active is None else self.active[window],
             None if self.reset is None else self.reset[window],
         )
+
+    def rows(self, first: int, last: int) -> Tape:
+        """Give the tape of the batch rows ``first`` to ``last`` − 1 alone, without copying."""
+        window = slice(first, last)
+        return Tape(
+            self.x[:, window],
+            self.s[:, window],
+            tuple(kept[:, window] for kept in self.saved),
+            None if self.active is None else self.active[:, window],
+            None if self.reset is None else self.reset[:, window],
+        )

@@ -9,81 +9,15 @@ import torch
 from torch import Tensor
 
 from . import sweep
-from .cells.base import AbstractCell
+from .cells.base import AbstractCell, rebind
+from .compare import assert_close
 from .errors import CheckError, InputTypeError, ThroughTimeError
 from .kernels.check import check_kernel
+from .tape import Tape
 
 __all__ = ["assert_close", "check_cell", "check_kernel"]
 
-
-def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = "value") -> None:
-    """Raise unless ``got`` is ``want`` up to ``rtol`` of ``want``'s own norm.
-
-    There is no absolute tolerance: it would let all zeros pass for a vanished gradient. Where
-    ``want`` is exactly 0, ``got`` must be too; anything non-finite fails.
-
-    Args:
-        got: what was computed.
-        want: what it should be.
-        rtol: ‖got − want‖ / ‖want‖ that is let pass.
-        name: what it is, for the message.
-
-    Raises:
-        CheckError: it is not; the message names the entry that is farthest off, and what the error
-            looks like as a whole where it has a pattern.
-
-    Example:
-        >>> assert_close(torch.ones(2), torch.ones(2))
-    """
-    if got.shape != want.shape:
-        raise CheckError(f"{name}: shape {tuple(got.shape)}, should be {tuple(want.shape)}.")
-    got, want = got.detach().double(), want.detach().double()
-    if not got.isfinite().all() or not want.isfinite().all():
-        bad = (~got.isfinite() | ~want.isfinite()).nonzero()[0].tolist()
-        raise CheckError(f"{name}: not finite at {bad}: got {got[tuple(bad)]:g}.")
-    if want.numel() == 0:
-        return
-    scale = want.abs().max()
-    error = (got - want).abs()
-    if scale == 0:
-        off = float(error.max())
-    else:
-        off = float((error / scale).norm() / (want / scale).norm())
-    if off > (rtol if scale > 0 else 0):
-        at = tuple(torch.unravel_index(error.argmax(), error.shape))
-        where = [int(i) for i in at]
-        raise CheckError(
-            f"{name}: off by {off:.2e} of its norm (allowed {rtol:.0e}), most at entry {where}: "
-            f"got {float(got[at]):.6g}, should be {float(want[at]):.6g}.{_pattern(got, want)}"
-        )
-
-
-def _pattern(got: Tensor, want: Tensor, rtol: float = 1e-6) -> str:
-    """Say what a wrong tensor looks like: a factor, another order, or some of the entries alone."""
-
-    def same(a: Tensor, b: Tensor) -> bool:
-        return bool((a - b).norm() <= rtol * b.norm())
-
-    if not want.any():
-        return ""
-    got, want = got / want.abs().max(), want / want.abs().max()
-    if not got.any():
-        return " Every entry is 0."
-    factor = float((got * want).sum() / (want * want).sum())
-    if same(got, factor * want):
-        return f" Everywhere it is {factor:.4g} times what it should be."
-    if want.dim() > 1 and want.shape[-1] == want.shape[-2] and same(got.mT, want):
-        return " It is the transpose of what it should be."
-    if want.numel() > 1 and same(got.flatten().sort()[0], want.flatten().sort()[0]):
-        return " The numbers are right and stand at other places: is the order that of the gates?"
-    wrong = (got - want).abs() > rtol
-    places = []
-    for axis, size in enumerate(want.shape):
-        others = [other for other in range(want.dim()) if other != axis]
-        hit = (wrong.any(others) if others else wrong).nonzero().flatten().tolist()
-        if hit and len(hit) < size and hit[-1] - hit[0] + 1 == len(hit):
-            places.append(f"{hit[0]} to {hit[-1]} of axis {axis} (0 to {size - 1})")
-    return f" All that is wrong lies in {' and '.join(places)}." if places else ""
+SIZES = ("input_size", "hidden_size", "state_size", "preact_size")
 
 
 def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8) -> None:
@@ -92,7 +26,8 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
     `vjp` and `jacobian` are compared at one step; `param_grads`, `input_grad` and dE/ds_0 over T
     steps with rows of different lengths and resets, against an unrolled autograd graph. It also
     looks whether shapes are right, rows and steps independent, two calls alike, and arguments left
-    as they were.
+    as they were. What a `torch.autograd.Function` within the step says of its own derivative is
+    taken at its word, since a surrogate gradient is meant: `torch.autograd.gradcheck` doubts it.
 
     Args:
         cell: the cell; a copy in float64 is checked.
@@ -110,7 +45,13 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
     """
     if not isinstance(cell, AbstractCell):
         raise InputTypeError(f"cell must be an AbstractCell; got {type(cell).__name__}.")
-    cell = copy.deepcopy(cell).double()
+    missing = [size for size in SIZES if not isinstance(getattr(cell, size, None), int)]
+    if missing:
+        raise CheckError(
+            f"{type(cell).__name__} has no {', '.join(missing)}; set {', '.join(SIZES)} (I, H, S, "
+            "A) in its constructor, as integers."
+        )
+    cell = copy.deepcopy(cell).double().requires_grad_()
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -118,6 +59,8 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
 
     x, s_0 = draw(T, B, cell.input_size), draw(B, cell.state_size)
     _check_step(cell, x, s_0)
+    _check_captured(cell, x, s_0)
+    _check_affine(cell, x, s_0, rtol)
     _check_vjp(cell, x, s_0, draw(4, B, cell.state_size), rtol)
     _check_sweep(cell, x, s_0, draw, rtol)
 
@@ -130,8 +73,12 @@ def _call(cell: AbstractCell, method: str, *args):
         raise
     except Exception as error:
         given = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, Tensor))
+        hint = ""
+        if "dtype" in str(error):
+            hint = " (A copy in float64 is checked; only weights and buffers follow.)"
         raise CheckError(
             f"{type(cell).__name__}.{method} raises {type(error).__name__} for {given}: {error}"
+            f"{hint}"
         ) from error
 
 
@@ -171,12 +118,22 @@ def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
         a_before, s_before = a_1.clone(), s_0.clone()
         s_1, _ = _step(cell, a_1, s_0)
         s_1 = s_1.clone()
+        if not s_1.isfinite().all():
+            bad = (~s_1.isfinite()).nonzero()[0].tolist()
+            raise CheckError(
+                f"{name} gives {float(s_1[tuple(bad)]):g} at entry {bad} (row, state) for an input "
+                "and a state drawn from N(0, 1), so that nothing can be compared. Look at "
+                "logarithms, roots and quotients in it."
+            )
         if not torch.equal(a_1, a_before) or not torch.equal(s_0, s_before):
             raise CheckError(f"{name} writes into its arguments; it must leave them alone.")
         again, _ = _step(cell, a_1, s_0)
-        assert_close(
-            again, s_1, rtol=1e-12, name=f"{name} called again with the same (is it random?)"
-        )
+        if not torch.equal(again, s_1):
+            at = [int(i) for i in torch.unravel_index((again - s_1).abs().argmax(), s_1.shape)]
+            raise CheckError(
+                f"{name} gives another state when called again with the same (is it random?): at "
+                f"entry {at} first {float(s_1[tuple(at)]):.6g}, then {float(again[tuple(at)]):.6g}."
+            )
         a_other, s_other = a_1.clone(), s_0.clone()
         a_other[1:] += 1
         s_other[1:] -= 1
@@ -189,6 +146,39 @@ def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
         )
         alone, _ = _step(cell, a_1[:1], s_0[:1])
         assert_close(alone, s_1[:1], rtol=1e-12, name=f"{name} on one row of the batch alone")
+
+
+def _check_captured(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
+    """Look whether all that requires grad is among the weights, or its gradient is lost."""
+    frozen = rebind(cell, {name: w.detach() for name, w in cell.weights().items()})
+    with torch.enable_grad():
+        a = frozen.drive(x)
+        s_t, _ = _step(frozen, a[0].detach(), s_0)
+    for method, out in (("drive", a), ("step", s_t)):
+        if out.requires_grad:
+            raise CheckError(
+                f"{type(cell).__name__}.{method} uses a tensor that requires grad and is not in "
+                "weights(), so its gradient would be lost. Make it a Parameter of the cell; for a "
+                "Function pass it in weights={name: tensor}."
+            )
+
+
+def _check_affine(cell: AbstractCell, x: Tensor, s_0: Tensor, rtol: float) -> None:
+    """Compare d ⊙ s + u with the step, where the cell says that it is of that form."""
+    if type(cell).affine is AbstractCell.affine:
+        return
+    name, (T, B) = type(cell).__name__, x.shape[:2]
+    with torch.no_grad():
+        a = cell.drive(x)
+        out = _call(cell, "affine", a)
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise CheckError(f"{name}.affine must return d and u; got {_form(out)}.")
+        for what, tensor in zip("du", out, strict=True):
+            _expect(f"{name}.affine: {what}", tensor, (T, B, cell.state_size))
+        for s_prev in (s_0, 3 * s_0 + 1):
+            got = out[0][0] * s_prev + out[1][0]
+            want = cell.step(a[0], s_prev)[0]
+            assert_close(got, want, rtol=rtol, name=f"{name}.affine: d ⊙ s_prev + u beside step")
 
 
 def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float) -> None:
@@ -272,9 +262,34 @@ def _check_sweep(cell: AbstractCell, x: Tensor, s_0: Tensor, draw, rtol: float) 
     assert_close(got_x[0], want_x, rtol=rtol, name=f"{name}.input_grad (step, row, input)")
     for (weight, _), grad in zip(weights.items(), want, strict=True):
         what = f"{name}.param_grads: dE/d({weight})"
-        assert_close(grads[weight], grad, rtol=rtol, name=what)
+        if not grad.any() and grads[weight].any():
+            raise CheckError(
+                f"{what} must be 0 everywhere, since neither drive nor step uses {weight}; got "
+                f"{float(grads[weight].abs().max()):.6g} at most. Was it forgotten there?"
+            )
+        try:
+            assert_close(grads[weight], grad, rtol=rtol, name=what)
+        except CheckError as error:
+            raise CheckError(f"{error}{_only_resets(cell, tape, weight, rtol)}") from None
         summed = torch.stack([by_name[weight] for by_name in each]).sum(0)
         assert_close(summed, grad, rtol=rtol, name=f"{what}, steps taken one by one and summed")
+
+
+def _only_resets(cell: AbstractCell, tape: Tape, weight: str, rtol: float) -> str:
+    """Say whether a wrong weight gradient is right where no state is reset."""
+    x, s_0 = tape.x.detach(), tape.s[0]
+    h, _ = sweep.unroll(cell, x, s_0)
+    (want,) = torch.autograd.grad(h.sum(), cell.weights()[weight])
+    with torch.no_grad():
+        whole = sweep.forward(cell, x, s_0)
+        adjoints, _ = sweep.backward(cell, whole, torch.ones_like(h)[None])
+        got = cell.param_grads(whole, adjoints[0])[weight]
+    if got.shape == want.shape and (got - want).norm() <= rtol * want.norm():
+        return (
+            " Without resets and rows that end early it is right: the state that a step begins "
+            "from is tape.s_prev(), 0 after a reset."
+        )
+    return ""
 
 
 def _form(thing: object) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
-from throughtime.cells.base import GatedWeights
+from throughtime.cells.base import AbstractCell, GatedWeights
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close, check_cell
 
@@ -167,7 +167,68 @@ class TransposedJacobian(GRU):
         return super().jacobian(saved).mT
 
 
+CAPTURED = torch.randn(5, 5, dtype=F64, requires_grad=True)
+
+
+class CapturesAWeight(Elman):
+    def step(self, a_t, s_prev):
+        h = (a_t + s_prev @ self.weight_hh.T + s_prev @ CAPTURED).tanh()
+        return h, (h,)
+
+
+class CapturesFloat32(Elman):
+    def step(self, a_t, s_prev):
+        h = (a_t + s_prev @ CAPTURED.detach().float()).tanh()
+        return h, (h,)
+
+
+class NaNOfFinite(Elman):
+    def step(self, a_t, s_prev):
+        h = (super().step(a_t, s_prev)[0] - 2).log()
+        return h, (h,)
+
+
+class WithoutSizes(AbstractCell):
+    drive = step = vjp = param_grads = input_grad = None
+
+    def __init__(self, *sizes):
+        nn.Module.__init__(self)
+        self.input_size, self.hidden_size = sizes
+
+
+class IgnoresResets(Elman):
+    def param_grads(self, tape, adjoints):
+        before = tape.s[:-1].flatten(0, 1)
+        return {
+            **super().param_grads(tape, adjoints),
+            "weight_hh": adjoints.flatten(0, 1).T @ before,
+        }
+
+
+class BiasForgotten(Elman):
+    def drive(self, x):
+        return x @ self.weight_ih.T
+
+
+class WrongAffine(MinGRU):
+    def affine(self, a):
+        return super().affine(a)[::-1]
+
+
+class AffineOfOneStep(MinGRU):
+    def affine(self, a):
+        return tuple(part[0] for part in super().affine(a))
+
+
 BROKEN = {
+    CapturesAWeight: r"step uses a tensor that requires grad and is not in weights\(\)",
+    CapturesFloat32: r"step raises RuntimeError .*A copy in float64 is checked",
+    NaNOfFinite: r"step gives nan at entry \[0, 0\] \(row, state\)",
+    WithoutSizes: r" has no state_size, preact_size; set input_size,",
+    IgnoresResets: r"dE/d\(weight_hh\).* Without resets .* it is right: .* tape\.s_prev\(\)",
+    BiasForgotten: r"dE/d\(bias_ih\) must be 0 everywhere, since neither drive nor step",
+    WrongAffine: r"affine: d ⊙ s_prev \+ u beside step: off by .* at entry \[",
+    AffineOfOneStep: r"affine: d must be a tensor \(6, 3, 5\); got a tensor \(3, 5\)",
     TransposedW: r"vjp: J_tᵀ delta \(row, state\), dE/da_t being right: off by .* at entry \[",
     MissingFactor: r"vjp: adjoint dE/da_t .*Everywhere it is 5 times what it should be",
     GatesInAnotherOrder: r"vjp: adjoint dE/da_t .*stand at other places: is the order",
@@ -185,7 +246,7 @@ BROKEN = {
     WritesIntoItsInput: r"step writes into its arguments",
     WritesIntoDelta: r"vjp writes into saved or delta",
     BatchNorm: r"step: row 0 beside other rows \(rows must be independent: no batch norm\)",
-    Dropout: r"step called again with the same \(is it random\?\)",
+    Dropout: r"step gives another state when called again with the same \(is it random\?\)",
     Detached: r"s_t is cut off from a_t and s_prev",
     StateAlone: r"step must return s_t and a tuple of tensors; got a tensor \(3, 5\)",
     SavesANumber: r"saved\[1\] must be a tensor \(3, ·\).*got int",
@@ -200,6 +261,12 @@ BROKEN = {
 def test_the_author_of_a_broken_cell_is_told_what_is_wrong_and_where(cell):
     with pytest.raises(CheckError, match=f"^{cell.__name__}.*{BROKEN[cell]}"):
         check_cell(cell(3, 5))
+
+
+def test_frozen_weights_are_checked_like_others():
+    cell = Leaky(3, 5).requires_grad_(False)
+    check_cell(cell)
+    assert not any(p.requires_grad for p in cell.parameters())
 
 
 def test_a_pattern_is_named_only_where_there_is_one():

@@ -100,6 +100,23 @@ class AbstractCell(nn.Module, ABC):
         delta_prev, _ = self.vjp(saved, identity[:, None, :].expand(S, B, S).contiguous())
         return delta_prev.transpose(0, 1)
 
+    def affine(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Give d and u of s_t = d ⊙ s_{t-1} + u, each (T, B, S), for a cell that is of this form.
+
+        Its Jacobian is then diag(d), and a sweep takes all steps by one scan. A cell that does not
+        overwrite this is taken a step at a time.
+
+        Args:
+            a: (T, B, A), what `drive` gave; d and u depend on nothing else.
+
+        Raises:
+            UnsupportedError: this cell is not of that form.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no d and u: its step is not known to be d ⊙ s + u with d "
+            "and u from the input alone, as that of MinGRU is. Its sweeps go step by step."
+        )
+
     def gain(self) -> tuple[float, float]:
         """Give β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
 

@@ -1,4 +1,4 @@
-"""A cell over any function of (x_t, state): autograd takes its adjoint, one step at a time."""
+"""A cell over any function of (x_t, state): autograd takes its adjoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import DtypeError, GraphError, InputTypeError, InputValueError, ShapeError
+from ..errors import (
+    DtypeError,
+    GraphError,
+    InputTypeError,
+    InputValueError,
+    NonFiniteError,
+    ShapeError,
+)
 from ..shapes import check_sizes
 from .base import AbstractCell, rebind
 
@@ -19,20 +26,26 @@ __all__ = ["Function"]
 
 # Rows that one recomputation of the step for the weight gradients may hold at a time.
 ROWS_AT_ONCE = 8192
+DEPENDS = "a row's state depends on the other rows of the batch"
 
 
 class Function(AbstractCell):
     """Any recurrence s_t = step(x_t, s_{t-1}) of differentiable torch operations (eq. 1).
 
-    The rows of the batch must be independent of each other: sweeps and weight gradients run the
-    step on as many rows as there are losses and steps to carry.
+    The rows of the batch should be independent of each other: the way back then runs the step on
+    the rows of many steps at once. Where they are not (statistics over the batch, a constant of
+    the batch's size), a layer finds out and goes one step at a time; ``apart`` says why, and
+    `throughtime.kernels.last_choice` after the way back.
+
+    The step is called again on the way back, so it must give the same again, and change nothing.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
 
     Cost:
-        back: one more forward and a backward of ``step`` a step, and the same once more over all
-        steps for the weight gradients; keeps the inputs and the states alone.
+        back: one more forward and a backward of ``step`` over the rows of all steps, in blocks,
+        and J_tᵀ delta_t step by step; keeps the inputs and the states alone.
+        ``benchmarks/bench_function.py`` compares it with a loop written by hand.
 
     Source:
         eq. 9, with autograd's vector-Jacobian product for J_tᵀ.
@@ -85,6 +98,8 @@ class Function(AbstractCell):
         self.input_size = self.preact_size = input_size
         self.hidden_size, self.state_size = hidden_size, state_size
         self.step_function = step
+        self.apart = ""
+        self._tried: dict[tuple, str] = {}
         self.names = tuple(weights or ())
         for name, weight in (weights or {}).items():
             if not isinstance(weight, Tensor):
@@ -97,9 +112,27 @@ class Function(AbstractCell):
         """Give x itself: the whole step is the function's."""
         return x
 
-    def _next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
-        weights = {name: getattr(self, name) for name in self.names}
+    def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
+        """Give s_t for any number of rows, and look at its form and at what became of the rest.
+
+        Raises:
+            InputTypeError: the step function gives no tensor.
+            ShapeError: it gives another shape than the state's.
+            DtypeError: it gives another dtype than the state's.
+            InputValueError: it writes into what it is given.
+        """
+        own = self._parameters  # looked up first: Module.__getattr__ is slow
+        weights = {n: own[n] if n in own else getattr(self, n) for n in self.names}
+        compiling = torch.compiler.is_compiling()
+        tracked = not (compiling or x_t.is_inference() or s_prev.is_inference())
+        versions = (x_t._version, s_prev._version) if tracked else None
         s_t = self.step_function(x_t, s_prev, **weights)
+        if versions is not None and versions != (x_t._version, s_prev._version):
+            raise InputValueError(
+                "the step function writes into the input or the state that it is given, which are "
+                "needed on the way back; got changed ones. Write `s = s * decay` for "
+                "`s *= decay`, or begin with s = s.clone()."
+            )
         if not isinstance(s_t, Tensor):
             raise InputTypeError(
                 f"the step function must return the next state, one tensor (B, S); got "
@@ -118,18 +151,21 @@ class Function(AbstractCell):
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give s_t = step(x_t, s_{t-1}); a_t is x_t."""
-        return self._next(a_t, s_prev), (a_t, s_prev)
+        return self.next(a_t, s_prev), (a_t, s_prev)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S)."""
         V, B, S = delta.shape
+        if self.apart and V > 1:
+            each = [self.vjp(saved, one[None]) for one in delta]
+            return tuple(torch.cat(parts) for parts in zip(*each, strict=True))  # pyright: ignore
         # The V losses become rows: rows are independent, so no step need support vmap.
         x_t, s_prev = (kept.detach().expand(V, *kept.shape).flatten(0, 1) for kept in saved)
+        frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x_t.requires_grad_()
         s_prev.requires_grad_()
         with torch.enable_grad():
-            frozen = {name: w.detach() for name, w in self.weights().items()}
-            s_t = rebind(self, frozen)._next(x_t, s_prev)
+            s_t = frozen.next(x_t, s_prev)
         if not s_t.requires_grad:
             return torch.zeros_like(delta), torch.cat(
                 (delta.new_zeros(V, B, x_t.shape[1]), delta), -1
@@ -142,16 +178,20 @@ class Function(AbstractCell):
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Give dE/dW by one backward of the step over many steps' rows at once (eq. 5)."""
-        weights = {name: w.detach().requires_grad_() for name, w in self.weights().items()}
+        weights = {name: w.detach() for name, w in self.weights().items()}
         if not weights:
             return {}
-        cell = rebind(self, weights)
         x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
         delta = adjoints[..., self.input_size :].flatten(0, 1)
+        if _transformed():
+            pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)[1]
+            return pull(delta)[0]
+        weights = {name: w.requires_grad_() for name, w in weights.items()}
+        cell = rebind(self, weights)
         total = [torch.zeros_like(w) for w in weights.values()]
-        for rows in torch.arange(x.shape[0], device=x.device).split(ROWS_AT_ONCE):
+        for rows in torch.arange(len(x), device=x.device).split(self._rows_at_once(tape.B)):
             with torch.enable_grad():
-                s_t = cell._next(x[rows].detach(), s_prev[rows].detach())
+                s_t = cell.next(x[rows].detach(), s_prev[rows].detach())
             if not s_t.requires_grad:
                 break
             grads = torch.autograd.grad(
@@ -161,26 +201,97 @@ class Function(AbstractCell):
                 sum_ += grad
         return dict(zip(weights, total, strict=True))
 
+    def _rows_at_once(self, B: int) -> int:
+        return B if self.apart else ROWS_AT_ONCE
+
     def input_grad(self, adjoints: Tensor) -> Tensor:
         """Give dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
-    def check_weights(self, x: Tensor, s: Tensor) -> None:
-        """Raise if the step depends on a tensor that requires grad and is no declared weight.
+    def examine(self, x: Tensor, s: Tensor) -> None:
+        """Try the step on the first rows of a sequence, before anything rests on it.
+
+        Whether rows are independent is written down in ``apart``; it is no error.
 
         Args:
             x: an input (B, I).
             s: a state (B, S).
 
         Raises:
-            GraphError: it does; its gradient would be lost without a word.
+            GraphError: it depends on a tensor that requires grad and is no declared weight, whose
+                gradient would be lost without a word.
+            InputValueError: it writes into its arguments, or gives another state the second time.
+            NonFiniteError: it makes NaN of finite numbers.
         """
-        frozen = {name: w.detach() for name, w in self.weights().items()}
+        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
+        x, s = x.detach(), s.detach()
+        # What costs more steps is tried again only where rows or modes are not as before.
+        modes = tuple(module.training for module in self.modules())
+        case = (x.shape, s.shape, x.dtype, x.device, modes)
+        # Running statistics and the like must not see rows that are made up.
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
         with torch.enable_grad():
-            s_t = rebind(self, frozen)._next(x.detach(), s.detach())
+            s_t = cell.next(x.clone(), s.clone())
         if s_t.requires_grad:
             raise GraphError(
                 "the step function uses a tensor that requires grad and is not among its weights, "
                 "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
                 "step an nn.Module that owns it."
             )
+        if x.is_meta or _transformed() or torch.compiler.is_compiling():
+            return  # there are no values to look at
+        with torch.no_grad():
+            if case not in self._tried:
+                _check_finite(s_t, (x, s, *cell.weights().values()))
+                if len(self._tried) >= 64:
+                    self._tried.clear()
+                self._tried[case] = _apart(cell, x, s, s_t)
+            self.apart = self._tried[case]
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _transformed() -> bool:
+    """Say whether `torch.func` is at work: within it autograd's own functions are refused."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Say whether two states or what a step made on its way are equal but for rounding."""
+    if not b.is_floating_point():
+        return torch.equal(a, b)
+    tolerance = torch.finfo(b.dtype).eps ** 0.5
+    largest = b.abs().max() if b.numel() else b.new_zeros(())
+    if bool((a - b).abs().max() <= tolerance * largest) if b.numel() else True:
+        return True
+    scale = float(b.nan_to_num(0, 0, 0).abs().max())  # inf and NaN may stand where they should
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _check_finite(s_t: Tensor, given: tuple[Tensor, ...]) -> None:
+    if s_t.isnan().any() and all(tensor.isfinite().all() for tensor in given):
+        row, unit = s_t.isnan().nonzero()[0].tolist()
+        raise NonFiniteError(
+            "the step function makes NaN of finite input, state and weights: at step 1 got NaN in "
+            f"row {row}, unit {unit}. Look at logarithms, roots and quotients in it."
+        )
+
+
+def _apart(cell: Function, x: Tensor, s: Tensor, s_t: Tensor) -> str:
+    """Say why rows cannot be computed beside other rows; nothing where they can."""
+    before = torch.get_rng_state()
+    again = cell.next(x.clone(), s.clone())
+    drew = not torch.equal(before, torch.get_rng_state())
+    if drew or not alike(again, s_t):
+        raise InputValueError(
+            "the step function must give the same state when called again with the same, since the "
+            f"way back calls it again; got {'one that draws random numbers' if drew else 'another'}"
+            ". Draw what is random outside and pass it in as part of the input, or call eval() on "
+            "what drops units."
+        )
+    more = torch.cat((x, 1 - 2 * x.flip(0))), torch.cat((s, 1 - 2 * s.flip(0)))
+    try:
+        beside = cell.next(*more)[: len(s)]
+    except Exception as error:
+        return f"the step cannot take {len(more[0])} rows instead of {len(s)} ({error})"
+    return "" if alike(beside, s_t) else DEPENDS

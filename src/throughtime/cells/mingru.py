@@ -29,14 +29,15 @@ class MinGRU(AbstractCell):
         δa = (delta (n − h_{t-1}) z(1−z),  delta z)          delta_{t-1} = delta ⊙ (1 − z)
 
     So J_t = diag(1 − z): every unit is a memory of its own, no entry of J_t exceeds 1, and no
-    gradient explodes. Both ways are first-order linear recurrences, which a scan could take in
-    log₂ T rounds; here they are taken a step at a time like any cell's, since a cell knows no time.
+    gradient explodes. Both ways are first-order linear recurrences: `affine` says so, and the
+    sweeps take all steps by one scan.
 
     Shapes:
         x (T, B, I), a_t (B, 2H), s_t = h_t (B, H): S = H, A = 2H. ``weight_ih`` (2H, I), rows z, n.
 
     Cost:
         a step: 4·B·H operations forward and 6·B·H back, no matrix product; keeps 3·B·H values.
+        ``benchmarks/bench_scan.py`` compares the scan with going step by step.
 
     Source:
         Feng, Tung, Ahmed, Bengio and Hajimirsadeghi (2024), "Were RNNs all we needed?", the
@@ -87,6 +88,12 @@ class MinGRU(AbstractCell):
     def drive(self, x: Tensor) -> Tensor:
         """Give W_x x_t + b, which is all of a_t: (T, B, I) → (T, B, 2H)."""
         return nn.functional.linear(x, self.weight_ih, self.bias_ih)
+
+    def affine(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Give d = 1 − z and u = z ⊙ n, which the input alone decides."""
+        a_z, n = a.chunk(2, -1)
+        z = a_z.sigmoid()
+        return 1 - z, z * n
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give h_t from a_t and h_{t-1}."""

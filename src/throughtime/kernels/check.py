@@ -150,7 +150,10 @@ def _reference(
 ) -> dict[str, Tensor]:
     tape = reference.forward(cell, x, s_0, active, reset)
     adjoints, delta_0 = reference.backward(cell, tape, g, delta_T)
-    one, start = reference.backward(cell, tape, g[:1, ..., : cell.hidden_size], delta_T[:1])
+    shown = g[:1, ..., : cell.hidden_size]
+    if active is not None:  # a layer puts out 0 where a row takes no step
+        shown = shown.masked_fill(~active[..., None], 0)
+    one, start = reference.backward(cell, tape, shown, delta_T[:1])
     weights = cell.param_grads(tape, one[0])
     found = _names(tape, adjoints, delta_0, weights, cell.input_grad(one[0]), start[0])
     enters, floors = _entries(*g.shape[:2])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import GRU, LSTM, AbstractCell, Elman, Function
 from ..errors import InputValueError, UnsupportedError
 from . import native
 
@@ -31,7 +31,8 @@ class Choice(NamedTuple):
     """What runs, and why not the other.
 
     Attributes:
-        name: "native" or "reference".
+        name: "native"; or in torch, "scan" (a diagonal recurrence), "blocks" (`cells.Function`),
+            or "reference", one step at a time.
         reason: one sentence.
     """
 
@@ -120,7 +121,9 @@ def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
     if _wanted == "reference":
         return Choice("reference", "kernels.use('reference') asks for it.")
     obstacle = _obstacle(cell, tensors)
-    return Choice("reference", obstacle) if obstacle else _native(type(cell).__name__, native.isa())
+    if obstacle:
+        return Choice(in_torch(cell), obstacle)
+    return _native(type(cell).__name__, native.isa())
 
 
 @cache
@@ -150,6 +153,20 @@ def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> i
             f"kernels.use('native') is in force, but {chosen.reason} Use kernels.use('auto')."
         )
     return None
+
+
+def in_torch(cell: AbstractCell) -> str:
+    """Give how a cell's sweeps run in torch: "scan", "blocks" or "reference"."""
+    if _wanted == "reference":
+        return "reference"
+    if isinstance(cell, Function):
+        return "blocks"
+    return "scan" if type(cell).affine is not AbstractCell.affine else "reference"
+
+
+def note(name: str, reason: str) -> None:
+    """Remember what ran where that showed only on the way."""
+    _last.choice = Choice(name, reason)
 
 
 def last_choice() -> Choice | None:

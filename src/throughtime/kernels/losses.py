@@ -12,7 +12,8 @@ from ..cells import AbstractCell
 from ..errors import InputValueError
 from ..norms import vector_norm
 from ..tape import Tape
-from . import sweeps
+from . import scan, sweeps
+from .choose import in_torch
 
 __all__ = ["Losses", "losses"]
 
@@ -120,7 +121,8 @@ def _reference(
     V, T, B, A, S = len(g), tape.T, tape.B, cell.preact_size, cell.state_size
     deltas, adjoints = g.new_zeros(V, T + 1, B, S), g.new_zeros(V, T, B, A)
     start = g.new_zeros(V, B, S)
-    for t, delta, adjoint in reference.adjoints(cell, tape, g, start):
+    way = scan if in_torch(cell) == "scan" else reference
+    for t, delta, adjoint in way.adjoints(cell, tape, g, start):
         deltas[:, t] = delta
         if t:
             adjoints[:, t - 1] = adjoint[..., :A]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..cells.elman import NONLINEARITIES
@@ -15,6 +16,10 @@ from . import native
 __all__ = ["Arguments", "Span"]
 
 NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
+
+
+# A batch's mask meets every layer, forward and back; it is not written to.
+_SPANS = WeakTensorKeyDictionary()
 
 
 class Span:
@@ -32,7 +37,14 @@ class Span:
 
     @classmethod
     def of(cls, active: Tensor) -> Span:
-        """Read off ``active`` (T, B) where each row begins and ends."""
+        """Read off ``active`` (T, B) where each row begins and ends; once for each tensor."""
+        found = _SPANS.get(active)
+        if found is None:
+            _SPANS[active] = found = cls._read(active)
+        return found
+
+    @classmethod
+    def _read(cls, active: Tensor) -> Span:
         T = active.shape[0]
         last = active.sum(0, dtype=torch.int32)
         steps = torch.arange(T, dtype=torch.int32)[:, None]

@@ -11,8 +11,8 @@ from .. import sweep as reference
 from ..cells import GRU, LSTM, AbstractCell, Elman
 from ..shapes import check
 from ..tape import Tape
-from . import native
-from .choose import decide
+from . import blocks, native, scan
+from .choose import decide, in_torch
 from .steps import Arguments, Span
 
 __all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs"]
@@ -47,7 +47,8 @@ def forward(
     """
     number = _decide_forward(cell, x, s_0, active, reset)
     if number is None:
-        return reference.forward(cell, x, s_0, active, reset)
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.forward(cell, _taken(x, active), s_0, active, reset)
     with torch.no_grad():
         return complete(cell, _keep(cell, number, x, s_0, active, reset))
 
@@ -63,16 +64,17 @@ def bare(cell: AbstractCell, tape: Tape) -> Tape:
 
 
 def complete(cell: AbstractCell, tape: Tape) -> Tape:
-    """Give the tape with all that the cell's own `step` saves, from one that may be bare."""
+    """Give the tape as `sweep.forward` would have kept it, from one that may be bare."""
+    x = _taken(tape.x, tape.active)
     if len(tape.saved) != OWN.get(type(cell), -1):
-        return tape
-    if type(cell) is Elman:
+        states = ()
+    elif type(cell) is Elman:
         states = (tape.s[1:],)
     elif type(cell) is LSTM:
         states = (tape.s_prev(), tape.s[1:])
     else:
         states = (tape.s_prev(),)
-    return Tape(tape.x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
+    return Tape(x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
 
 
 class Outputs(NamedTuple):
@@ -121,8 +123,9 @@ def outputs(
     H = cell.hidden_size
     with torch.no_grad():
         if number is None:
-            tape = reference.forward(cell, x, s_0, active, reset, keep=keep)
-            h = _shown(tape.s, H) if active is None else _silent(tape.s[1:, :, :H], active)
+            way = scan if in_torch(cell) == "scan" else reference
+            tape = way.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
+            h = _shown(tape.s, H) if active is None else _taken(tape.s[1:, :, :H], active)
             return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
         own = not keep or active is not None or cell.state_size > H
         h = native.empty(x, *x.shape[:2], H) if own else None
@@ -149,8 +152,9 @@ def _shown(s: Tensor, H: int) -> Tensor:
     return h.new_empty(0).set_(h.untyped_storage(), h.storage_offset(), h.shape, h.stride())
 
 
-def _silent(h: Tensor, active: Tensor) -> Tensor:
-    return h.masked_fill(~active[..., None], 0).contiguous()
+def _taken(rows: Tensor, active: Tensor | None) -> Tensor:
+    """Give rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
+    return rows if active is None else rows.masked_fill(~active[..., None], 0)
 
 
 def _decide_forward(
@@ -210,7 +214,11 @@ def backward(
     """
     number = decide_back(cell, tape, g, delta_T, V=g.shape[0])
     if number is None:
-        return reference.backward(cell, complete(cell, tape), g, delta_T)
+        tape = complete(cell, tape)
+        if in_torch(cell) == "blocks" and g.shape[0] == 1:
+            return blocks.backward(cell, tape, g, delta_T)  # pyright: ignore[reportArgumentType]
+        way = scan if in_torch(cell) == "scan" else reference
+        return way.backward(cell, tape, g, delta_T)
     with torch.no_grad():
         adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import AbstractCell
+from ..cells import AbstractCell, Function
 from ..tape import Tape
-from . import native, sweeps
+from . import blocks, by_row, native, sweeps
+from .choose import in_torch
 
 __all__ = ["Gradients", "gradients"]
 
@@ -42,7 +43,8 @@ def gradients(
     Args:
         cell: the recurrence.
         tape: what its forward sweep kept.
-        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T; None: nowhere.
+        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, of which those of
+            steps that a row does not take do not count, since it puts out 0 there; None: nowhere.
         delta_T: what else arrives at s_T, (B, S).
         wants: the weights whose gradients are wanted; None: all.
         want_x: whether dE/dx is wanted.
@@ -58,15 +60,22 @@ def gradients(
         torch.Size([5, 5])
     """
     names = list(cell.weights()) if wants is None else [n for n in cell.weights() if n in wants]
+    if by_row.COLLECTORS:
+        with torch.no_grad():
+            return Gradients(*by_row.gradients(cell, tape, g, delta_T, names, want_x))
     number = sweeps.decide_back(cell, tape, g, delta_T)
     with torch.no_grad():
         if number is not None:
             return _run(cell, number, tape, g, delta_T, names, want_x)
+        if g is not None and tape.active is not None:
+            g = g.masked_fill(~tape.active[..., None], 0)
+        tape = sweeps.complete(cell, tape)
+        if isinstance(cell, Function) and in_torch(cell) == "blocks":
+            return Gradients(*blocks.gradients(cell, tape, g, delta_T, names, want_x))
         if g is None:
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
         lead = None if delta_T is None else delta_T[None]
-        tape = sweeps.complete(cell, tape)
-        adjoints, delta_0 = sweeps.reference.backward(cell, tape, g[None], lead)
+        adjoints, delta_0 = sweeps.backward(cell, tape, g[None], lead)
         found = cell.param_grads(tape, adjoints[0]) if names else {}
         x = cell.input_grad(adjoints[0]) if want_x else None
     return Gradients({name: found[name] for name in names}, x, delta_0[0])

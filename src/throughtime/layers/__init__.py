@@ -2,6 +2,7 @@
 
 from .convert import convert
 from .modules import GRU, LSTM, RNN
+from .per_sample import per_sample_grads
 from .recurrent import Recurrent
 from .segments import segments
 from .stream import Stream, stream
@@ -14,6 +15,7 @@ __all__ = [
     "Recurrent",
     "Stream",
     "convert",
+    "per_sample_grads",
     "segments",
     "set_through",
     "stream",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..cells import Function
 from ..cells.base import AbstractCell
 from ..tape import Tape
 
@@ -35,8 +37,7 @@ def grads_of_one(
         needs: whether the gradient of x, of s_0, and of each weight is wanted.
         g_h: what arrives at the outputs, (T, B, H).
         g_s: what arrives at the final state, (B, S).
-        one: the way back under a schedule, which leaves out what enters steps that a row does not
-            take; None: all steps in one sweep.
+        one: the way back under a schedule; None: all steps in one sweep.
 
     Returns:
         The gradients of x (T, B, I), s_0 (B, S) and each weight, or None.
@@ -44,8 +45,6 @@ def grads_of_one(
     needs_x, needs_s0, *needs_weights = needs
     names = list(cell.weights())
     wants = frozenset(n for n, needed in zip(names, needs_weights, strict=True) if needed)
-    if g_h is not None and tape.active is not None and one is None:
-        g_h = g_h.masked_fill(~tape.active[..., None], 0)
     way = one or partial(kernels.gradients, cell, tape)
     found = way(g_h, g_s, wants=wants, want_x=needs_x)
     weights = found.weights
@@ -68,8 +67,7 @@ def grads(
         needs: whether the gradient of x, of s_0, and of each weight is wanted.
         g_h: what arrives at the outputs, (V, T, B, H).
         g_s: what arrives at the final state, (V, B, S).
-        one: the way back of one loss under a schedule, which leaves out what enters steps that
-            a row does not take; None: all steps in one sweep.
+        one: the way back of one loss under a schedule; None: all steps in one sweep.
 
     Returns:
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None.
@@ -148,7 +146,12 @@ def _all(info, in_dims, number: int, g_h: Tensor | None, g_s: Tensor | None):
         return g.expand(info.batch_size, *g.shape) if dim is None else g.movedim(dim, 0)
 
     back = _RUNNING[number]
-    return _flat(back(leading(g_h, in_dims[1]), leading(g_s, in_dims[2]))), 0
+    g_h, g_s = leading(g_h, in_dims[1]), leading(g_s, in_dims[2])
+    if not isinstance(getattr(back, "args", (None,))[0], Function):
+        return _flat(back(g_h, g_s)), 0
+    # This cell asks autograd, which is refused where a vmap is under way: in this thread alone.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.no_grad()(lambda: _flat(back(g_h, g_s)))).result(), 0
 
 
 torch.library.register_vmap("throughtime::back", _all)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check
 
-__all__ = ["Batch", "dropout", "mask_input", "read", "under_autocast", "write"]
+__all__ = ["Batch", "dropout", "read", "under_autocast", "write"]
 
 
 class Batch(NamedTuple):
@@ -77,7 +77,7 @@ def read(
     if x.shape[0] == 0:
         raise ShapeError(f"input must have at least one time step; got T=0: {tuple(input.shape)}.")
     active = None if lengths is None else _active(lengths, x)
-    return Batch(mask_input(x, active), active, _check_reset(reset, x, active), batched, None)
+    return Batch(x, active, _check_reset(reset, x, active), batched, None)
 
 
 def write(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence:
@@ -104,11 +104,6 @@ def dropout(x: Tensor, p: float, batch: Batch) -> Tensor:
     kept = torch.nn.functional.dropout(x.new_ones(packed.data.shape[0], x.shape[-1]), p, True)
     laid_out, _ = _unpack(packed._replace(data=kept), x)
     return x * laid_out
-
-
-def mask_input(x: Tensor, active: Tensor | None) -> Tensor:
-    """Zero what lies past a row's length: a NaN there must not reach dE/dW_x as 0·NaN."""
-    return x if active is None else x.masked_fill(~active[..., None], 0)
 
 
 def _cast(x: Tensor, weight: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
-from ..errors import InputTypeError
+from ..cells.function import DEPENDS
+from ..errors import InputTypeError, UnsupportedError
 from ..schedule import Schedule
 from ..shapes import check
 from .bptt import FULL, Recording, bptt
@@ -93,7 +94,10 @@ class Recurrent(nn.Module):
             ShapeError: an input, state, or what the step returned has the wrong shape.
             DtypeError: likewise its dtype.
             GraphError: a step function uses a tensor that requires grad and is not its weight.
-            InputValueError: lengths outside 1…T.
+            InputValueError: lengths outside 1…T; a step function that writes into its arguments,
+                or is random.
+            NonFiniteError: a step function makes NaN of finite numbers in the first step.
+            UnsupportedError: lengths, and a step function whose rows depend on each other.
         """
         return run_cell(self, input, hx, lengths=lengths, reset=reset)
 
@@ -140,7 +144,13 @@ def _run(
     """Run the cell where its steps can be looked at."""
     cell = module.cell
     if isinstance(cell, Function) and torch.is_grad_enabled():
-        cell.check_weights(batch.x[0], s_0)
+        cell.examine(batch.x[0], s_0)
+        if cell.apart == DEPENDS and batch.active is not None:
+            raise UnsupportedError(
+                "a step in which a row's state depends on the other rows of the batch cannot take "
+                "rows of different lengths: those that have ended would still take part. Give the "
+                "step statistics of its own row (layer norm), or batches of one length."
+            )
     if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
         return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
     return bptt(

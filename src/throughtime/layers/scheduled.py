@@ -113,7 +113,7 @@ def checkpointed(
         if at is None:
             piece = slice(first, last)
             again = kernels.forward(cell, x[piece], s, _part(active, piece), _part(reset, piece))
-            g = None if g_h is None else _taken(g_h[piece], again.active)
+            g = None if g_h is None else g_h[piece]
             found = kernels.gradients(cell, again, g, delta, wants=wants, want_x=want_x)
             total.add(found, piece)
             delta = found.s_0
@@ -170,16 +170,10 @@ def _direct(cell: AbstractCell, steps: Tape, lead: int, g_h: Tensor | None) -> T
     """Give what enters a block's steps, and nothing in the first ``lead`` of them."""
     if g_h is None:
         return steps.s.new_zeros(steps.T, steps.B, cell.hidden_size)
-    g = _taken(g_h, steps.active)
     if lead:
-        g = g.clone()
-        g[:lead] = 0
-    return g
-
-
-def _taken(g: Tensor, active: Tensor | None) -> Tensor:
-    """Give what enters the steps that rows take; a whole sequence's mask would be a copy of g."""
-    return g if active is None else g.masked_fill(~active[..., None], 0)
+        g_h = g_h.clone()
+        g_h[:lead] = 0
+    return g_h
 
 
 def last_steps(tape: Tape) -> Tensor:

@@ -1,0 +1,129 @@
+"""The gradient of each batch row by itself, for the weights of recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from ..errors import InputTypeError, LayerNotFoundError, ShapeError, UnsupportedError
+from ..kernels import by_row
+from .modules import GRU, LSTM, RNN
+from .recurrent import Recurrent
+
+__all__ = ["per_sample_grads"]
+
+
+@contextmanager
+def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+    """Let `backward` also leave each row's share of the gradient in ``p.grad_sample`` (eq. 5).
+
+    Within the block, every weight p of a `tt.RNN`, `LSTM`, `GRU` or `Recurrent` in ``model`` gets
+    ``p.grad_sample``, (B, ·) with p's own shape behind, beside its usual ``.grad``, which is the
+    sum over rows. The loss is to be a sum over rows, or their mean, whose 1/B the shares then
+    carry too. A weight that is used twice, by a layer called again or by two layers, gets the sum;
+    so do several backward passes. Entering the block forgets the shares from before.
+
+    Parameters of other modules are not touched. For these take Opacus's ``GradSampleModule``, which
+    keeps them under the same name, or ``torch.func.vmap`` of ``torch.func.grad``.
+
+    Args:
+        model: any model; its ``nn.LSTM`` and the like become layers of this package by
+            `tt.convert`.
+
+    Yields:
+        The parameters that are served, by their name in ``model``.
+
+    Cost:
+        the layer's own backward sweep, and a batched GEMM a weight where it had one GEMM; memory
+        B times the weights. ``benchmarks/bench_per_sample.py`` compares it with ``vmap``.
+
+    Raises:
+        InputTypeError: ``model`` is no module.
+        LayerNotFoundError: there is no recurrent layer of this package in it.
+        ShapeError: a weight is used for batches of different sizes.
+        UnsupportedError: a weight is computed from others, or a gradient came by another way than
+            the layer's own backward: ``create_graph=True``, ``torch.compile``.
+
+    Source:
+        the name ``grad_sample`` is that of Opacus (Yousefpour et al. 2021).
+
+    Example:
+        >>> gru = tt.GRU(3, 5)
+        >>> with tt.per_sample_grads(gru):
+        ...     gru(torch.randn(7, 4, 3))[0].pow(2).sum().backward()
+        >>> gru.weight_hh_l0.grad_sample.shape
+        torch.Size([4, 15, 5])
+    """
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+    served = _served(model)
+    known = {id(p): name for name, p in served.items()}
+    before = {name: _stamp(p) for name, p in served.items()}
+    for parameter in served.values():
+        vars(parameter).pop("grad_sample", None)
+
+    def collect(weight: Tensor, shares: Tensor) -> None:
+        if id(weight) not in known:
+            return
+        already: Tensor | None = getattr(weight, "grad_sample", None)
+        if already is not None and len(already) != len(shares):
+            raise ShapeError(
+                f"{known[id(weight)]} is used for batches of {len(already)} and of {len(shares)} "
+                "rows, whose shares cannot be added; use one size, or a block of "
+                "per_sample_grads for each."
+            )
+        weight.grad_sample = shares if already is None else already + shares  # pyright: ignore
+
+    by_row.COLLECTORS.append(collect)
+    try:
+        yield served
+    finally:
+        by_row.COLLECTORS.remove(collect)
+    missed = [
+        name
+        for name, p in served.items()
+        if _stamp(p) != before[name] and not hasattr(p, "grad_sample")
+    ]
+    if missed:
+        raise UnsupportedError(
+            f"{', '.join(missed)} got a .grad, but not from the layer's own backward sweep, which "
+            "alone knows the rows' shares. Call backward() without create_graph=True, on a model "
+            "that is not compiled."
+        )
+
+
+def _stamp(parameter: nn.Parameter) -> tuple[int, int] | None:
+    """Give what changes with every gradient that is added to a parameter's."""
+    grad = parameter.grad
+    return None if grad is None else (id(grad), grad._version)
+
+
+def _served(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Give the weights of all recurrent layers of this package, by their name in the model."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    served: dict[str, nn.Parameter] = {}
+    layers = 0
+    for path, module in model.named_modules():
+        if isinstance(module, Recurrent):
+            weights = module.cell.weights()
+        elif isinstance(module, (RNN, LSTM, GRU)):
+            weights = {n: getattr(module, n) for n in module._flat_weights_names}
+        else:
+            continue
+        layers += 1
+        for name, weight in weights.items():
+            if id(weight) not in names:
+                raise UnsupportedError(
+                    f"{path or type(module).__name__}.{name} is computed from other parameters (a "
+                    "parametrization, weight norm), and a row's share is known of the weight "
+                    "alone. Take torch.func.vmap of torch.func.grad for this model."
+                )
+            served[names[id(weight)]] = weight  # pyright: ignore[reportArgumentType]
+    if not layers:
+        raise LayerNotFoundError(
+            f"{type(model).__name__} has no recurrent layer of throughtime; tt.convert(model) "
+            "makes one of each nn.RNN, nn.LSTM and nn.GRU."
+        )
+    return served
