@@ -117,11 +117,13 @@ def test_checkpoints_keep_less_between_the_two_compiled_graphs():
     assert full - kept == 101 * B * 2 * H + 100 * B * 4 * H - 9 * B * 2 * H
 
 
-@pytest.mark.parametrize("schedule", [tt.Full(), tt.Checkpointed(every=3)], ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_one_graph_serves_every_number_of_steps(schedule):
     counted = Counting()
-    model, reference = tt.GRU(I, H, through=schedule), nn.GRU(I, H)
+    model, reference = tt.GRU(I, H, through=schedule), tt.GRU(I, H)
     reference.load_state_dict(model.state_dict())
+    if isinstance(schedule, tt.Truncated):
+        tt.set_through(reference, schedule)
     once = compiled(model, backend=counted.backend, dynamic=True)
     for steps in (7, 9, 20):
         x = torch.randn(steps, B, I, requires_grad=True)
@@ -207,8 +209,9 @@ def test_a_model_in_eval_mode_is_exported(kind, strict):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exported_model_takes_any_number_of_steps_and_rows(kind):
-    model = Tagger(kind).eval()
+@pytest.mark.parametrize("schedule", [tt.Full(), tt.Checkpointed(), tt.Truncated(2)], ids=str)
+def test_an_exported_model_takes_any_number_of_steps_and_rows(schedule, kind):
+    model = tt.set_through(Tagger(kind), schedule).eval()
     sizes = {0: torch.export.Dim("T", max=10**6), 1: torch.export.Dim("B", max=1000)}
     program = torch.export.export(model, (torch.randn(T, B, I),), dynamic_shapes=(sizes,))
     for steps, rows in ((2, 2), (31, 9)):

@@ -114,12 +114,12 @@ def _layer_fake(kind, names, name, window, every, memory, x, s_0, weights, activ
     H, A, S = cell.hidden_size, cell.preact_size, cell.state_size
     outputs = [x.new_empty(T, B, H), x.new_empty(B, S)]
     if isinstance(through, Checkpointed):
-        if every is not None:
-            stretches = (T + every - 1) // every
-        else:  # how many there are follows from T's very value
+        if isinstance(T, int) and isinstance(B, int):
             how = plan(through, cell, x, s_0)
-            stretches = len(list(how.descent(0, int(T), how.slots)))
-        return [*outputs, x.new_empty(stretches - 1, B, S)]
+            kept = len(list(how.descent(0, T, how.slots))) - 1
+        else:  # it follows from values that the compiler leaves open
+            kept = torch.library.get_ctx().new_dynamic_size()
+        return [*outputs, x.new_empty(kept, B, S)]
     own = {Elman: (), LSTM: (A,), GRU: (A, H)}[type(cell)]
     return [*outputs, x.new_empty(T + 1, B, S), *(x.new_empty(T, B, width) for width in own)]
 
