@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from .compiled import compiled_bptt, kind_of
 from .inputs import Batch, read, write
 from .through import check_schedule, notice
 
-__all__ = ["Recurrent", "run_cell"]
+__all__ = ["Recurrent", "run_cell", "run_here"]
 
 
 class Recurrent(nn.Module):
@@ -133,12 +131,15 @@ def run_cell(
             kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
         )
     else:
-        run = _outside if torch.compiler.is_compiling() else _run
+        if torch.compiler.is_compiling():
+            from .outside import outside as run  # it imports the compiler, which takes a second
+        else:
+            run = run_here
         h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0")
     return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)
 
 
-def _run(
+def run_here(
     module: Recurrent, batch: Batch, s_0: Tensor, recording: Recording | None, name: str
 ) -> tuple[Tensor, Tensor]:
     """Run the cell where its steps can be looked at."""
@@ -157,12 +158,3 @@ def _run(
         cell, batch.x, s_0, batch.active, batch.reset,
         through=module.through, recording=recording, name=name,
     )  # fmt: skip
-
-
-_REASON = (
-    "the steps of a cell of one's own run beside a compiled graph, not in it; compile without "
-    "fullgraph=True, or use tt.RNN, tt.LSTM or tt.GRU, which are one node of the graph."
-)
-# The argument came with PyTorch 2.7.
-_told = {"reason": _REASON} if "reason" in signature(torch.compiler.disable).parameters else {}
-_outside: Any = torch.compiler.disable(_run, **_told)  # pyright: ignore[reportArgumentType]
