@@ -44,8 +44,7 @@ def gradients(
     """
     if g is None:
         g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
-    elif tape.active is not None:
-        g = g.masked_fill(~tape.active[..., None], 0)
+    g = sweeps.taken(g, tape.active)
     tape = sweeps.complete(cell, tape)
     lead = None if delta_T is None else delta_T[None]
     adjoints, delta_0 = sweeps.backward(cell, tape, g[None], lead)

@@ -15,7 +15,7 @@ from . import blocks, native, scan
 from .choose import decide, in_torch
 from .steps import Arguments, Span
 
-__all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs"]
+__all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs", "taken"]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 
@@ -48,7 +48,7 @@ def forward(
     number = _decide_forward(cell, x, s_0, active, reset)
     if number is None:
         way = scan if in_torch(cell) == "scan" else reference
-        return way.forward(cell, _taken(x, active), s_0, active, reset)
+        return way.forward(cell, taken(x, active), s_0, active, reset)
     with torch.no_grad():
         return complete(cell, _keep(cell, number, x, s_0, active, reset))
 
@@ -65,7 +65,7 @@ def bare(cell: AbstractCell, tape: Tape) -> Tape:
 
 def complete(cell: AbstractCell, tape: Tape) -> Tape:
     """Give the tape as `sweep.forward` would have kept it, from one that may be bare."""
-    x = _taken(tape.x, tape.active)
+    x = taken(tape.x, tape.active)
     if len(tape.saved) != OWN.get(type(cell), -1):
         states = ()
     elif type(cell) is Elman:
@@ -124,8 +124,8 @@ def outputs(
     with torch.no_grad():
         if number is None:
             way = scan if in_torch(cell) == "scan" else reference
-            tape = way.forward(cell, _taken(x, active), s_0, active, reset, keep=keep)
-            h = _shown(tape.s, H) if active is None else _taken(tape.s[1:, :, :H], active)
+            tape = way.forward(cell, taken(x, active), s_0, active, reset, keep=keep)
+            h = _shown(tape.s, H) if active is None else taken(tape.s[1:, :, :H], active)
             return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
         own = not keep or active is not None or cell.state_size > H
         h = native.empty(x, *x.shape[:2], H) if own else None
@@ -152,7 +152,7 @@ def _shown(s: Tensor, H: int) -> Tensor:
     return h.new_empty(0).set_(h.untyped_storage(), h.storage_offset(), h.shape, h.stride())
 
 
-def _taken(rows: Tensor, active: Tensor | None) -> Tensor:
+def taken(rows: Tensor, active: Tensor | None) -> Tensor:
     """Give rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
     return rows if active is None else rows.masked_fill(~active[..., None], 0)
 

@@ -67,8 +67,7 @@ def gradients(
     with torch.no_grad():
         if number is not None:
             return _run(cell, number, tape, g, delta_T, names, want_x)
-        if g is not None and tape.active is not None:
-            g = g.masked_fill(~tape.active[..., None], 0)
+        g = None if g is None else sweeps.taken(g, tape.active)
         tape = sweeps.complete(cell, tape)
         if isinstance(cell, Function) and in_torch(cell) == "blocks":
             return Gradients(*blocks.gradients(cell, tape, g, delta_T, names, want_x))
