@@ -22,8 +22,16 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
           gemm(s, l.waiting_row) {}
 
-    // s_t; without the way back only the last of a row is kept.
-    F *state(int64_t t, int64_t b) const { return (F *)w.s + ((w.keep ? t : t ? 1 : 0) * w.B + b) * S; }
+    // s_t, t > 0; without the way back only the last of a row is kept.
+    F *state(int64_t t, int64_t b) const {
+        return w.keep ? (F *)w.s + (t * w.B + b) * S : (F *)w.s_T + b * S;
+    }
+    void put_first(int64_t b, F *to) const {
+        if (w.s_0)
+            memcpy(to, (const F *)w.s_0 + b * S, S * sizeof(F));
+        else
+            memset(to, 0, S * sizeof(F));
+    }
 
     // Look from step t on to as many steps as may wait; give how many rows take them.
     int64_t look(int64_t t, bool write) {
@@ -76,8 +84,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     // Put s_0 of the row at position p, or 0, where the step `at` will look for it.
     void enter(int64_t p, F *slot, int64_t at) const {
         const int64_t b = share.rows[p], u = this->first_unit(), n = this->last_unit() - u;
-        const bool cleared = this->reset(at, b);
-        const F *s_0 = (const F *)w.s + b * S;
+        const bool cleared = !w.s_0 || this->reset(at, b);
+        const F *s_0 = (const F *)w.s_0 + b * S;
         for (int64_t i = u; i < u + n; ++i) slot[i] = cleared ? F(0) : s_0[i];
         if (Cell::states == 2)
             for (int64_t i = u; i < u + n; ++i) cell_state(p)[i] = cleared ? F(0) : s_0[w.H + i];
@@ -142,7 +150,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
-            if (!w.keep && lo >= hi) memcpy(state(1, b), state(0, b), S * sizeof(F));
+            if (!w.keep && lo >= hi) put_first(b, (F *)w.s_T + b * S);
             for (int64_t t = 0; t < w.T; ++t) {
                 if (t >= lo && t < hi) continue;
                 const int64_t at = t * w.B + b;
@@ -198,7 +206,21 @@ template <class F, class Cell> struct Forward : Sweep<F> {
             }
             this->turn();
         }
+        if (w.keep) begin_tape();
         if (share.ragged) fill();
+        if (w.keep) give_last();
+    }
+
+    void begin_tape() const {
+        for (int64_t p = share.member; p < share.n_rows; p += share.members)
+            put_first(share.rows[p], (F *)w.s + share.rows[p] * S);
+    }
+
+    void give_last() const {
+        for (int64_t p = share.member; p < share.n_rows; p += share.members) {
+            const int64_t b = share.rows[p];
+            memcpy((F *)w.s_T + b * S, state(w.T, b), S * sizeof(F));
+        }
     }
 };
 

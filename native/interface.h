@@ -20,7 +20,7 @@ enum tt_nonlinearity { TT_TANH = 0, TT_RELU = 1, TT_SIGMOID = 2, TT_IDENTITY = 3
 typedef struct tt_sweep {
     int32_t cell, dtype, nonlinearity, threads;
     int32_t members;        // threads that share the columns of one row; 0: choose
-    int32_t keep;           // forward: 1: s, a and q are written for all steps; 0: s_T alone
+    int32_t keep;           // forward: 1: s, a and q are written for all steps; 0: none of them
     int64_t T, B, I, H, V;  // V is 1 in the forward sweep
     const void *weight_hh;  // (A, H)
     const void *weight_ih;  // (A, I); back: where grad_x is wanted
@@ -31,7 +31,9 @@ typedef struct tt_sweep {
     const void *x;          // (T, B, I), its rows anywhere
     int64_t x_stride_t, x_stride_b;
     void *a;                // (T, B, A) gates; Elman: null
-    void *s;                // (T+1, B, S); s[0] given. Forward without keep: (2, B, S), s_T second
+    void *s;                // (T+1, B, S); forward without keep: null
+    const void *s_0;        // forward: (B, S); null: zeros
+    void *s_T;              // forward: (B, S), the state after a row's last step
     void *q;                // GRU: (T, B, H)
     void *h;                // forward: (T, B, H), 0 where a row takes no step; or null
     const void *g;          // direct gradients of loss v at step t, row b; or null

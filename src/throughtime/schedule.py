@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .errors import InputTypeError, InputValueError
 
-__all__ = ["Checkpointed", "Full", "Schedule", "Truncated"]
+__all__ = ["FULL", "Checkpointed", "Full", "Schedule", "Truncated"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ class Checkpointed:
 
 
 Schedule = Full | Truncated | Checkpointed
+FULL = Full()
 
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

@@ -251,3 +251,51 @@ def test_dropout_on_a_packed_batch_draws_what_torch_draws(kind):
     want = theirs(packed)[0].data
     torch.manual_seed(1)
     assert_close(ours(packed)[0].data, want, rtol=1e-12)
+
+
+def halved(layer):
+    """Take half of the hidden units away, in the parameters that the layer has."""
+    H = layer.hidden_size // 2
+    layer.weight_ih_l0.data = layer.weight_ih_l0.data[:H]
+    layer.weight_hh_l0.data = layer.weight_hh_l0.data[:H, :H]
+    layer.bias_ih_l0.data, layer.bias_hh_l0.data = (
+        layer.bias_ih_l0.data[:H],
+        layer.bias_hh_l0.data[:H],
+    )
+    layer.hidden_size = H
+
+
+def unbiased(layer):
+    layer.bias = False
+    del layer.bias_ih_l0, layer.bias_hh_l0
+
+
+def renewed(layer):
+    layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.detach() * 2)
+
+
+def moved(layer):
+    layer.weight_hh_l0.data = layer.weight_hh_l0.data.T
+
+
+@pytest.mark.parametrize("change", [halved, unbiased, renewed, moved])
+def test_what_happens_to_the_weights_between_two_calls_counts(change):
+    torch.manual_seed(0)
+    layer, x = tt.RNN(3, 4).double(), torch.randn(5, 2, 3, dtype=torch.float64)
+    layer(x)[0].sum().backward()
+    layer.zero_grad()
+    change(layer)
+    found, _ = layer(x)
+    found.sum().backward()
+    h, expected = torch.zeros(2, layer.hidden_size, dtype=torch.float64), []
+    weights = {n: w.detach().clone().requires_grad_() for n, w in layer.named_parameters()}
+    for x_t in x:
+        a = x_t @ weights["weight_ih_l0"].T + h @ weights["weight_hh_l0"].T
+        if layer.bias:
+            a = a + weights["bias_ih_l0"] + weights["bias_hh_l0"]
+        h = torch.tanh(a)
+        expected.append(h)
+    torch.stack(expected).sum().backward()
+    assert_close(found, torch.stack(expected), rtol=1e-12, name="output")
+    for name, weight in layer.named_parameters():
+        assert_close(weight.grad, weights[name].grad, rtol=1e-12, name=name)

@@ -203,3 +203,37 @@ def test_the_losses_above_their_entry_are_exactly_zero():
     found = kernels.losses(cell, tape, torch.randn(6, 2, 8), enters=torch.arange(1, 7))
     above = torch.arange(7) > torch.arange(1, 7)[:, None]
     assert bool((found.norms[above] == 0).all()) and bool((found.norms[~above] > 0).all())
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, s: (x, s),
+        lambda x, s: (x, None),
+        lambda x, s: (x.double(), s),
+        lambda x, s: (x.half(), s),
+        lambda x, s: (x.to("meta"), s),
+        lambda x, s: (x, s.to_sparse()),
+        lambda x, s: (torch.func.functionalize(lambda y: y)(x), s),
+    ],
+)
+@pytest.mark.parametrize("cell", [Elman(2, 3), LSTM(2, 3), LSTM(2, 5, proj_size=3), Own(2, 3)])
+def test_the_quick_decision_is_the_one_that_can_say_why(cell, change):
+    tensors = change(torch.zeros(5, 3, 2), torch.zeros(3, cell.state_size))
+    quick = kernels.choose.decide(cell, *tensors)
+    assert kernels.last_choice() == kernels.choice(cell, *tensors)
+    assert (quick is not None) == (kernels.choice(cell, *tensors).name == "native")
+
+
+@needs_native
+def test_the_quick_decision_sees_what_vmap_hides():
+    seen, cell = [], Elman(2, 3)
+
+    def one(x):
+        seen.append(kernels.choose.decide(cell, x))
+        return x
+
+    torch.func.vmap(one)(torch.zeros(4, 5, 3, 2))
+    assert seen == [None]
+    assert "vmap" in kernels.last_choice().reason

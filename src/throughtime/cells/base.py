@@ -222,6 +222,16 @@ class GatedWeights(AbstractCell):
         cell._take_sizes()
         return cell
 
+    def is_over(self, weights: Mapping[str, Tensor | None]) -> bool:
+        """Say whether these are the cell's weights, and of the sizes that they had."""
+        own = self._parameters
+        for name, weight in weights.items():
+            if own.get(name) is not weight:
+                return False
+        A, H = weights["weight_hh"].shape  # pyright: ignore[reportOptionalMemberAccess]
+        I = weights["weight_ih"].shape[1]  # pyright: ignore[reportOptionalMemberAccess]
+        return (self.preact_size, self.hidden_size, self.input_size) == (A, H, I)
+
     def weights(self) -> dict[str, Tensor]:
         """Give the weights by name, in a fixed order."""
         return {name: w for name, w in self._parameters.items() if w is not None}

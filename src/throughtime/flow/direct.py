@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GraphError, InputValueError
-from ..layers.bptt import Call, Recording
+from ..layers.recording import Call, Recording
 from ..layers.scheduled import last_steps
 
 __all__ = ["Direct", "attribute", "clock", "grads", "merge", "total"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputTypeError, InputValueError
-from ..layers.bptt import Call
+from ..layers.recording import Call
 from ..layers.through import check_schedule
 from ..norms import vector_norm
 from ..schedule import Schedule, Truncated

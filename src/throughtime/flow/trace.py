@@ -9,8 +9,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
-from ..layers.bptt import Recording
 from ..layers.modules import GRU, LSTM, RNN
+from ..layers.recording import Recording
 from ..layers.recurrent import Recurrent, run_cell
 from ..layers.stack import run
 from .flow import Flow

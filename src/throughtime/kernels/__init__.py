@@ -4,10 +4,12 @@
 not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
 """
 
+from .bare import complete
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
-from .sweeps import Outputs, backward, complete, forward, outputs
+from .outputs import Outputs, outputs
+from .sweeps import backward, forward
 from .train import Gradients, gradients
 
 __all__ = [

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cells import AbstractCell
 from ..tape import Tape
 from . import sweeps
+from .bare import complete, taken
 
 __all__ = ["COLLECTORS", "gradients", "param_grads_by_row"]
 
@@ -44,8 +45,8 @@ def gradients(
     """
     if g is None:
         g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
-    g = sweeps.taken(g, tape.active)
-    tape = sweeps.complete(cell, tape)
+    g = taken(g, tape.active)
+    tape = complete(cell, tape)
     lead = None if delta_T is None else delta_T[None]
     adjoints, delta_0 = sweeps.backward(cell, tape, g[None], lead)
     by_row = param_grads_by_row(cell, tape, adjoints[0]) if names else {}

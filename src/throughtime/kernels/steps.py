@@ -71,40 +71,45 @@ class Arguments:
         self,
         cell: AbstractCell,
         number: int,
+        T: int,
+        B: int,
         x: Tensor | None,
-        s: Tensor,
         active: Tensor | None,
         reset: Tensor | None,
         *,
         back: bool,
     ) -> None:
-        """Describe the cell, its input and its states.
+        """Describe the cell and its input.
 
         Args:
             cell: the recurrence.
             number: of its compiled kernel.
+            T: steps.
+            B: batch rows.
             x: inputs (T, B, I); None where a way back wants no gradient of a weight or input.
-            s: states (T+1, B, S), or (2, B, S) for a way forward that keeps the last alone.
             active: (T, B) bool; None: every row takes every step.
             reset: (T, B) bool, or None.
             back: the direction.
         """
-        B, weights = s.shape[1], cell.weights()
-        T = s.shape[0] - 1 if x is None else x.shape[0]
+        weights = cell._parameters
+        weight_hh, weight_ih = weights["weight_hh"], weights["weight_ih"]
+        assert weight_hh is not None and weight_ih is not None
         A, I, H = cell.preact_size, cell.input_size, cell.hidden_size
         self.cell, self.T, self.B, self.alive = cell, T, B, []
         self.sweep = sweep = native.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
-        sweep.dtype, sweep.s = s.dtype == torch.float64, s.data_ptr()
+        sweep.dtype = weight_hh.dtype == torch.float64
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
-        sweep.weight_hh = self.keep("weight_hh", weights["weight_hh"], "A H", A, H)
-        sweep.weight_ih = self.keep("weight_ih", weights["weight_ih"], "A I", A, I)
-        if not back and "bias_ih" in weights:
-            sweep.bias_ih = self.keep("bias_ih", weights["bias_ih"], "A", A)
-            sweep.bias_hh = self.keep("bias_hh", weights["bias_hh"], "A", A)
+        sweep.weight_hh = self.keep("weight_hh", weight_hh, "A H", A, H)
+        sweep.weight_ih = self.keep("weight_ih", weight_ih, "A I", A, I)
+        if not back:
+            for name in ("bias_ih", "bias_hh"):
+                bias = weights.get(name)
+                if bias is not None:
+                    setattr(sweep, name, self.keep(name, bias, "A", A))
         if x is not None:
-            if x.shape[1:] != (B, I):
-                check("x", x, "T B I", {"B": B, "I": I})
+            if x.shape != (T, B, I):
+                check("x", x, "T B I", {"T": T, "B": B, "I": I})
             x = side_by_side(x)
             self.alive.append(x)
             sweep.x = x.data_ptr()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from .. import sweep as reference
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import AbstractCell
 from ..shapes import check
 from ..tape import Tape
 from . import blocks, native, scan
+from .bare import complete, taken
 from .choose import decide, in_torch
 from .steps import Arguments, Span
 
-__all__ = ["Outputs", "backward", "bare", "complete", "forward", "outputs", "taken"]
+__all__ = [
+    "back_arguments",
+    "backward",
+    "decide_back",
+    "decide_forward",
+    "forward",
+    "run_back",
+    "run_forward",
+]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 
@@ -45,122 +52,21 @@ def forward(
         >>> forward(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).s.shape
         torch.Size([8, 2, 5])
     """
-    number = _decide_forward(cell, x, s_0, active, reset)
+    number = decide_forward(cell, x, s_0, active, reset)
     if number is None:
         way = scan if in_torch(cell) == "scan" else reference
         return way.forward(cell, taken(x, active), s_0, active, reset)
+    tape = run_forward(cell, number, x, s_0, torch.empty_like(s_0), active, reset)
+    assert tape is not None
     with torch.no_grad():
-        return complete(cell, _keep(cell, number, x, s_0, active, reset))
+        return complete(cell, tape)
 
 
-# How many of the tensors that a cell saves are no states of the tape.
-OWN: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2}
-
-
-def bare(cell: AbstractCell, tape: Tape) -> Tape:
-    """Give the tape without what `complete` can put back."""
-    own = OWN.get(type(cell), len(tape.saved))
-    return Tape(tape.x, tape.s, tape.saved[:own], tape.active, tape.reset)
-
-
-def complete(cell: AbstractCell, tape: Tape) -> Tape:
-    """Give the tape as `sweep.forward` would have kept it, from one that may be bare."""
-    x = taken(tape.x, tape.active)
-    if len(tape.saved) != OWN.get(type(cell), -1):
-        states = ()
-    elif type(cell) is Elman:
-        states = (tape.s[1:],)
-    elif type(cell) is LSTM:
-        states = (tape.s_prev(), tape.s[1:])
-    else:
-        states = (tape.s_prev(),)
-    return Tape(x, tape.s, (*tape.saved, *states), tape.active, tape.reset)
-
-
-class Outputs(NamedTuple):
-    """What a layer puts out.
-
-    Attributes:
-        h: (T, B, H), 0 where a row takes no step.
-        s_T: the final state (B, S).
-        tape: what the way back needs, bare, or None. ``h`` may share its memory with the tape's
-            states.
-    """
-
-    h: Tensor
-    s_T: Tensor
-    tape: Tape | None
-
-
-def outputs(
-    cell: AbstractCell,
-    x: Tensor,
-    s_0: Tensor,
-    active: Tensor | None = None,
-    reset: Tensor | None = None,
-    *,
-    keep: bool = True,
-) -> Outputs:
-    """Run the recurrence over all steps and give what a layer puts out (eq. 1).
-
-    Args:
-        cell: the recurrence.
-        x: inputs (T, B, I).
-        s_0: the initial state (B, S).
-        active: (T, B) bool; rows that are False keep their state and put out 0.
-        reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
-        keep: whether the way back will be taken.
-
-    Cost:
-        as `forward`; without ``keep`` memory T·B·H.
-
-    Example:
-        >>> from throughtime.cells import Elman
-        >>> outputs(Elman(3, 5), torch.zeros(7, 2, 3), torch.zeros(2, 5)).h.shape
-        torch.Size([7, 2, 5])
-    """
-    number = _decide_forward(cell, x, s_0, active, reset)
-    H = cell.hidden_size
-    with torch.no_grad():
-        if number is None:
-            way = scan if in_torch(cell) == "scan" else reference
-            tape = way.forward(cell, taken(x, active), s_0, active, reset, keep=keep)
-            h = _shown(tape.s, H) if active is None else taken(tape.s[1:, :, :H], active)
-            return Outputs(h, tape.s[-1].clone(), bare(cell, tape) if keep else None)
-        own = not keep or active is not None or cell.state_size > H
-        h = native.empty(x, *x.shape[:2], H) if own else None
-        if keep:
-            tape = _keep(cell, number, x, s_0, active, reset, h)
-            return Outputs(_shown(tape.s, H) if h is None else h, tape.s[-1].clone(), tape)
-        s = x.new_empty(2, x.shape[1], cell.state_size)
-        s[0] = s_0
-        arguments = Arguments(cell, number, x, s, active, reset, back=False)
-        arguments.sweep.keep, arguments.sweep.h = 0, native.pointer(h)
-        native.run(arguments.sweep, back=False)
-        assert h is not None
-        return Outputs(h, s[1], None)
-
-
-def _shown(s: Tensor, H: int) -> Tensor:
-    """Give h for all steps: the states' own memory, where it is whole, under another name.
-
-    Whatever is written into it counts as a change of h, not of s.
-    """
-    h = s[1:]
-    if h.shape[-1] != H or not h.is_contiguous():
-        return h[..., :H].contiguous()
-    return h.new_empty(0).set_(h.untyped_storage(), h.storage_offset(), h.shape, h.stride())
-
-
-def taken(rows: Tensor, active: Tensor | None) -> Tensor:
-    """Give rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
-    return rows if active is None else rows.masked_fill(~active[..., None], 0)
-
-
-def _decide_forward(
-    cell: AbstractCell, x: Tensor, s_0: Tensor, active: Tensor | None, reset: Tensor | None
+def decide_forward(
+    cell: AbstractCell, x: Tensor, s_0: Tensor | None, active: Tensor | None, reset: Tensor | None
 ) -> int | None:
-    obstacle = _size_obstacle(x.shape[0], s_0.shape[0])
+    """Give the number of the compiled kernel for the way forward, or None for the reference."""
+    obstacle = _size_obstacle(x.shape[0], x.shape[1])
     number = decide(cell, x, s_0, active, reset, obstacle=obstacle)
     if number is None:
         return None
@@ -170,28 +76,37 @@ def _decide_forward(
     return number
 
 
-def _keep(
+def run_forward(
     cell: AbstractCell,
     number: int,
     x: Tensor,
-    s_0: Tensor,
+    s_0: Tensor | None,
+    s_T: Tensor,
     active: Tensor | None,
     reset: Tensor | None,
     h: Tensor | None = None,
-) -> Tape:
-    """Run the compiled sweep and give its tape, bare."""
+    keep: bool = True,
+) -> Tape | None:
+    """Run the compiled sweep into ``s_T`` and ``h``; give its tape, bare, where it is kept."""
     T, B, _ = x.shape
-    if s_0.shape != (B, cell.state_size):
-        check("s_0", s_0, "B S", {"B": B, "S": cell.state_size})
-    s = native.empty(x, T + 1, B, cell.state_size)
-    s[0] = s_0
-    arguments = Arguments(cell, number, x, s, active, reset, back=False)
-    widths = (cell.preact_size, cell.hidden_size)[:number]
-    own = tuple(native.empty(x, T, B, width) for width in widths)
-    for name, kept in zip(("a", "q"), own, strict=False):
-        setattr(arguments.sweep, name, kept.data_ptr())
-    arguments.sweep.h = native.pointer(h)
-    native.run(arguments.sweep, back=False)
+    S, own = cell.state_size, ()
+    arguments = Arguments(cell, number, T, B, x, active, reset, back=False)
+    sweep = arguments.sweep
+    sweep.keep, sweep.s_T, sweep.h = keep, s_T.data_ptr(), native.pointer(h)
+    if s_0 is not None:
+        sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, S)
+    if not keep:
+        native.run(sweep, back=False)
+        return None
+    s = native.empty(x, T + 1, B, S)
+    sweep.s = s.data_ptr()
+    if number > 0:
+        own = (native.empty(x, T, B, cell.preact_size),)
+        sweep.a = own[0].data_ptr()
+    if number == 2:
+        own += (native.empty(x, T, B, cell.hidden_size),)
+        sweep.q = own[1].data_ptr()
+    native.run(sweep, back=False)
     return Tape(x, s, own, active, reset)
 
 
@@ -293,12 +208,10 @@ def back_arguments(
     if s.shape[2] != S:
         check("tape.s", s, "T B S", {"S": S})
     x = tape.x if with_x else None
-    arguments = Arguments(cell, number, x, s, tape.active, tape.reset, back=True)
-    if arguments.T != T:
-        check("tape.x", tape.x, "T B I", {"T": T, "B": B})
+    arguments = Arguments(cell, number, T, B, x, tape.active, tape.reset, back=True)
     arguments.alive.append(s)
     arguments.add_tape(tape)
-    arguments.sweep.V = V
+    arguments.sweep.s, arguments.sweep.V = s.data_ptr(), V
     if g is not None:
         arguments.add_direct(g, V)
     if delta_T is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cells import AbstractCell, Function
 from ..tape import Tape
 from . import blocks, by_row, native, sweeps
+from .bare import complete, taken
 from .choose import in_torch
 
 __all__ = ["Gradients", "gradients"]
@@ -64,11 +65,11 @@ def gradients(
         with torch.no_grad():
             return Gradients(*by_row.gradients(cell, tape, g, delta_T, names, want_x))
     number = sweeps.decide_back(cell, tape, g, delta_T)
+    if number is not None:
+        return _run(cell, number, tape, g, delta_T, names, want_x)
     with torch.no_grad():
-        if number is not None:
-            return _run(cell, number, tape, g, delta_T, names, want_x)
-        g = None if g is None else sweeps.taken(g, tape.active)
-        tape = sweeps.complete(cell, tape)
+        g = None if g is None else taken(g, tape.active)
+        tape = complete(cell, tape)
         if isinstance(cell, Function) and in_torch(cell) == "blocks":
             return Gradients(*blocks.gradients(cell, tape, g, delta_T, names, want_x))
         if g is None:

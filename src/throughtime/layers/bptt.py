@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
+from operator import is_not
 from typing import NamedTuple
 
 import torch
@@ -14,72 +14,14 @@ from torch.autograd import forward_ad
 from .. import kernels, sweep
 from ..cells.base import AbstractCell, rebind
 from ..errors import UnsupportedError
-from ..schedule import Checkpointed, Full, Schedule, Truncated
+from ..schedule import FULL, Checkpointed, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, grads_of_one, is_batched
 from .plan import plan
+from .recording import Call, Recording, Switch
 from .scheduled import checkpointed, forward_keeping, truncated
 
-__all__ = ["FULL", "Call", "Recording", "bptt"]
-
-FULL = Full()
-
-
-class Switch:
-    """How the recorded runs let gradients through, in an object of its own.
-
-    The runs' autograd nodes hold this and not the recording: the recording holds the runs, and no
-    collector looks for a cycle through autograd's graph.
-    """
-
-    cut = False
-    exact = False
-
-
-@dataclass
-class Recording:
-    """What a trace collects: every run of a recurrent layer, in the order in which they ran.
-
-    Attributes:
-        calls: the runs.
-        switch: while ``switch.cut``, no gradient passes through any recorded run, so that what
-            arrives at its outputs is the direct part g alone (eq. 9).
-            While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
-        anchor: requires grad, so that outputs do too where every parameter is frozen.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    switch: Switch = field(default_factory=Switch)
-    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
-
-
-@dataclass
-class Call:
-    """One run of one layer in one direction.
-
-    Attributes:
-        name: the layer's name in the flow.
-        cell: the recurrence, over copies of the weights as they were.
-        tape: what the forward sweep kept.
-        x: the input as the graph knows it (T, B, I).
-        s_0: the initial state as the graph knows it (B, S).
-        h: the output (T, B, H).
-        s_T: the final state (B, S).
-        inner: whether ``x`` comes from the layer below in the same module.
-        reverse: whether its step 1 is the input's last.
-        through: the schedule that the layer is trained under.
-    """
-
-    name: str
-    cell: AbstractCell
-    tape: Tape
-    x: Tensor
-    s_0: Tensor
-    h: Tensor
-    s_T: Tensor
-    inner: bool
-    reverse: bool
-    through: Schedule = FULL
+__all__ = ["bptt"]
 
 
 class Shown(NamedTuple):
@@ -95,39 +37,53 @@ class Shown(NamedTuple):
     h: Tensor
     version: int
 
-    @classmethod
-    def of(cls, h: Tensor, tape: Tape | None) -> Shown | None:
-        """Give the output to be watched; None where it has memory of its own."""
-        if tape is None or h.untyped_storage().data_ptr() != tape.s.untyped_storage().data_ptr():
-            return None
-        return cls(h.detach(), h._version)
-
     def changed(self) -> bool:
         """Say whether anything was written into the output since."""
         return self.h._version != self.version
+
+
+class Run(NamedTuple):
+    """What one run of a layer is told beside tensors that may want a gradient.
+
+    Attributes:
+        cell: the recurrence.
+        active: (T, B) bool, or None.
+        reset: (T, B) bool, or None.
+        through: the schedule.
+        switch: of the recording that collects the run, or None.
+        keep: whether the way back may be taken.
+    """
+
+    cell: AbstractCell
+    active: Tensor | None
+    reset: Tensor | None
+    through: Schedule
+    switch: Switch | None
+    keep: bool
 
 
 class BPTT(torch.autograd.Function):
     """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
 
     @staticmethod
-    def forward(ctx, cell, active, reset, through, switch, keep, x, s_0, anchor, *weights):
+    def forward(ctx, run: Run, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), s_T (B, S)."""
         del anchor
-        ctx.cell, ctx.active, ctx.reset, ctx.switch = cell, active, reset, switch
-        ctx.through, ctx.tape, ctx.kept, ctx.shown = through, None, None, None
+        cell, active, reset, through, switch, keep = run
+        ctx.run, ctx.tape, ctx.kept, ctx.shown = run, None, None, None
         ctx.set_materialize_grads(False)
         with _own_precision(x):
             if isinstance(through, Checkpointed) and switch is None:
+                s_0 = _begin(cell, x) if s_0 is None else s_0
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
                 h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
                 saved = (kept.states,)
             else:
-                h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
+                h, s_T, tape, shared = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
                 ctx.tape = tape if switch is not None else None
                 saved = () if tape is None else (tape.s, *tape.saved)
-                ctx.shown = Shown.of(h, tape)
+                ctx.shown = Shown(h.detach(), h._version) if shared else None
         if keep:
             ctx.save_for_backward(x, s_0, *weights, *saved)
         return h, s_T
@@ -136,43 +92,53 @@ class BPTT(torch.autograd.Function):
     def backward(ctx, g_h, g_s):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
         nothing = (None,) * len(ctx.needs_input_grad)
-        if (ctx.switch is not None and ctx.switch.cut) or (g_h is None and g_s is None):
+        cell, switch = ctx.run.cell, ctx.run.switch
+        if (switch is not None and switch.cut) or (g_h is None and g_s is None):
             return nothing
         x, s_0, *rest = ctx.saved_tensors
-        own = ctx.cell.weights()
-        weights = dict(zip(own, rest, strict=False))
-        same = all(weight is rest[i] for i, weight in enumerate(own.values()))
-        cell = ctx.cell if same else rebind(ctx.cell, weights)
+        own = cell.weights()
+        if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
+            cell = rebind(cell, dict(zip(own, rest, strict=False)))
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
-        needs_x, needs_s0, _, *needs_weights = ctx.needs_input_grad[6:]
-        needs = (needs_x, needs_s0, *needs_weights)
+        needs = _needs(ctx)
         tape, one = _way_back(ctx, cell, x, s_0, rest[len(own) :])
         with _own_precision(x):
             if is_batched(g_h) or is_batched(g_s):
-                inputs = (x, s_0, *weights.values())
+                inputs = (x, s_0, *rest[: len(own)])
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
                 back = partial(grads, cell, tape, needs, one=one)
                 found = batched_grads(back, g_h, g_s, shapes)
             else:
                 found = grads_of_one(cell, tape, needs, g_h, g_s, one)
-        g_x, g_s0, *g_weights = found
-        return (*(None,) * 6, g_x, g_s0, None, *g_weights)
+        return (None, *found[:2], None, *found[2:])
 
 
-def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, saved: list[Tensor]):
+def _needs(ctx) -> tuple[bool, ...]:
+    """Say whether the gradient of x, of s_0 and of each weight is wanted."""
+    return ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
+
+
+def _begin(cell: AbstractCell, x: Tensor) -> Tensor:
+    """Give the initial state (B, S) where none was given."""
+    return x.new_zeros(x.shape[1], cell.state_size)
+
+
+def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor | None, saved: list[Tensor]):
     """Give the tape, and one loss's way back over it where a schedule says which it is."""
+    _, active, reset, through, switch, _ = ctx.run
     if ctx.kept is not None:
+        assert s_0 is not None
         how, stretches = ctx.kept
-        tape = Tape(x, s_0[None], (), ctx.active, ctx.reset)
+        tape = Tape(x, s_0[None], (), active, reset)
         return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved[0]])
     if ctx.shown is not None and ctx.shown.changed():
-        tape = kernels.forward(cell, x, s_0, ctx.active, ctx.reset)
+        tape = kernels.forward(cell, x, saved[0][0], active, reset)
     else:
-        tape = Tape(x, saved[0], tuple(saved[1:]), ctx.active, ctx.reset)
-    exact = ctx.switch is not None and ctx.switch.exact
-    if isinstance(ctx.through, Truncated) and not exact:
-        return tape, partial(truncated, ctx.through, cell, tape)
+        tape = Tape(x, saved[0], tuple(saved[1:]), active, reset)
+    exact = switch is not None and switch.exact
+    if isinstance(through, Truncated) and not exact:
+        return tape, partial(truncated, through, cell, tape)
     return tape, None
 
 
@@ -183,16 +149,17 @@ def _own_precision(x: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, g_s):
+def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor | None, g_h, g_s):
     """Give the gradients as differentiable functions, through an unrolled graph.
 
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """
-    _refuse_truncation(ctx.through)
-    h, s_T = sweep.unroll(cell, x, s_0, ctx.active, ctx.reset)
+    run, needs = ctx.run, _needs(ctx)
+    _refuse_truncation(run.through)
+    s_0 = _begin(cell, x) if s_0 is None else s_0
+    h, s_T = sweep.unroll(cell, x, s_0, run.active, run.reset)
     outputs = [(o, g) for o, g in ((h, g_h), (s_T, g_s)) if g is not None]
     inputs = [x, s_0, *cell.weights().values()]
-    needs = [*ctx.needs_input_grad[6:8], *ctx.needs_input_grad[9:]]
     wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
     if not wanted:
         return (None,) * len(ctx.needs_input_grad)
@@ -206,13 +173,13 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor, g_h, 
         )
     )
     g_x, g_s0, *g_weights = (next(grads) if needed else None for needed in needs)
-    return (*(None,) * 6, g_x, g_s0, None, *g_weights)
+    return (None, g_x, g_s0, None, *g_weights)
 
 
 def bptt(
     cell: AbstractCell,
     x: Tensor,
-    s_0: Tensor,
+    s_0: Tensor | None = None,
     active: Tensor | None = None,
     reset: Tensor | None = None,
     *,
@@ -227,7 +194,7 @@ def bptt(
     Args:
         cell: the recurrence.
         x: inputs (T, B, I).
-        s_0: the initial state (B, S).
+        s_0: the initial state (B, S); None: zeros.
         active: (T, B) bool; rows that are False keep their state and put out 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         through: which steps are kept, recomputed or cut on the way back.
@@ -243,15 +210,19 @@ def bptt(
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
     weights = cell.weights()
-    if recording is None and _is_transformed((x, s_0, *weights.values())):
-        _refuse_truncation(through)
-        return sweep.unroll(cell, x, s_0, active, reset)
-    anchor = None if recording is None else recording.anchor
-    switch = None if recording is None else recording.switch
+    if recording is not None:
+        anchor, switch = recording.anchor, recording.switch
+        s_0 = _begin(cell, x) if s_0 is None else s_0
+    else:
+        anchor = switch = None
+        if _is_transformed((x, s_0, *weights.values())):
+            _refuse_truncation(through)
+            return sweep.unroll(cell, x, _begin(cell, x) if s_0 is None else s_0, active, reset)
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
-    h, s_T = BPTT.apply(cell, active, reset, through, switch, keep, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+    h, s_T = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
+        assert s_0 is not None
         node = h.grad_fn
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
@@ -261,7 +232,7 @@ def bptt(
             node.tape = None
             recording.calls.append(
                 Call(
-                    _numbered(name, recording),
+                    recording.numbered(name),
                     rebind(cell, copies),
                     tape,
                     x,
@@ -286,22 +257,11 @@ def _refuse_truncation(through: Schedule) -> None:
         )
 
 
-def _is_transformed(inputs: tuple[Tensor, ...]) -> bool:
+def _is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
     """Say whether `torch.func` or forward mode is at work, which want operations they can see."""
     # torch has no public question for the first; torch.autograd.Function asks the same one.
     if torch._C._are_functorch_transforms_active():
         return True
     if forward_ad._current_level < 0:
         return False
-    return any(forward_ad.unpack_dual(i).tangent is not None for i in inputs)
-
-
-def _numbered(name: str, recording: Recording) -> str:
-    """Give a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
-    taken = {call.name for call in recording.calls}
-    runs = 1
-    numbered = name
-    while numbered in taken:
-        runs += 1
-        numbered = f"{name}@{runs}"
-    return numbered
+    return any(i is not None and forward_ad.unpack_dual(i).tangent is not None for i in inputs)

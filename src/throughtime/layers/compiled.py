@@ -33,7 +33,7 @@ def compiled_bptt(
     weights: dict[str, Tensor],
     through: Schedule,
     x: Tensor,
-    s_0: Tensor,
+    s_0: Tensor | None,
     active: Tensor | None,
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -44,10 +44,13 @@ def compiled_bptt(
         weights: the cell's, by name.
         through: which steps are kept, recomputed or cut on the way back.
         x: inputs (T, B, I).
-        s_0: the initial state (B, S).
+        s_0: the initial state (B, S); None: zeros.
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
     """
+    if s_0 is None:
+        A, H = weights["weight_hh"].shape
+        s_0 = x.new_zeros(x.shape[1], H + A // 4 if kind == "LSTM" else H)
     h, s_T, *_ = torch.ops.throughtime.layer(
         kind, ",".join(weights), *_told(through), x, s_0, list(weights.values()), active, reset
     )
@@ -100,11 +103,10 @@ def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, re
     if isinstance(through, Checkpointed):
         found = forward_keeping(plan(through, cell, x, s_0), cell, x, s_0, active, reset)
         return [found.h, found.s_T.clone(), found.states]
-    h, s_T, tape = kernels.outputs(cell, x, s_0, active, reset)
+    h, s_T, tape, shared = kernels.outputs(cell, x, s_0, active, reset)
     assert tape is not None
     # An operation's outputs must not share memory.
-    shares = active is None and type(cell) is not LSTM
-    return [h.clone() if shares else h, s_T, tape.s, *tape.saved]
+    return [h.clone() if shared else h, s_T, tape.s, *tape.saved]
 
 
 @torch.library.register_fake("throughtime::layer")

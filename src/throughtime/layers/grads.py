@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import count
+from itertools import compress, count
 
 import torch
 from torch import Tensor
@@ -42,13 +42,11 @@ def grads_of_one(
     Returns:
         The gradients of x (T, B, I), s_0 (B, S) and each weight, or None.
     """
-    needs_x, needs_s0, *needs_weights = needs
     names = list(cell.weights())
-    wants = frozenset(n for n, needed in zip(names, needs_weights, strict=True) if needed)
+    wants = None if all(needs[2:]) else frozenset(compress(names, needs[2:]))
     way = one or partial(kernels.gradients, cell, tape)
-    found = way(g_h, g_s, wants=wants, want_x=needs_x)
-    weights = found.weights
-    return [found.x, found.s_0 if needs_s0 else None, *map(weights.get, names)]
+    weights, g_x, g_s0 = way(g_h, g_s, wants=wants, want_x=needs[0])
+    return [g_x, g_s0 if needs[1] else None, *map(weights.get, names)]
 
 
 def grads(

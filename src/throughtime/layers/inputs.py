@@ -108,6 +108,8 @@ def dropout(x: Tensor, p: float, batch: Batch) -> Tensor:
 
 def _cast(x: Tensor, weight: Tensor) -> Tensor:
     """Under autocast an upstream layer puts out half precision; the sweep keeps the weights'."""
+    if x.dtype is weight.dtype:
+        return x
     if under_autocast(weight) and x.is_floating_point():
         return x.to(weight.dtype)
     return x

@@ -11,9 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.elman import check_nonlinearity
 from ..errors import DtypeError, InputTypeError, InputValueError
-from ..schedule import Schedule
+from ..schedule import FULL, Schedule
 from ..shapes import check_sizes
-from .bptt import FULL
 from .stack import run
 from .through import check_schedule, notice
 

@@ -13,11 +13,12 @@ from ..cells import Function
 from ..cells.base import AbstractCell
 from ..cells.function import DEPENDS
 from ..errors import InputTypeError, UnsupportedError
-from ..schedule import Schedule
+from ..schedule import FULL, Schedule
 from ..shapes import check
-from .bptt import FULL, Recording, bptt
+from .bptt import bptt
 from .compiled import compiled_bptt, kind_of
 from .inputs import Batch, read, write
+from .recording import Recording
 from .through import check_schedule, notice
 
 __all__ = ["Recurrent", "run_cell", "run_here"]

@@ -85,7 +85,7 @@ def checkpointed(
     g_h: Tensor | None,
     g_s: Tensor | None,
     *,
-    wants: frozenset[str],
+    wants: frozenset[str] | None,
     want_x: bool,
 ) -> kernels.Gradients:
     """Go back exactly, recomputing each segment from the nearest state that was kept (eq. 9).
@@ -98,7 +98,7 @@ def checkpointed(
         states: the state that each begins from.
         g_h: what arrives at the outputs, (T, B, H).
         g_s: what arrives at the final state, (B, S).
-        wants: the weights whose gradients are wanted.
+        wants: the weights whose gradients are wanted; None: all.
         want_x: whether dE/dx is wanted.
     """
     x, active, reset = tape.x, tape.active, tape.reset
@@ -133,7 +133,7 @@ def truncated(
     g_h: Tensor | None,
     g_s: Tensor | None,
     *,
-    wants: frozenset[str],
+    wants: frozenset[str] | None,
     want_x: bool,
 ) -> kernels.Gradients:
     """Go back block by block, each no further than the window: eq. 5 without the longer lags.
@@ -144,7 +144,7 @@ def truncated(
         tape: what the forward sweep kept.
         g_h: what arrives at the outputs, (T, B, H).
         g_s: what arrives at the final state, (B, S).
-        wants: the weights whose gradients are wanted.
+        wants: the weights whose gradients are wanted; None: all.
         want_x: whether dE/dx is wanted.
     """
     T, B, S = tape.T, tape.B, cell.state_size

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..cells import GRU, LSTM, Elman
-from ..cells.base import AbstractCell
+from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
+from ..schedule import FULL
 from ..shapes import check
-from .bptt import FULL, Recording, bptt
+from .bptt import bptt
 from .compiled import compiled_bptt
 from .inputs import Batch, dropout, read, under_autocast, write
+from .recording import Recording
 
 __all__ = ["cell_of", "run"]
 
@@ -28,6 +31,10 @@ ELMAN_MODES = {
 }
 
 
+# The cells over a module's own parameters, by layer; building one costs as much as a short sweep.
+_CELLS: WeakKeyDictionary[nn.Module, dict[tuple[str, str, int], GatedWeights]] = WeakKeyDictionary()
+
+
 def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
     """Give the cell of one layer and direction, over the module's own weights.
 
@@ -35,12 +42,21 @@ def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
         module: a recurrent module of ``torch.nn`` or of this package.
         suffix: PyTorch's: ``"l0"``, ``"l0_reverse"``, ``"l1"``, …
     """
-    weights = _weights(module, suffix)
+    weights, kept = _weights(module, suffix), _CELLS.get(module)
+    name = (module.mode, suffix, len(weights))
+    cell = None if kept is None else kept.get(name)
+    if cell is not None and cell.is_over(weights):
+        return cell
     if module.mode == "LSTM":
-        return LSTM.over(weights)
-    if module.mode == "GRU":
-        return GRU.over(weights)
-    return Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
+        cell = LSTM.over(weights)
+    elif module.mode == "GRU":
+        cell = GRU.over(weights)
+    else:
+        cell = Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
+    # Other tensors may come with a graph, and stand in for one call only.
+    if all(type(weight) is nn.Parameter for weight in weights.values()):
+        _CELLS.setdefault(module, {})[name] = cell
+    return cell
 
 
 def _weights(module: nn.RNNBase, suffix: str) -> dict[str, Tensor]:
@@ -126,7 +142,7 @@ def _one_direction(
     module: nn.RNNBase,
     suffix: str,
     x: Tensor,
-    s_0: Tensor,
+    s_0: Tensor | None,
     batch: Batch,
     *,
     reverse: bool,
@@ -161,12 +177,11 @@ def _state_widths(module: nn.RNNBase) -> tuple[int, ...]:
 
 def _initial_states(
     module: nn.RNNBase, batch: Batch, hx, runs: int, widths: tuple[int, ...], weight: Tensor
-) -> list[Tensor]:
-    """Give s_0 (B, S) for each layer and direction."""
+) -> Sequence[Tensor | None]:
+    """Give s_0 (B, S) for each layer and direction; None stands for zeros."""
     B = batch.x.shape[1]
     if hx is None:
-        zeros = batch.x.new_zeros(B, sum(widths))
-        return [zeros] * runs
+        return [None] * runs
     parts = (hx,) if len(widths) == 1 else hx
     if len(widths) == 2 and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
         raise InputTypeError(
