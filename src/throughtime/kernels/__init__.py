@@ -9,6 +9,7 @@ from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
 from .outputs import Outputs, outputs
+from .steps import know
 from .sweeps import backward, forward
 from .train import Gradients, gradients
 
@@ -25,6 +26,7 @@ __all__ = [
     "empty",
     "forward",
     "gradients",
+    "know",
     "last_choice",
     "losses",
     "outputs",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import kernels
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check
 
@@ -147,13 +148,18 @@ def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         raise DtypeError(f"lengths must be integers; got {steps.dtype}.")
     check("lengths", steps, "B", {"B": B})
     # A compiler cannot look at values; whatever they are, the mask below is a valid one.
-    looks = B and not torch.compiler.is_compiling()
-    if looks and (int(steps.min()) < 1 or int(steps.max()) > T):
+    if torch.compiler.is_compiling():
+        return torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
+    values = steps.tolist() or [1]
+    least, most = min(values), max(values)
+    if least < 1 or most > T:
         raise InputValueError(
-            f"lengths must lie in 1…T={T}; got {int(steps.min())} to {int(steps.max())}. "
+            f"lengths must lie in 1…T={T}; got {least} to {most}. "
             "Drop empty rows, or cut longer ones."
         )
-    return torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
+    active = torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
+    kernels.know(active, steps)
+    return active
 
 
 def _check_reset(reset: Tensor | None, x: Tensor, active: Tensor | None) -> Tensor | None:
