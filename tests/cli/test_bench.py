@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,6 +47,13 @@ def test_targets_are_judged_by_geometric_mean_and_by_the_least():
     assert table[f"LSTM: {kind}, nowhere below"] == ("≥ 0.97", "0.97", True)
 
 
+def test_medians_stand_beside_and_decide_nothing():
+    rows = [replace(line("train", "RNN", 4.0), theirs_median=m) for m in (0.02, 0.08)]
+    mean, least = outcomes(Findings(rows), ("train",))[:2]
+    assert (mean.found, mean.by_medians, mean.met) == ("4.00", "2.00", True)
+    assert (least.found, least.by_medians, least.met) == ("4.00", "1.00", True)
+
+
 def test_share_of_the_machines_rate_counts_large_float32_training_alone():
     found = Findings([
         line("train", "RNN", 1, LARGE, 0.9),
@@ -67,7 +75,7 @@ def test_what_is_better_when_small_is_judged_the_other_way_round():
     met = [o.met for o in outcomes(found, ("memory", "import"))]
     assert met == [True, False, True, True]
     found.startup = 151.0
-    assert outcomes(found, ("import",))[0][1:] == ("≤ 150 ms", "151 ms", False)
+    assert outcomes(found, ("import",))[0][1:] == ("≤ 150 ms", "151 ms", False, "—")
 
 
 def test_every_target_is_of_a_kind_that_is_measured_and_the_layers_together_are_all_lines():

@@ -42,9 +42,12 @@ def _asked(found: Findings, kinds: tuple[str, ...]) -> list[str]:
     return [
         "## What was asked",
         "",
-        "| what | asked | found | met |",
-        "|---|---|---|---|",
-        *(f"| {o.what} | {o.asked} | {o.found} | {words[o.met]} |" for o in judged),
+        "| what | asked | found | met | by medians |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {o.what} | {o.asked} | {o.found} | {words[o.met]} | {o.by_medians} |"
+            for o in judged
+        ),
         "",
     ]
 

@@ -62,12 +62,14 @@ class Outcome(NamedTuple):
         asked: the bound, in words.
         found: what was measured, in words.
         met: None where it was not measured.
+        by_medians: the same of the medians, where there are two.
     """
 
     what: str
     asked: str
     found: str
     met: bool | None
+    by_medians: str = "—"
 
 
 def outcomes(found: Findings, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Outcome]:
@@ -81,28 +83,36 @@ def outcomes(found: Findings, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Out
     for target in TARGETS:
         if target.kind not in kinds:
             continue
-        values = _values(target, found)
+        values, medians = _values(target, found, target.of), []
+        if target.of == "ratio" and target.kind not in {"memory", "import"}:
+            medians = _values(target, found, "median_ratio")
         refused = bool(found.refused.get(target.kind))
-        if target.mean is not None:
-            mean = geometric_mean(values) if values else math.nan
-            judged.append(_outcome(target, "geometric mean", target.mean, mean, refused))
-        if target.least is not None:
-            least = min(values, default=math.nan)
-            judged.append(_outcome(target, "nowhere below", target.least, least, refused))
-        if target.most is not None:
-            most = max(values, default=math.nan)
-            judged.append(_outcome(target, "at most", target.most, most, refused))
+        for how, bound in _bounds(target):
+            value = HOW[how](values) if values else math.nan
+            outcome = _outcome(target, how, bound, value, refused)
+            if medians:
+                outcome = outcome._replace(by_medians=_number(target, HOW[how](medians)))
+            judged.append(outcome)
     return judged
 
 
-def _values(target: Target, found: Findings) -> list[float]:
+HOW = {"geometric mean": geometric_mean, "nowhere below": min, "at most": max}
+
+
+def _bounds(target: Target) -> list[tuple[str, float]]:
+    """Give the bounds that a target has, by what they bound."""
+    pairs = zip(HOW, (target.mean, target.least, target.most), strict=True)
+    return [(how, bound) for how, bound in pairs if bound is not None]
+
+
+def _values(target: Target, found: Findings, of: str) -> list[float]:
     """Give the numbers that a target is about."""
     if target.kind == "memory":
         return [m.ours / m.theirs for m in found.memory if m.layer == target.layer]
     if target.kind == "import":
         return [] if found.startup is None else [found.startup]
     rows = found.of(target.kind, target.layer)
-    return [getattr(row, target.of) for row in rows if not target.large or _is_large(row)]
+    return [getattr(row, of) for row in rows if not target.large or _is_large(row)]
 
 
 def _is_large(row: Row) -> bool:
