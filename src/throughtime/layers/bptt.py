@@ -220,6 +220,9 @@ def bptt(
             return sweep.unroll(cell, x, _begin(cell, x) if s_0 is None else s_0, active, reset)
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
+    if not keep and recording is None:
+        with _own_precision(x):
+            return kernels.outputs(cell, x, s_0, active, reset, keep=False)[:2]
     h, s_T = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None
