@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .cells.base import AbstractCell, rebind
-from .errors import GraphError, InputTypeError, InputValueError, ShapeError
-from .shapes import check
+from .cells.computed import with_computed_weights
+from .cells.function import DEPENDS, Function
+from .errors import (
+    DtypeError,
+    GraphError,
+    InputTypeError,
+    InputValueError,
+    ShapeError,
+    UnsupportedError,
+)
+from .shapes import check, check_lengths
 
 __all__ = ["RTRL", "OnlineStep", "rtrl"]
 
@@ -80,6 +89,8 @@ class RTRL:
             if reset is None:
                 raise InputValueError(f"reset ends after {self.t} steps; x goes on.")
             check("reset", reset, "B", {"B": B})
+            if reset.dtype != torch.bool:
+                raise DtypeError(f"reset must be a bool tensor; got {reset.dtype}.")
         self.t += 1
         takes = None if self._lengths is None else self._lengths >= self.t
         self._carry(x_t.detach(), reset, takes)
@@ -167,7 +178,7 @@ def rtrl(
     loss: Loss,
     s_0: Tensor | None = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | Iterable[Tensor] | None = None,
 ) -> RTRL:
     """Give the exact gradient of every loss at its own step, carried forward (eq. 2, 3).
@@ -192,8 +203,9 @@ def rtrl(
         An iterator of `OnlineStep`, each with ∂E_t/∂W; its ``total`` is their sum so far.
 
     Raises:
-        InputTypeError: ``cell`` is no cell, or ``loss`` cannot be called.
-        InputValueError: there is no first input.
+        InputTypeError: ``cell`` is no cell, ``loss`` cannot be called, or a mask is no bool.
+        InputValueError: there is no first input, or a length is outside 1…T.
+        UnsupportedError: the rows of a step depend on each other.
 
     Cost:
         for each row of the batch, with P weights: memory S·P whatever T is, and S²·P operations a
@@ -216,6 +228,7 @@ def rtrl(
             f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. "
             "throughtime.cells.Function makes one of any step function."
         )
+    cell = with_computed_weights(cell)
     if not callable(loss):
         raise InputTypeError(f"loss must be callable as loss(t, h_t); got {type(loss).__name__}.")
     first, rest = _first(x)
@@ -223,10 +236,18 @@ def rtrl(
         s_0 = first.new_zeros(first.shape[0], cell.state_size)
     like = next((w for w in cell.weights().values() if w.is_floating_point()), first)
     check("s_0", s_0, "B S", {"B": first.shape[0], "S": cell.state_size}, like=like)
-    if lengths is not None:
-        check("lengths", lengths, "B", {"B": first.shape[0]})
+    if isinstance(cell, Function):
+        cell.examine(first, s_0)
+        if cell.apart == DEPENDS:
+            raise UnsupportedError(
+                "a step in which a row's state depends on the other rows of the batch cannot be "
+                "carried forward row by row. Give the step statistics of its own row (layer norm), "
+                "or batches of one row."
+            )
+    T = len(x) if isinstance(x, Tensor) else None
+    steps = None if lengths is None else check_lengths(lengths, first.shape[0], T)
     resets = None if reset is None else iter(reset)
-    return RTRL(cell, rest, loss, s_0.detach().clone(), lengths, resets)
+    return RTRL(cell, rest, loss, s_0.detach().clone(), steps, resets)
 
 
 def _first(x: Tensor | Iterable[Tensor]) -> tuple[Tensor, Iterator[Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class Checkpointed:
     Attributes:
         every: how many steps lie between two states that are kept; √T where neither is given.
         memory: bytes, or a text like ``"64MiB"``, that the sweeps may keep beside the layer's
-            input, output and their gradients.
+            input, output and their gradients: for each layer of a stack, and each direction.
 
     Cost:
         one more forward sweep; memory B·S·T/every + every·B·(S + what the cell saves + 2A). Where
@@ -103,7 +104,7 @@ class Checkpointed:
     """
 
     every: int | None = None
-    memory: int | str | None = None
+    memory: float | str | None = None
 
     def __post_init__(self) -> None:
         """Check what was given."""
@@ -116,9 +117,7 @@ class Checkpointed:
 
     def bytes(self) -> int | None:
         """Give the budget in bytes, or None."""
-        if self.memory is None or (isinstance(self.memory, int) and self.memory > 0):
-            return self.memory  # pyright: ignore[reportReturnType]
-        return _parse_bytes(self.memory)
+        return None if self.memory is None else _bytes(self.memory)
 
 
 Schedule = Full | Truncated | Checkpointed
@@ -127,16 +126,18 @@ FULL = Full()
 _UNITS = {"B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def _parse_bytes(text: object) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(text))
-    unit = _UNITS.get(match[2].upper()) if match else None
-    if isinstance(text, str) and match and unit:
-        size = int(float(match[1]) * unit)
-        if size > 0:
-            return size
-    raise InputValueError(
-        f'memory must be a positive number of bytes or a text like "64MiB"; got {text!r}.'
-    )
+def _bytes(memory: object) -> int:
+    wanted = 'memory must be a number of bytes, at least 1, or a text like "64MiB"'
+    if isinstance(memory, bool) or not isinstance(memory, (int, float, str)):
+        raise InputTypeError(f"{wanted}; got {memory!r}.")
+    size = memory
+    if isinstance(memory, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", memory)
+        unit = _UNITS.get(match[2].upper(), 0) if match else 0
+        size = float(match[1]) * unit if match else 0
+    if isinstance(size, str) or not 1 <= size < math.inf:
+        raise InputValueError(f"{wanted}; got {memory!r}.")
+    return int(size)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -10,13 +10,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from .errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 
-__all__ = ["check", "check_sizes"]
+__all__ = ["check", "check_lengths", "check_sizes"]
 
 
 def check(
@@ -77,6 +79,45 @@ def _wanted(letters: list[str], sizes: dict[str, int] | None) -> str:
     return ", ".join(f"{c}={sizes[c]}" if sizes and c in sizes else c for c in letters)
 
 
+def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Tensor:
+    """Give the number of steps of each row as a tensor (B,), or raise.
+
+    Args:
+        lengths: B integers.
+        B: rows.
+        T: steps; None where nobody knows how many there will be.
+
+    Raises:
+        InputTypeError: they are no tensor and cannot be made one.
+        DtypeError: they are no integers.
+        DeviceError: they are on the meta device.
+        ShapeError: there are not B of them.
+        InputValueError: one is outside 1…T.
+    """
+    try:
+        steps = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(
+            f"lengths must be B={B} integers; got {type(lengths).__name__}: {error}."
+        ) from error
+    check("lengths", steps, "B", {"B": B})
+    if steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool:
+        raise DtypeError(f"lengths must be integers; got {steps.dtype}.")
+    if steps.is_meta:
+        raise DeviceError("lengths must have values; got a tensor on the meta device.")
+    if torch.compiler.is_compiling():  # a compiler cannot look at values
+        return steps
+    values = steps.tolist() or [1]
+    least, most = min(values), max(values)
+    if least < 1 or (T is not None and most > T):
+        bound = "1…T" if T is None else f"1…T={T}"
+        raise InputValueError(
+            f"lengths must lie in {bound}; got {least} to {most}. Drop empty rows, or cut longer "
+            "ones."
+        )
+    return steps
+
+
 def check_sizes(**sizes: int) -> None:
     """Raise unless all sizes are integers of at least 1.
 
@@ -90,5 +131,6 @@ def check_sizes(**sizes: int) -> None:
     names, got = " and ".join(sizes), ", ".join(map(repr, sizes.values()))
     if any(not isinstance(size, Integral) or isinstance(size, bool) for size in sizes.values()):
         raise InputTypeError(f"{names} must be integers of at least 1; got {got}.")
-    if min(sizes.values()) < 1:
-        raise InputValueError(f"{names} must be at least 1; got {got}.")
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputValueError(f"{name} must be at least 1; got {size}.")

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from . import sweep
 from .cells.base import AbstractCell, rebind
+from .cells.computed import with_computed_weights
 from .compare import assert_close
-from .errors import CheckError, InputTypeError, ThroughTimeError
+from .errors import CheckError, InputTypeError, InputValueError, ThroughTimeError
 from .kernels.check import check_kernel
+from .shapes import check_sizes
 from .tape import Tape
 
 __all__ = ["assert_close", "check_cell", "check_kernel"]
@@ -37,7 +39,8 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
 
     Raises:
         CheckError: something is wrong; the message says which derivative, and at which entry.
-        InputTypeError: ``cell`` is no cell.
+        InputTypeError: ``cell`` is no cell, or T or B no integer.
+        InputValueError: T or B below 1, or ``rtol`` outside 0…1.
 
     Example:
         >>> from throughtime.cells import GRU
@@ -51,7 +54,13 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
             f"{type(cell).__name__} has no {', '.join(missing)}; set {', '.join(SIZES)} (I, H, S, "
             "A) in its constructor, as integers."
         )
-    cell = copy.deepcopy(cell).double().requires_grad_()
+    check_sizes(T=T, B=B)
+    if not 0 <= rtol < 1:
+        raise InputValueError(f"rtol must lie between 0 and 1; got {rtol}.")
+    cell = with_computed_weights(cell)
+    cell = rebind(cell, {name: weight.detach() for name, weight in cell.weights().items()})
+    cell = copy.deepcopy(cell).double()
+    cell = rebind(cell, {name: w.requires_grad_() for name, w in cell.weights().items()})
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

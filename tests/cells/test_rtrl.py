@@ -16,6 +16,7 @@ from throughtime.errors import (
     InputTypeError,
     InputValueError,
     ShapeError,
+    UnsupportedError,
 )
 from throughtime.testing import assert_close
 
@@ -203,7 +204,17 @@ def test_what_rtrl_cannot_use_is_refused_in_words():
     with pytest.raises(ShapeError, match="s_0 must have shape"):
         run(cell, x, loss, torch.zeros(B, 5))
     with pytest.raises(ShapeError, match="lengths must have shape"):
-        run(cell, x, loss, lengths=torch.ones(B + 1))
+        run(cell, x, loss, lengths=torch.ones(B + 1, dtype=torch.long))
+    for lengths in ([0] * B, [T + 1] * B):
+        with pytest.raises(InputValueError, match=rf"1…T={T}"):
+            run(cell, x, loss, lengths=lengths)
+    with pytest.raises(DtypeError, match="integers"):
+        run(cell, x, loss, lengths=[1.5] * B)
+    with pytest.raises(DtypeError, match="bool"):
+        run(cell, x, loss, reset=torch.zeros(T, B))
+    normed = cells.Function(lambda x, s: torch.tanh((x + s) / (x + s).std(0)), I, I)
+    with pytest.raises(UnsupportedError, match="depends on the other rows"):
+        run(normed, torch.randn(T, B, I), loss)
     with pytest.raises(InputValueError, match="reset ends after 2 steps"):
         run(cell, x, loss, reset=torch.zeros(2, B, dtype=torch.bool))
     with pytest.raises(ShapeError, match=r"one number, or None; got \(3, 4\) at t=1"):

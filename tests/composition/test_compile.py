@@ -235,3 +235,39 @@ def test_a_layer_over_ones_own_cell_is_exported_step_by_step():
     model, x = tt.Recurrent(own_cell()).eval(), torch.randn(T, B, I)
     program = torch.export.export(model, (x,))
     assert_close(program.module()(x)[0], model(x)[0], rtol=1e-12)
+
+
+def transforms(model):
+    """Give what `torch.func` makes of a layer, as functions of x and a direction."""
+    f = torch.func
+
+    def h(x):
+        return model(x)[0]
+
+    def loss(x):
+        return (h(x) + 1).pow(3).sum()
+
+    return {
+        "jvp": lambda x, v: f.jvp(h, (x,), (v,))[1],
+        "grad": lambda x, v: f.grad(loss)(x),
+        "vmap": lambda x, v: f.vmap(h)(torch.stack((x, v))),
+        "vmap of grad": lambda x, v: f.vmap(f.grad(loss))(torch.stack((x, v))),
+    }
+
+
+LAYERS = {
+    **{kind: lambda kind=kind: getattr(tt, kind)(I, H) for kind in KINDS},
+    "Recurrent GRU": lambda: tt.Recurrent(tt.cells.GRU(I, H)),
+    "Recurrent Leaky": lambda: tt.Recurrent(tt.cells.Leaky(I, H)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("transform", ["jvp", "grad", "vmap", "vmap of grad"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_torch_func_within_a_compiled_function_is_what_it_is_without(layer, transform):
+    call = transforms(LAYERS[layer]())[transform]
+    x, v = torch.randn(3, B, I), torch.randn(3, B, I)  # the graph grows with T
+    found = compiled(call)(x, v)
+    assert found.detach().abs().max() > 0
+    assert_close(found, call(x, v), rtol=1e-12)

@@ -218,3 +218,16 @@ def test_going_back_twice_over_one_graph_gives_the_same_twice(kind, through):
     first = torch.autograd.grad(value, inputs, retain_graph=True)
     same(first, gradients(theirs, x))
     same(torch.autograd.grad(value, inputs), first, rtol=0)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+@every_kind
+def test_a_traced_layer_is_the_layer(kind):
+    layer, x, other = getattr(tt, kind)(I, H), torch.randn(T, B, I), torch.randn(T, B, I)
+    layer(x)  # its cell is kept, and a tracer's sizes must not be
+    traced = torch.jit.trace(layer, x)
+    assert_close(traced(other)[0], layer(other)[0], rtol=1e-12)
+    again = torch.jit.trace(getattr(tt, kind)(I, H), x)
+    assert again(other)[0].shape == (T, B, H)

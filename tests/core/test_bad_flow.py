@@ -188,15 +188,23 @@ def test_a_step_function_that_returns_something_else_is_refused(name):
 
 
 MAKERS = {
-    "input_size 0": (lambda: tt.cells.GRU(0, 3), Value, r"got 0, 3"),
-    "hidden_size 0": (lambda: tt.cells.Elman(3, 0), Value, r"got 3, 0"),
+    "input_size 0": (lambda: tt.cells.GRU(0, 3), Value, "input_size must be at .* 0"),
+    "hidden_size 0": (lambda: tt.cells.Elman(3, 0), Value, "hidden_size must be at least 1; got 0"),
     "a cell's size that is a float": (lambda: tt.cells.GRU(2.5, 3), Type, r"got 2\.5, 3"),
     "a cell's size that is a text": (lambda: tt.cells.LSTM("2", 3), Type, r"got '2', 3"),
     "a function's size": (lambda: tt.cells.Function(max, 2.0, 3), Type, r"got 2\.0, 3"),
-    "a layer's input_size 0": (lambda: tt.LSTM(0, 3), Value, r"got 0, 3, 1"),
-    "a layer's hidden_size -2": (lambda: tt.GRU(4, -2), Value, r"got 4, -2, 1"),
+    "a layer's input_size 0": (
+        lambda: tt.LSTM(0, 3),
+        Value,
+        "input_size must be at least 1; got 0",
+    ),
+    "a layer's hidden_size -2": (
+        lambda: tt.GRU(4, -2),
+        Value,
+        "hidden_size must be at least 1; got -2",
+    ),
     "a layer's size that is a float": (lambda: tt.RNN(4, 2.5), Type, r"got 4, 2\.5, 1"),
-    "no layers": (lambda: tt.RNN(4, 2, 0), Value, r"got 4, 2, 0"),
+    "no layers": (lambda: tt.RNN(4, 2, 0), Value, "num_layers must be at least 1; got 0"),
     "dropout above 1": (lambda: tt.LSTM(4, 2, 2, dropout=2), Value, r"0 to 1; got 2"),
     "dropout that is no number": (lambda: tt.LSTM(4, 2, 2, dropout="a"), Type, r"got 'a'"),
     "a layer's projection": (lambda: tt.LSTM(4, 5, proj_size=5), Value, r"size=5; got 5"),

@@ -84,6 +84,16 @@ BAD = {
         errors.InputValueError,
         r"same state when called again.*got another",
     ),
+    "detached": (
+        lambda x, s, W: torch.tanh(s + x @ W).detach(),
+        errors.GraphError,
+        r"autograd sees nothing.*without a graph",
+    ),
+    "without gradients": (
+        torch.no_grad()(lambda x, s, W: torch.tanh(s + x @ W)),
+        errors.GraphError,
+        r"autograd sees nothing",
+    ),
     "a captured weight": (
         lambda x, s, W: torch.tanh(s @ CAPTURED + x @ W),
         errors.GraphError,

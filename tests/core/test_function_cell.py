@@ -105,3 +105,37 @@ def test_without_a_batch_axis_and_batch_first_a_recurrent_layer_gives_the_same()
     assert_close(s_alone, s_n[1], rtol=1e-14)
     turned = tt.Recurrent(module.cell, batch_first=True)
     assert_close(turned(x.transpose(0, 1))[0], output.transpose(0, 1), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "match"),
+    [
+        ([torch.eye(4)], TypeError, "a dict of tensors"),
+        ({"W": [1.0]}, TypeError, "weight W must be a tensor; got list"),
+        ({"W": torch.eye(4).long()}, TypeError, "floating point"),
+        ({"step": torch.eye(4)}, ValueError, "cannot be called 'step'"),
+        ({"apart": torch.eye(4)}, ValueError, "cannot be called 'apart'"),
+        ({"a.b": torch.eye(4)}, ValueError, "cannot be called 'a.b'"),
+        ({1: torch.eye(4)}, ValueError, "cannot be called 1"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_in_words(weights, kind, match):
+    with pytest.raises(tt.errors.ThroughTimeError, match=match) as caught:
+        tt.cells.Function(lambda x, s, **w: x + s, 4, 4, weights=weights)
+    assert isinstance(caught.value, kind)
+
+
+def test_a_function_is_trained_under_autocast_in_its_own_precision():
+    weights = {"W": torch.eye(4) / 2, "U": torch.ones(4, I) / 3}
+    step = tt.cells.Function(
+        lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T), I, 4, weights=weights
+    )
+    module, x = tt.Recurrent(step).float(), draw(T, B, I).float()
+    found = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            output, _ = module(x)
+        found.append((output, *torch.autograd.grad(output.sin().sum(), list(module.parameters()))))
+    for got, want in zip(*found, strict=True):
+        assert got.dtype == torch.float32
+        assert_close(got, want, rtol=0)

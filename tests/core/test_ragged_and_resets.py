@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import throughtime as tt
 from throughtime.testing import assert_close
 
 from .oracles import as_hx, draw, gradient, layer, state_width, unrolled
@@ -150,3 +151,52 @@ def test_full_lengths_and_no_resets_change_nothing():
     plain = module(x)[0]
     nothing = torch.zeros(5, 2, dtype=torch.bool)
     assert_close(module(x, lengths=[5, 5], reset=nothing)[0], plain, rtol=0)
+
+
+@pytest.mark.parametrize("through", [tt.Full(), tt.Truncated(3), tt.Checkpointed(2)], ids=str)
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
+def test_a_mask_that_is_changed_before_the_way_back_is_noticed(kind, through):
+    layer = tt.Recurrent(tt.cells.MinGRU(3, 4)) if kind == "Recurrent" else getattr(tt, kind)(3, 4)
+    tt.set_through(layer, through)
+    reset = torch.zeros(6, 2, dtype=torch.bool)
+    reset[3] = True
+    output, _ = layer(torch.randn(6, 2, 3), reset=reset)
+    reset.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_a_trace_keeps_the_masks_as_they_were():
+    layer, x = tt.LSTM(3, 4), torch.randn(6, 2, 3)
+    found = []
+    for change in (False, True):
+        reset = torch.zeros(6, 2, dtype=torch.bool)
+        reset[3] = True
+        with tt.trace(layer) as trace:
+            losses = layer(x, reset=reset)[0].sin().sum((1, 2))
+        if change:
+            reset.zero_()
+        found.append(trace.flow(losses)["l0"].norms)
+    assert_close(found[1], found[0], rtol=0)
+
+
+def test_lengths_that_are_changed_before_the_way_back_count_as_they_were():
+    layer, x = tt.LSTM(3, 4), torch.randn(6, 2, 3)
+    found = []
+    for change in (False, True):
+        lengths = torch.tensor([6, 2], dtype=torch.int32)
+        output, _ = layer(x, lengths=lengths)
+        if change:
+            lengths.fill_(1)
+        found.append(torch.autograd.grad(output.sin().sum(), layer.weight_hh_l0)[0])
+    assert_close(found[1], found[0], rtol=0)
+
+
+def test_a_mask_that_is_written_into_between_two_sweeps_is_read_again():
+    cell, x, s_0 = tt.cells.Elman(3, 4), torch.randn(6, 2, 3), torch.zeros(2, 4)
+    active = torch.ones(6, 2, dtype=torch.bool)
+    tt.kernels.forward(cell, x, s_0, active)
+    active[2:] = False
+    with tt.kernels.use("reference"):
+        expected = tt.kernels.forward(cell, x, s_0, active).s
+    assert_close(tt.kernels.forward(cell, x, s_0, active).s, expected, rtol=1e-6)

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+import throughtime as tt
 from throughtime import kernels
 from throughtime import sweep as reference
 from throughtime.cells import GRU, LSTM, Elman
@@ -237,3 +238,31 @@ def test_the_quick_decision_sees_what_vmap_hides():
     torch.func.vmap(one)(torch.zeros(4, 5, 3, 2))
     assert seen == [None]
     assert "vmap" in kernels.last_choice().reason
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (tt.LSTM, ((20, 6), (20, 4), (19, 5))),
+        (tt.GRU, ((15, 6), (15, 4), (12, 5))),
+        (tt.RNN, ((5, 6), (5, 4), (4, 5))),
+    ],
+)
+def test_a_recurrent_weight_of_other_sizes_never_reaches_native_code(kind, sizes):
+    x = torch.zeros(7, 4, 3)
+    for size in sizes:
+        given, written = kind(3, 5), kind(3, 5)
+        given.weight_hh_l0 = torch.nn.Parameter(torch.zeros(size))
+        written(x)  # its cell is kept
+        written.weight_hh_l0.data = torch.zeros(size)
+        over = tt.Recurrent(tt.layers.stack.cell_of(kind(3, 5), "l0"))
+        over.cell.weight_hh.data = torch.zeros(size)
+        for layer in (given, written, over):
+            with pytest.raises(ShapeError, match="weight_hh"):
+                layer(x)
+
+
+def test_only_a_cell_has_a_choice():
+    with pytest.raises(tt.errors.InputTypeError, match="last_choice"):
+        kernels.choice(tt.LSTM(3, 5))

@@ -1,5 +1,7 @@
 """Truncated is the exact sum restricted to its lags (eq. 5); Checkpointed is exact."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,6 +119,28 @@ def test_second_derivatives_under_checkpoints_and_a_clear_word_under_truncation(
         torch.autograd.grad(model(x)[0].sum(), x, create_graph=True)
 
 
+def layer_with(schedule):
+    layer = tt.GRU(2, 3)
+    layer.through = schedule
+    return layer
+
+
+def test_a_budget_may_be_written_as_a_number_of_any_kind():
+    assert tt.Checkpointed(memory=1e6).bytes() == tt.Checkpointed(memory="1MB").bytes() == 10**6
+
+
+def test_vmap_of_the_forward_pass_asks_for_no_gradient():
+    module, x = tt.LSTM(2, 3, through=tt.Truncated(2)), torch.randn(4, 5, 2, 2)
+    with torch.no_grad():
+        found = torch.func.vmap(lambda x: module(x)[0])(x)
+        for one, x_v in zip(found, x, strict=True):
+            assert_close(one, module(x_v)[0], rtol=1e-5)
+        with pytest.raises(tt.errors.UnsupportedError, match="set_through"):
+            torch.func.jvp(lambda x: module(x)[0], (x[0],), (x[1],))
+    with pytest.raises(tt.errors.UnsupportedError, match="set_through"):
+        torch.func.vmap(torch.func.grad(lambda x: module(x)[0].sum()))(x)
+
+
 @pytest.mark.parametrize(
     "make, kind",
     [
@@ -127,10 +151,16 @@ def test_second_derivatives_under_checkpoints_and_a_clear_word_under_truncation(
         (lambda: tt.Checkpointed(every=0), ValueError),
         (lambda: tt.Checkpointed(every=2, memory=100), ValueError),
         (lambda: tt.Checkpointed(memory=0), ValueError),
+        (lambda: tt.Checkpointed(memory=0.5), ValueError),
+        (lambda: tt.Checkpointed(memory=math.inf), ValueError),
+        (lambda: tt.Checkpointed(memory=math.nan), ValueError),
+        (lambda: tt.Checkpointed(memory=True), TypeError),
+        (lambda: tt.Checkpointed(memory=[1]), TypeError),
         (lambda: tt.Checkpointed(memory="64 parsecs"), ValueError),
         (lambda: tt.set_through(tt.LSTM(2, 3), "full"), TypeError),
         (lambda: tt.set_through(torch.nn.LSTM(2, 3), tt.Full()), LookupError),
         (lambda: tt.GRU(2, 3, through=20), TypeError),
+        (lambda: layer_with("full")(torch.zeros(5, 1, 2)), TypeError),
         (
             lambda: tt.LSTM(9, 9, through=tt.Checkpointed(memory=8))(torch.zeros(5, 1, 9)),
             ValueError,

@@ -400,7 +400,21 @@ BAD = {
     ),
     "no batch": (lambda: run([X, X[:, 0]], window=None), ValueError, "no batch axis"),
     "mask too short": (lambda: run(X, reset=MASK[1:]), ValueError, "T=10, 11"),
-    "mask of other rows": (lambda: run(X, reset=MASK[:, :2]), ValueError, "reset must be"),
+    "mask of other rows": (lambda: run(X, reset=MASK[:, :2]), ValueError, "mask must be"),
+    "mask (1, T)": (
+        lambda: run(
+            X.transpose(0, 1), tt.GRU(I, H, batch_first=True), batch_first=True, reset=MASK.t()[:1]
+        ),
+        ValueError,
+        r"\(B, T\) as what it is cut with, \(3, 11\); got \(1, 11\)",
+    ),
+    "mask in pieces": (
+        lambda: run([(X, MASK[:, :2])], reset=1),
+        ValueError,
+        r"\(T, B\) as what it is cut with",
+    ),
+    "reset=True": (lambda: run(X, reset=True), TypeError, "key or position; got True"),
+    "an array": (lambda: run(X.numpy()), TypeError, "got ndarray"),
     "mask of floats": (lambda: run(X, reset=MASK.double()), TypeError, "must be bool"),
     "mask of one axis": (lambda: run(X, reset=MASK[:, 0]), ValueError, "row axis"),
     "mask beside pieces": (lambda: run([X], reset=MASK), ValueError, "mask into every piece"),
@@ -468,7 +482,11 @@ def test_a_generator_is_not_gone_through_twice_nor_one_stream_in_two_loops():
 def test_a_state_of_another_model_is_not_loaded():
     model = net()
     stream = tt.stream(model, X, window=4)
-    for bad in ({}, {"steps": 4, "state": {"encoder": X[0]}, "rest": []}):
+    name = "lstm"
+    h = torch.zeros(1, 3, H, dtype=X.dtype)
+    states = [h, (h,), (h, h[..., 1:]), (h[0], h[0]), (h.float(), h.float()), (h, None)]
+    wrong = [{"steps": 4, "state": {name: state}, "rest": []} for state in states]
+    for bad in (None, {}, {"steps": 4, "state": {"encoder": X[0]}, "rest": []}, *wrong):
         with pytest.raises(tt.errors.CheckpointError, match="Nothing was loaded"):
             stream.load_state_dict(bad)
     assert stream.steps == 0 and not stream.state

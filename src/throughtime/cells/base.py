@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedError
+from ..errors import ShapeError, UnsupportedError
 from ..shapes import check_sizes
 
 if TYPE_CHECKING:
@@ -203,6 +203,11 @@ class GatedWeights(AbstractCell):
         weights = self._parameters
         A, I = weights["weight_ih"].shape  # pyright: ignore[reportOptionalMemberAccess]
         H = weights["weight_hh"].shape[1]  # pyright: ignore[reportOptionalMemberAccess]
+        if self.gates * H != A and weights.get("weight_hr") is None:
+            got = ", ".join(str(tuple(weights[n].shape)) for n in ("weight_ih", "weight_hh"))  # pyright: ignore
+            raise ShapeError(
+                f"weight_ih must be (A, I) and weight_hh (A, H) with A = {self.gates}·H; got {got}."
+            )
         vars(self).update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
 
     @classmethod

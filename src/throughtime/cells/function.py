@@ -78,8 +78,11 @@ class Function(AbstractCell):
             weights: the tensors that a plain function is to be differentiated by.
 
         Raises:
-            InputTypeError: ``step`` cannot be called, a size is no integer, or a weight no tensor.
-            InputValueError: a size below 1, S below H, or weights beside a module.
+            InputTypeError: ``step`` cannot be called, a size is no integer, ``weights`` no dict,
+                or a weight no tensor.
+            InputValueError: a size below 1, S below H, weights beside a module, or a weight with a
+                name that the cell has.
+            DtypeError: a weight of integers.
         """
         super().__init__()
         if not callable(step):
@@ -100,12 +103,29 @@ class Function(AbstractCell):
         self.step_function = step
         self.apart = ""
         self._tried: dict[tuple, str] = {}
+        if weights is not None and not isinstance(weights, Mapping):
+            raise InputTypeError(
+                f"weights must be a dict of tensors by name; got {type(weights).__name__}."
+            )
         self.names = tuple(weights or ())
         for name, weight in (weights or {}).items():
-            if not isinstance(weight, Tensor):
-                raise InputTypeError(f"weight {name} must be a tensor; got {type(weight)}.")
+            self._check_weight(name, weight)
             self.register_parameter(
                 name, weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
+            )
+
+    def _check_weight(self, name: object, weight: object) -> None:
+        if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
+            raise InputValueError(
+                f"a weight cannot be called {name!r}: the step takes it by that name, and the cell "
+                "must have none like it of its own; give it another."
+            )
+        if not isinstance(weight, Tensor):
+            raise InputTypeError(f"weight {name} must be a tensor; got {type(weight).__name__}.")
+        if not (weight.is_floating_point() or weight.is_complex()):
+            raise DtypeError(
+                f"weight {name} must be of floating point to have a gradient; got {weight.dtype}. "
+                "Let the step take other tensors from where it is written."
             )
 
     def drive(self, x: Tensor) -> Tensor:
@@ -219,7 +239,7 @@ class Function(AbstractCell):
 
         Raises:
             GraphError: it depends on a tensor that requires grad and is no declared weight, whose
-                gradient would be lost without a word.
+                gradient would be lost without a word; or autograd cannot see what it does.
             InputValueError: it writes into its arguments, or gives another state the second time.
             NonFiniteError: it makes NaN of finite numbers.
         """
@@ -243,12 +263,14 @@ class Function(AbstractCell):
         with torch.no_grad():
             if case not in self._tried:
                 _check_finite(s_t, (x, s, *cell.weights().values()))
+                _check_graph(self, x, s)
                 if len(self._tried) >= 64:
                     self._tried.clear()
                 self._tried[case] = _apart(cell, x, s, s_t)
             self.apart = self._tried[case]
             for buffer, before in buffers:
-                buffer.copy_(before)
+                if not torch.equal(buffer, before):  # a write would spoil a graph it is part of
+                    buffer.copy_(before)
 
 
 def _transformed() -> bool:
@@ -274,6 +296,21 @@ def _check_finite(s_t: Tensor, given: tuple[Tensor, ...]) -> None:
         raise NonFiniteError(
             "the step function makes NaN of finite input, state and weights: at step 1 got NaN in "
             f"row {row}, unit {unit}. Look at logarithms, roots and quotients in it."
+        )
+
+
+def _check_graph(cell: Function, x: Tensor, s: Tensor) -> None:
+    """Raise where nothing that the step is given gets a gradient."""
+    weights = {name: w.detach().requires_grad_() for name, w in cell.weights().items()}
+    x, s = x.clone().requires_grad_(), s.clone().requires_grad_()
+    with torch.enable_grad():
+        # Not the given ones, which a step may not write into: leaves refuse that in other words.
+        s_t = rebind(cell, weights).next(x * 1, s * 1)
+    # A state that depends on nothing has no gradient either, and that is right.
+    if not s_t.requires_grad and not alike(rebind(cell, weights).next(1 - x, 1 - s), s_t):
+        raise GraphError(
+            "autograd sees nothing of what the step function does, so all its gradients would be "
+            "0; got a state without a graph. Leave out detach(), no_grad() and NumPy."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells import GRU, LSTM, AbstractCell, Elman, Function
-from ..errors import InputValueError, UnsupportedError
+from ..errors import InputTypeError, InputValueError, UnsupportedError
 from . import native
 
 __all__ = ["Available", "Choice", "available", "choice", "decide", "last_choice", "use"]
@@ -20,6 +20,11 @@ TABLE: dict[tuple[type[AbstractCell], str, torch.dtype], int] = {
     (cell, "cpu", dtype): number
     for number, cell in enumerate((Elman, LSTM, GRU))
     for dtype in (torch.float32, torch.float64)
+}
+# What runs in torch instead, where it is not simply one step after another.
+HOW = {
+    "scan": " Its recurrence is taken by one scan in torch.",
+    "blocks": " Its steps run in torch, and the way back takes many of them at once.",
 }
 NAMES = ("auto", "native", "reference")
 
@@ -113,16 +118,25 @@ def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
         cell: the recurrence.
         tensors: what the sweep would be given besides, where that is known.
 
+    Raises:
+        InputTypeError: ``cell`` is no cell.
+
     Example:
         >>> with use("reference"):
         ...     choice(Elman(3, 5)).reason
         "kernels.use('reference') asks for it."
     """
+    if not isinstance(cell, AbstractCell):
+        raise InputTypeError(
+            f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. What a "
+            "layer ran on is said by kernels.last_choice() after its call."
+        )
     if _wanted == "reference":
         return Choice("reference", "kernels.use('reference') asks for it.")
     obstacle = _obstacle(cell, tensors)
     if obstacle:
-        return Choice(in_torch(cell), obstacle)
+        way = in_torch(cell)
+        return Choice(way, obstacle + HOW.get(way, ""))
     return _native(type(cell), native.isa())
 
 

@@ -18,7 +18,7 @@ __all__ = ["Arguments", "Span", "know"]
 NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
 
 
-# A batch's mask meets every layer, forward and back; it is not written to.
+# A batch's mask meets every layer, forward and back.
 _SPANS = WeakTensorKeyDictionary()
 
 
@@ -39,9 +39,9 @@ class Span:
     def of(cls, active: Tensor) -> Span:
         """Read off ``active`` (T, B) where each row begins and ends; once for each tensor."""
         found = _SPANS.get(active)
-        if found is None:
-            _SPANS[active] = found = cls._read(active)
-        return found
+        if found is None or found[0] != _version(active):
+            _SPANS[active] = found = (_version(active), cls._read(active))
+        return found[1]
 
     @classmethod
     def _read(cls, active: Tensor) -> Span:
@@ -62,7 +62,12 @@ def know(active: Tensor, lengths: Tensor) -> None:
     Whoever made the mask of lengths saves `Span.of` from reading them off again.
     """
     last = lengths.detach().to("cpu", torch.int32, copy=True)
-    _SPANS[active] = Span(torch.zeros_like(last), last, "")
+    _SPANS[active] = (_version(active), Span(torch.zeros_like(last), last, ""))
+
+
+def _version(tensor: Tensor) -> int:
+    """Give a number that changes with every write into a tensor, where torch counts them."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class Arguments:

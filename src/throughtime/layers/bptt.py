@@ -20,8 +20,9 @@ from .grads import batched_grads, grads, grads_of_one, is_batched
 from .plan import plan
 from .recording import Call, Recording, Switch
 from .scheduled import checkpointed, forward_keeping, truncated
+from .through import check_schedule
 
-__all__ = ["bptt"]
+__all__ = ["bptt", "own_precision"]
 
 
 class Shown(NamedTuple):
@@ -72,7 +73,7 @@ class BPTT(torch.autograd.Function):
         cell, active, reset, through, switch, keep = run
         ctx.run, ctx.tape, ctx.kept, ctx.shown = run, None, None, None
         ctx.set_materialize_grads(False)
-        with _own_precision(x):
+        with own_precision(x):
             if isinstance(through, Checkpointed) and switch is None:
                 s_0 = _begin(cell, x) if s_0 is None else s_0
                 how = plan(through, cell, x, s_0)
@@ -85,7 +86,8 @@ class BPTT(torch.autograd.Function):
                 saved = () if tape is None else (tape.s, *tape.saved)
                 ctx.shown = Shown(h.detach(), h._version) if shared else None
         if keep:
-            ctx.save_for_backward(x, s_0, *weights, *saved)
+            # The masks too, so that one that is changed before the way back is noticed.
+            ctx.save_for_backward(x, s_0, active, reset, *weights, *saved)
         return h, s_T
 
     @staticmethod
@@ -95,15 +97,15 @@ class BPTT(torch.autograd.Function):
         cell, switch = ctx.run.cell, ctx.run.switch
         if (switch is not None and switch.cut) or (g_h is None and g_s is None):
             return nothing
-        x, s_0, *rest = ctx.saved_tensors
+        x, s_0, active, reset, *rest = ctx.saved_tensors
         own = cell.weights()
         if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
             cell = rebind(cell, dict(zip(own, rest, strict=False)))
         if torch.is_grad_enabled():
-            return _differentiable_grads(ctx, cell, x, s_0, g_h, g_s)
+            return _differentiable_grads(ctx, cell, x, s_0, active, reset, g_h, g_s)
         needs = _needs(ctx)
-        tape, one = _way_back(ctx, cell, x, s_0, rest[len(own) :])
-        with _own_precision(x):
+        tape, one = _way_back(ctx, cell, x, s_0, active, reset, rest[len(own) :])
+        with own_precision(x):
             if is_batched(g_h) or is_batched(g_s):
                 inputs = (x, s_0, *rest[: len(own)])
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
@@ -124,9 +126,9 @@ def _begin(cell: AbstractCell, x: Tensor) -> Tensor:
     return x.new_zeros(x.shape[1], cell.state_size)
 
 
-def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor | None, saved: list[Tensor]):
+def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset, saved: list[Tensor]):
     """Give the tape, and one loss's way back over it where a schedule says which it is."""
-    _, active, reset, through, switch, _ = ctx.run
+    through, switch = ctx.run.through, ctx.run.switch
     if ctx.kept is not None:
         assert s_0 is not None
         how, stretches = ctx.kept
@@ -142,22 +144,23 @@ def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor | None, saved: lis
     return tape, None
 
 
-def _own_precision(x: Tensor) -> AbstractContextManager[object]:
+def own_precision(x: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off, which the meta device does not know."""
     if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0: Tensor | None, g_h, g_s):
+def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset, g_h, g_s):
     """Give the gradients as differentiable functions, through an unrolled graph.
 
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """
-    run, needs = ctx.run, _needs(ctx)
-    _refuse_truncation(run.through)
+    needs = _needs(ctx)
+    _refuse_truncation(ctx.run.through)
     s_0 = _begin(cell, x) if s_0 is None else s_0
-    h, s_T = sweep.unroll(cell, x, s_0, run.active, run.reset)
+    with own_precision(x):
+        h, s_T = sweep.unroll(cell, x, s_0, active, reset)
     outputs = [(o, g) for o, g in ((h, g_h), (s_T, g_s)) if g is not None]
     inputs = [x, s_0, *cell.weights().values()]
     wanted = [i for i, needed in zip(inputs, needs, strict=True) if needed]
@@ -210,18 +213,22 @@ def bptt(
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
     weights = cell.weights()
+    if through is not FULL:
+        check_schedule(through)
     if recording is not None:
         anchor, switch = recording.anchor, recording.switch
         s_0 = _begin(cell, x) if s_0 is None else s_0
     else:
         anchor = switch = None
         if _is_transformed((x, s_0, *weights.values())):
-            _refuse_truncation(through)
-            return sweep.unroll(cell, x, _begin(cell, x) if s_0 is None else s_0, active, reset)
+            if torch.is_grad_enabled() or not _maps_only():
+                _refuse_truncation(through)
+            with own_precision(x):
+                return sweep.unroll(cell, x, _begin(cell, x) if s_0 is None else s_0, active, reset)
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep and recording is None:
-        with _own_precision(x):
+        with own_precision(x):
             return kernels.outputs(cell, x, s_0, active, reset, keep=False)[:2]
     h, s_T = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
@@ -230,7 +237,8 @@ def bptt(
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
             t = node.tape
-            bare = Tape(t.x.detach().clone(), t.s, t.saved, active, reset)
+            masks = (None if m is None else m.clone() for m in (active, reset))
+            bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
             tape = kernels.complete(cell, bare)
             node.tape = None
             recording.calls.append(
@@ -252,6 +260,15 @@ def bptt(
     return h, s_T
 
 
+def _maps_only() -> bool:
+    """Say whether vmap alone is at work, which asks for no gradient."""
+    if forward_ad._current_level >= 0:
+        return False
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    stack = functorch.get_interpreter_stack() or []
+    return all(level.key() == functorch.TransformType.Vmap for level in stack)
+
+
 def _refuse_truncation(through: Schedule) -> None:
     if isinstance(through, Truncated):
         raise UnsupportedError(
@@ -261,9 +278,9 @@ def _refuse_truncation(through: Schedule) -> None:
 
 
 def _is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
-    """Say whether `torch.func` or forward mode is at work, which want operations they can see."""
+    """Say whether `torch.func`, forward mode or `torch.jit.trace` wants to see operations."""
     # torch has no public question for the first; torch.autograd.Function asks the same one.
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
         return True
     if forward_ad._current_level < 0:
         return False

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ..errors import (
+    CheckpointError,
     DtypeError,
     InputTypeError,
     LayerNotFoundError,
@@ -17,8 +18,17 @@ from ..errors import (
 )
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
+from .segments import leaves
 
-__all__ = ["State", "carried_layers", "check_mask", "check_rows", "each", "title"]
+__all__ = [
+    "State",
+    "carried_layers",
+    "check_kind",
+    "check_mask",
+    "check_rows",
+    "each",
+    "title",
+]
 
 # What h_n, (h_n, c_n) or s_T is to its layer.
 State = Tensor | tuple[Tensor, ...]
@@ -99,13 +109,52 @@ def each(function: Any, state: State) -> State:
     return tuple(function(part) for part in state)
 
 
-def check_mask(mask: object) -> None:
+def check_kind(layer_title: str, layer: Any, state: object) -> None:
+    """Raise unless a state that was saved is one of this layer's, but for its rows.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if isinstance(layer, Recurrent):
+        widths, lead = (layer.cell.state_size,), ()
+        like = next(iter(layer.cell.weights().values()), None)
+    else:
+        H = layer.hidden_size
+        widths = (layer.proj_size or H, H) if layer.mode == "LSTM" else (H,)
+        lead, like = (layer.num_layers,), layer.weight_ih_l0
+    parts = state if isinstance(state, tuple) else (state,)
+    fits = len(parts) == len(widths) and all(
+        isinstance(part, Tensor)
+        and part.shape[-1:] == (width,)
+        and part.shape[: len(lead)] == lead
+        and (like is None or part.dtype == like.dtype)
+        for part, width in zip(parts, widths, strict=False)
+    )
+    if fits:
+        return
+    got = ", ".join(
+        f"{tuple(p.shape)} of {p.dtype}" if isinstance(p, Tensor) else type(p).__name__
+        for p in parts
+    )
+    wanted = " and ".join(str((*lead, "B", width)).replace("'", "") for width in widths)
+    dtype = "" if like is None else f" of {like.dtype}"
+    raise CheckpointError(
+        f"the state of {layer_title} is {wanted}{dtype}; {got} was saved. Nothing was loaded."
+    )
+
+
+def check_mask(mask: object, beside: Any, batch_first: bool) -> None:
     """Raise unless it is a bool tensor with an axis of steps and one of rows.
+
+    Args:
+        mask: what was given as one.
+        beside: what it is cut with.
+        batch_first: whether the rows come first.
 
     Raises:
         InputTypeError: no tensor.
         DtypeError: not bool.
-        ShapeError: another number of axes.
+        ShapeError: another number of axes, or other steps or rows than what stands beside it.
     """
     if not isinstance(mask, Tensor):
         raise InputTypeError(f"a reset mask must be a bool tensor; got {type(mask).__name__}.")
@@ -113,3 +162,12 @@ def check_mask(mask: object) -> None:
         raise DtypeError(f"a reset mask must be bool; got {mask.dtype}. Say mask.bool().")
     if mask.dim() != 2:
         raise ShapeError(f"a reset mask has a step and a row axis; got {tuple(mask.shape)}.")
+    sizes = {tensor.shape[:2] for tensor in leaves(beside) if tensor.dim() > 2}
+    rows = 0 if batch_first else 1
+    if sizes and mask.shape[rows] not in {size[rows] for size in sizes}:
+        axes = "(B, T)" if batch_first else "(T, B)"
+        wanted = " or ".join(str(tuple(size)) for size in sizes)
+        raise ShapeError(
+            f"a reset mask must be {axes} as what it is cut with, {wanted}; got "
+            f"{tuple(mask.shape)}."
+        )

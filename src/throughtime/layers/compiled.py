@@ -15,6 +15,7 @@ from ..tape import Tape
 from .grads import One, grads
 from .plan import plan
 from .scheduled import checkpointed, forward_keeping, truncated
+from .through import check_schedule
 
 __all__ = ["compiled_bptt", "kind_of"]
 
@@ -59,6 +60,7 @@ def compiled_bptt(
 
 def _told(through: Schedule) -> tuple[str, int | None, int | None, str | None]:
     """Give a schedule as an operation takes it: its name, window, every and memory."""
+    check_schedule(through)
     if isinstance(through, Truncated):
         return "Truncated", through.window, through.every, None
     if isinstance(through, Checkpointed):

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import kernels
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
-from ..shapes import check
+from ..shapes import check, check_lengths
 
 __all__ = ["Batch", "dropout", "read", "under_autocast", "write"]
 
@@ -137,28 +137,12 @@ def _unpack(packed: PackedSequence, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
+    """Give the mask (T, B) of the steps that rows of these lengths take."""
     T, B, _ = x.shape
-    try:
-        steps = torch.as_tensor(lengths)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(
-            f"lengths must be B={B} integers; got {type(lengths).__name__}: {error}."
-        ) from error
-    if steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool:
-        raise DtypeError(f"lengths must be integers; got {steps.dtype}.")
-    check("lengths", steps, "B", {"B": B})
-    # A compiler cannot look at values; whatever they are, the mask below is a valid one.
-    if torch.compiler.is_compiling():
-        return torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
-    values = steps.tolist() or [1]
-    least, most = min(values), max(values)
-    if least < 1 or most > T:
-        raise InputValueError(
-            f"lengths must lie in 1…T={T}; got {least} to {most}. "
-            "Drop empty rows, or cut longer ones."
-        )
+    steps = check_lengths(lengths, B, T)
     active = torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
-    kernels.know(active, steps)
+    if not torch.compiler.is_compiling():
+        kernels.know(active, steps)
     return active
 
 

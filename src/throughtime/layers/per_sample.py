@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from ..cells.computed import with_computed_weights
 from ..errors import InputTypeError, LayerNotFoundError, ShapeError, UnsupportedError
 from ..kernels import by_row
 from .modules import GRU, LSTM, RNN
@@ -43,8 +44,9 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
         InputTypeError: ``model`` is no module.
         LayerNotFoundError: there is no recurrent layer of this package in it.
         ShapeError: a weight is used for batches of different sizes.
-        UnsupportedError: a weight is computed from others, or a gradient came by another way than
-            the layer's own backward: ``create_graph=True``, ``torch.compile``.
+        UnsupportedError: a weight is computed from others, the rows of a step depend on each
+            other, or a gradient came by another way than the layer's own backward:
+            ``create_graph=True``, ``torch.compile``.
 
     Source:
         the name ``grad_sample`` is that of Opacus (Yousefpour et al. 2021).
@@ -107,7 +109,7 @@ def _served(model: nn.Module) -> dict[str, nn.Parameter]:
     layers = 0
     for path, module in model.named_modules():
         if isinstance(module, Recurrent):
-            weights = module.cell.weights()
+            weights = with_computed_weights(module.cell).weights()
         elif isinstance(module, (RNN, LSTM, GRU)):
             weights = {n: getattr(module, n) for n in module._flat_weights_names}
         else:

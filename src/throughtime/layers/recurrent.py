@@ -11,11 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
+from ..cells.computed import with_computed_weights
 from ..cells.function import DEPENDS
 from ..errors import InputTypeError, UnsupportedError
 from ..schedule import FULL, Schedule
 from ..shapes import check
-from .bptt import bptt
+from .bptt import bptt, own_precision
 from .compiled import compiled_bptt, kind_of
 from .inputs import Batch, read, write
 from .recording import Recording
@@ -126,13 +127,16 @@ def run_cell(
     else:
         check("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
         s_0 = hx if batch.batched else hx.unsqueeze(0)
-    kind = kind_of(cell) if torch.compiler.is_compiling() else None
+    # An old weight norm is a hook before the call, which the cell itself never gets.
+    compiling = torch.compiler.is_compiling()
+    transformed = compiling and torch._C._are_functorch_transforms_active()
+    kind = None if not compiling or transformed or cell._forward_pre_hooks else kind_of(cell)
     if kind is not None:
         h, s_T = compiled_bptt(
             kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
         )
     else:
-        if torch.compiler.is_compiling():
+        if compiling and not transformed:
             from .outside import outside as run  # it imports the compiler, which takes a second
         else:
             run = run_here
@@ -145,8 +149,11 @@ def run_here(
 ) -> tuple[Tensor, Tensor]:
     """Run the cell where its steps can be looked at."""
     cell = module.cell
-    if isinstance(cell, Function) and torch.is_grad_enabled():
-        cell.examine(batch.x[0], s_0)
+    if not torch.compiler.is_compiling():
+        cell = with_computed_weights(cell)
+    if isinstance(cell, Function) and (torch.is_grad_enabled() or batch.active is not None):
+        with own_precision(batch.x):
+            cell.examine(batch.x[0], s_0)
         if cell.apart == DEPENDS and batch.active is not None:
             raise UnsupportedError(
                 "a step in which a row's state depends on the other rows of the batch cannot take "

@@ -59,7 +59,8 @@ class Segments(Iterator[Any]):
         check_window(window)
         self.window, self.axis = window, int(batch_first)
         self.whole = isinstance(source, (Tensor, tuple, Mapping))
-        if not self.whole and not isinstance(source, Iterable):
+        # An array of NumPy's would be gone through row by row.
+        if not self.whole and (not isinstance(source, Iterable) or hasattr(source, "__array__")):
             raise InputTypeError(
                 "the source must be tensors in a tuple or dict, or a list or generator of pieces; "
                 f"got {type(source).__name__}."
@@ -170,10 +171,11 @@ def leaves(tree: Any) -> list[Tensor]:
         return [tree]
     # A PackedSequence is a tuple too, whose data have no time axis.
     packed = isinstance(tree, torch.nn.utils.rnn.PackedSequence)
-    if packed or not isinstance(tree, (tuple, list, Mapping)) or not tree:
+    nested = isinstance(tree, (tuple, list, Mapping)) and not packed
+    if not nested or not tree:
         raise InputTypeError(
             "what is cut into segments must be a tensor, or a tuple, list or dict of them; got "
-            f"{type(tree).__name__}{'' if packed or tree else ' with nothing in it'}."
+            f"{type(tree).__name__}{' with nothing in it' if nested else ''}."
         )
     parts = tree.values() if isinstance(tree, Mapping) else tree
     return [tensor for part in parts for tensor in leaves(part)]

@@ -42,21 +42,27 @@ def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
         module: a recurrent module of ``torch.nn`` or of this package.
         suffix: PyTorch's: ``"l0"``, ``"l0_reverse"``, ``"l1"``, …
     """
-    weights, kept = _weights(module, suffix), _CELLS.get(module)
-    name = (module.mode, suffix, len(weights))
+    weights = _weights(module, suffix)
+    # A tracer's sizes are its own, and a compiler would watch all that is kept.
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return _over(module, weights)
+    kept, name = _CELLS.get(module), (module.mode, suffix, len(weights))
     cell = None if kept is None else kept.get(name)
     if cell is not None and cell.is_over(weights):
         return cell
-    if module.mode == "LSTM":
-        cell = LSTM.over(weights)
-    elif module.mode == "GRU":
-        cell = GRU.over(weights)
-    else:
-        cell = Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
+    cell = _over(module, weights)
     # Other tensors may come with a graph, and stand in for one call only.
     if all(type(weight) is nn.Parameter for weight in weights.values()):
         _CELLS.setdefault(module, {})[name] = cell
     return cell
+
+
+def _over(module: nn.RNNBase, weights: dict[str, Tensor]) -> GatedWeights:
+    if module.mode == "LSTM":
+        return LSTM.over(weights)
+    if module.mode == "GRU":
+        return GRU.over(weights)
+    return Elman.over(weights, nonlinearity=ELMAN_MODES[module.mode])
 
 
 def _weights(module: nn.RNNBase, suffix: str) -> dict[str, Tensor]:
@@ -150,7 +156,7 @@ def _one_direction(
 ) -> tuple[Tensor, Tensor]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
         through = partial(compiled_bptt, kind, _weights(module, suffix), schedule)

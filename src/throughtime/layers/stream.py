@@ -14,7 +14,7 @@ from ..errors import (
     InputValueError,
     UnsupportedError,
 )
-from .carried import State, carried_layers, check_mask, check_rows, each, title
+from .carried import State, carried_layers, check_kind, check_mask, check_rows, each, title
 from .segments import Segments
 
 __all__ = ["Stream", "stream"]
@@ -105,8 +105,10 @@ class Stream:
                 "reset is one mask but the source comes in pieces; put a mask into every piece and "
                 "give its key or position: reset=1."
             )
+        if isinstance(reset, bool):
+            raise InputTypeError(f"reset must be a mask, or its key or position; got {reset}.")
         if self._paired:
-            check_mask(reset)
+            check_mask(reset, source, batch_first)
         self._segments = Segments((source, reset) if self._paired else source, window, batch_first)
         self._state: dict[str, State] = {}
         self._after: dict[str, State] = {}
@@ -210,10 +212,12 @@ class Stream:
         if self._running:
             raise InputValueError("a state is loaded before the loop, not within it.")
         wanted = {"steps": int, "state": dict, "rest": list}
-        if not all(isinstance(content.get(key), kind) for key, kind in wanted.items()):
+        got = content if isinstance(content, Mapping) else {}
+        if not all(isinstance(got.get(key), kind) for key, kind in wanted.items()):
+            told = ", ".join(f"{name}: {type(part).__name__}" for name, part in got.items())
             raise CheckpointError(
-                f"a stream's state has {', '.join(wanted)}; got {', '.join(map(str, content))}. "
-                "Nothing was loaded."
+                "a stream's state has steps: int, state: dict, rest: list; got "
+                f"{told or type(content).__name__}. Nothing was loaded."
             )
         unknown = [name for name in content["state"] if name.split("@")[0] not in self._layers]
         if unknown:
@@ -221,6 +225,9 @@ class Stream:
                 f"the state of a layer {unknown[0]!r} was saved; this model has "
                 f"{', '.join(map(repr, self._layers))}. Nothing was loaded."
             )
+        for name, state in content["state"].items():
+            layer = self._layers[name.split("@")[0]]
+            check_kind(title(name, layer), layer, state)
         self._segments.begin(content["steps"], content["rest"])
         self._state, self._after, self._ended = dict(content["state"]), {}, False
 
@@ -235,7 +242,7 @@ class Stream:
                     f"reset={self._key!r} names no part of the segments, which are of type "
                     f"{type(segment).__name__}."
                 ) from error
-            check_mask(mask)
+            check_mask(mask, segment, self._turned)
         self._mask = mask.t().contiguous() if mask is not None and self._turned else mask
         return segment
 

@@ -1,0 +1,89 @@
+"""What a step costs beside the compiled sweeps: in a loop of its own, and after something else.
+
+    python benchmarks/bench_overhead.py
+
+"Beside the sweeps" is the time of a step less that of its native calls. "After something else":
+between two steps runs one of `torch.nn`'s, which leaves other code in the caches.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import throughtime as tt
+from throughtime.kernels import native
+
+PAIRS = {"RNN": (tt.RNN, nn.RNN), "GRU": (tt.GRU, nn.GRU), "LSTM": (tt.LSTM, nn.LSTM)}
+B, T, H = 1, 500, 64
+
+inside = 0.0  # seconds in native calls since the step began
+run = native.run
+
+
+def timed(sweep, *, back: bool) -> None:
+    """Run a native sweep and count its time."""
+    global inside
+    start = time.perf_counter()
+    run(sweep, back=back)
+    inside += time.perf_counter() - start
+
+
+native.run = timed
+
+
+def median_us(step: Callable[[], object], before: Callable[[], object], times: int = 200) -> float:
+    """Give the median time of a step beside its native calls, in µs."""
+    global inside
+    seconds = []
+    for _ in range(times):
+        before()
+        inside, start = 0.0, time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start - inside)
+    return 1e6 * statistics.median(seconds)
+
+
+def call_us(layer: nn.Module, x: torch.Tensor) -> float:
+    """Give the median time of a call, in µs."""
+    return median_us(lambda: layer(x), lambda: None, 2000)
+
+
+def train(layer: nn.Module, x: torch.Tensor, g: torch.Tensor) -> Callable[[], None]:
+    """Give one training step: forward, backward, every gradient anew."""
+
+    def step() -> None:
+        layer.zero_grad(set_to_none=True)
+        x.grad = None
+        layer(x)[0].backward(g)
+
+    return step
+
+
+def main() -> None:
+    """Print two tables."""
+    torch.set_num_threads(2)
+    x, g = torch.randn(T, B, H, requires_grad=True), torch.randn(T, B, H)
+    print(f"A training step, {(B, T, H, H)}, beside the sweeps, µs")
+    print(f"{'':6}{'alone':>8}{'after torch.nn':>16}")
+    for name, (own, other) in PAIRS.items():
+        ours, theirs = train(own(H, H), x, g), train(other(H, H), x, g)
+        for warm in (ours, theirs, ours):
+            warm()
+        print(f"{name:6}{median_us(ours, lambda: None):8.0f}{median_us(ours, theirs):16.0f}")
+    few = torch.randn(3, 2, 4)
+    print("\nA call without a gradient, T = 3, B = 2, H = 4, in all, µs")
+    print(f"{'':6}{'throughtime':>12}{'torch.nn':>10}")
+    native.run = run
+    for name, pair in PAIRS.items():
+        with torch.no_grad():
+            times = [call_us(kind(4, 4), few) for kind in pair]
+        print(f"{name:6}{times[0]:12.0f}{times[1]:10.0f}")
+
+
+if __name__ == "__main__":
+    main()
