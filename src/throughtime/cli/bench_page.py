@@ -100,8 +100,9 @@ def _machine(threads: int) -> list[str]:
         "",
         "Shapes are (B, T, I, H). Both sides run in turn in one process. The ratio is that of the "
         "smallest times, which other programs disturb least; the median ratio stands beside it. "
-        "Machine: what a 768 × 768 matrix product reached in the same run. Load: what the machine "
-        "was running altogether, over the last minute. A ratio below 1 is a loss.",
+        "Machine: what torch's 768 × 768 matrix product reached in the same run; a share of it may "
+        "be above 100 %. Load: what the machine was running altogether, over the last minute. A "
+        "ratio below 1 is a loss.",
     ]
 
 

@@ -39,7 +39,7 @@ def profile(
         int | None, typer.Option(help="Follow each loss at most so many steps back.", min=1)
     ] = None,
     every: Annotated[
-        int | None, typer.Option(help="Follow every so manieth loss only.", min=1)
+        int | None, typer.Option(help="Of so many losses follow one only.", min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,

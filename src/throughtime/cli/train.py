@@ -34,22 +34,29 @@ class Cell(str, Enum):
 
 def train(
     text: Annotated[Path, typer.Option(help="A text file, UTF-8.")],
-    cell: Annotated[Cell | None, typer.Option(help="[default: lstm]")] = None,
+    cell: Annotated[
+        Cell | None, typer.Option(help="The recurrent cell.", show_default="lstm")
+    ] = None,
     updates: Annotated[int, typer.Option(help="Updates in all.", min=1)] = 2000,
-    hidden: Annotated[int | None, typer.Option(help="Hidden units. [default: 128]")] = None,
-    layers: Annotated[int | None, typer.Option(help="Layers. [default: 1]")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="128")] = None,
+    layers: Annotated[int | None, typer.Option(help="Layers.", show_default="1")] = None,
     window: Annotated[
-        int | None, typer.Option(help="Characters the gradient goes back. [default: 64]")
+        int | None, typer.Option(help="Characters the gradient goes back.", show_default="64")
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Streams side by side. [default: 32]")] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.003]")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Streams side by side.", show_default="32")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="0.003")] = None,
     clip: Annotated[
-        float | None, typer.Option(help="Clip the gradient's norm; 0 for none. [default: 1]")
+        float | None, typer.Option(help="Clip the gradient's norm; 0 for none.", show_default="1")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and samples. [default: 0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights and samples.", show_default="0")
+    ] = None,
     every: Annotated[int, typer.Option(help="Updates between checkpoints.", min=1)] = 200,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="[default: checkpoints/TEXT-CELL.pt]")
+        Path | None,
+        typer.Option(help="Where the training is kept.", show_default="checkpoints/TEXT-CELL.pt"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint, with its settings.")

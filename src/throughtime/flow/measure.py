@@ -34,7 +34,7 @@ def measure(
 
 
 def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
-    """Give every so manieth loss, counted from the last one."""
+    """Give one of every so many losses, counted from the last one."""
     return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
 
 

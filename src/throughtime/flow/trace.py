@@ -43,7 +43,7 @@ class Trace:
                 batch); or a scalar, which is then split by the step at which its gradient enters
                 each layer.
             window: follow each loss at most this many steps back; norms beyond are NaN.
-            every: follow every so manieth loss only, the last one included.
+            every: of so many losses follow one only, the last one included.
             memory: bytes that the sweeps may use at a time for what lies between layers.
 
         Returns:

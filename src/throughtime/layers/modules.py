@@ -76,8 +76,9 @@ class _Through(nn.RNNBase):
             input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) without a batch; or packed.
             hx: the initial state as ``torch.nn`` takes it; zeros where None.
             lengths: (B,) integers; past a row's length its state stays and its output is 0.
-            reset: (T, B) bool; where True the row's state is zeroed before that step, and no
-                gradient passes. The reverse direction is cut at the same boundary.
+            reset: (T, B) bool, time first also with ``batch_first``; where True the row's state is
+                zeroed before that step, and no gradient passes. The reverse direction is cut at the
+                same boundary.
 
         Returns:
             The output and the final state, as ``torch.nn`` returns them.
@@ -117,6 +118,8 @@ class RNN(_Through):
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.RNN`; ``nonlinearity`` may
     also be ``"sigmoid"`` or ``"identity"``, and the call takes ``lengths=`` and ``reset=``.
+    ``through=`` is the schedule of the way back: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`.
+    Under autocast the layer keeps the precision of its weights.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H), for L layers in D directions.
@@ -168,7 +171,9 @@ class LSTM(_Through):
     """`torch.nn.LSTM` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.LSTM`.
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.LSTM`, ``proj_size``
-    included; the call also takes ``lengths=`` and ``reset=``.
+    included; the call also takes ``lengths=`` and ``reset=``. ``through=`` is the schedule of the
+    way back: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps the
+    precision of its weights.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), (h_n, c_n) each (L·D, B, H).
@@ -215,7 +220,9 @@ class GRU(_Through):
     """`torch.nn.GRU` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.GRU`.
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.GRU`; the call also takes
-    ``lengths=`` and ``reset=``.
+    ``lengths=`` and ``reset=``. ``through=`` is the schedule of the way back: `tt.Full`,
+    `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps the precision of its
+    weights.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H).

@@ -85,7 +85,8 @@ class Recurrent(nn.Module):
             input: (T, B, I); (B, T, I) with ``batch_first``; (T, I) without a batch; or packed.
             hx: the initial state s_0 (B, S), or (S,) without a batch; zeros where None.
             lengths: (B,) integers; past a row's length its state stays and its output is 0.
-            reset: (T, B) bool; where True the row's state is zeroed before that step.
+            reset: (T, B) bool, time first also with ``batch_first``; where True the row's state is
+                zeroed before that step.
 
         Returns:
             The output and the final state s_T.
