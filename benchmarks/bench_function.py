@@ -20,7 +20,13 @@ from torch import Tensor
 import throughtime as tt
 
 I = 16
-SIZES = {"T=200 B=32 H=64": (200, 32, 64), "T=500 B=8 H=128": (500, 8, 128)}
+SIZES = {
+    "T=5 B=16 H=64": (5, 16, 64),
+    "T=20 B=16 H=64": (20, 16, 64),
+    "T=50 B=16 H=64": (50, 16, 64),
+    "T=200 B=32 H=64": (200, 32, 64),
+    "T=500 B=8 H=128": (500, 8, 128),
+}
 
 
 def leaky(x: Tensor, s: Tensor, W: Tensor, U: Tensor, b: Tensor) -> Tensor:

@@ -162,11 +162,12 @@ def unroll(
     if active is not None:  # a NaN where no step is taken must not count, as 0·NaN
         x = x.masked_fill(~active[..., None], 0)
     a, s, h = cell.drive(x), s_0, []
+    whole = cell.hidden_size == cell.state_size
     for t in range(x.shape[0]):
         if reset is not None:
             s = torch.where(reset[t, :, None], 0, s)
         s_t, _ = cell.step(a[t], s)
         s = s_t if active is None else torch.where(active[t, :, None], s_t, s)
-        h.append(s[:, : cell.hidden_size])
+        h.append(s if whole else s[:, : cell.hidden_size])
     out = torch.stack(h)
     return out if active is None else torch.where(active[..., None], out, 0), s

@@ -267,7 +267,7 @@ def test_losses_carried_at_once_give_what_they_give_one_by_one(step):
 
 
 def test_rows_that_depend_on_each_other_are_noticed_by_the_states_too(monkeypatch, block):
-    monkeypatch.setattr(tt.cells.Function, "examine", lambda self, x, s: None)
+    monkeypatch.setattr(tt.cells.Function, "examine", lambda *_, **__: None)
     layer, x = layer_of(batch_norm), draw(T, B, I)
     layer(x)[0].pow(2).sum().backward()
     weights = {name: w.detach().requires_grad_() for name, w in layer.cell.weights().items()}

@@ -44,7 +44,8 @@ class Function(AbstractCell):
 
     Cost:
         back: one more forward and a backward of ``step`` over the rows of all steps, in blocks,
-        and J_tᵀ delta_t step by step; keeps the inputs and the states alone.
+        and J_tᵀ delta_t step by step; keeps the inputs and the states alone. A layer leaves
+        autograd's graph of fewer than 32 steps instead.
         ``benchmarks/bench_function.py`` compares it with a loop written by hand.
 
     Source:
@@ -228,7 +229,7 @@ class Function(AbstractCell):
         """Give dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
-    def examine(self, x: Tensor, s: Tensor) -> None:
+    def examine(self, x: Tensor, s: Tensor, *, anew: bool = True) -> None:
         """Try the step on the first rows of a sequence, before anything rests on it.
 
         Whether rows are independent is written down in ``apart``; it is no error.
@@ -236,6 +237,7 @@ class Function(AbstractCell):
         Args:
             x: an input (B, I).
             s: a state (B, S).
+            anew: also where a step of this form, on so many rows, was tried before.
 
         Raises:
             GraphError: it depends on a tensor that requires grad and is no declared weight, whose
@@ -243,11 +245,14 @@ class Function(AbstractCell):
             InputValueError: it writes into its arguments, or gives another state the second time.
             NonFiniteError: it makes NaN of finite numbers.
         """
-        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
-        x, s = x.detach(), s.detach()
         # What costs more steps is tried again only where rows or modes are not as before.
         modes = tuple(module.training for module in self.modules())
         case = (x.shape, s.shape, x.dtype, x.device, modes)
+        if not anew and case in self._tried:
+            self.apart = self._tried[case]
+            return
+        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
+        x, s = x.detach(), s.detach()
         # Running statistics and the like must not see rows that are made up.
         buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
         with torch.enable_grad():

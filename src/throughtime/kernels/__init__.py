@@ -5,6 +5,7 @@ not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses
 """
 
 from .bare import complete
+from .blocks import as_a_graph
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
@@ -19,6 +20,7 @@ __all__ = [
     "Gradients",
     "Losses",
     "Outputs",
+    "as_a_graph",
     "available",
     "backward",
     "choice",

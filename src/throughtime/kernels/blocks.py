@@ -11,16 +11,28 @@ from ..cells import Function
 from ..cells.base import rebind
 from ..cells.function import DEPENDS, alike
 from ..tape import Tape
-from .choose import note
+from .by_row import COLLECTORS
+from .choose import chosen_freely, note
 from .recorder import Follower, Program, Recorder, Refusal, way_back
 
-__all__ = ["backward", "gradients"]
+__all__ = ["as_a_graph", "backward", "gradients"]
 
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
 BLOCK_BYTES = 1 << 19
 # With fewer steps in all, a graph of them costs less than learning a step's way back.
 WORTH_LEARNING = 32
+
+
+def as_a_graph(cell: Function, T: int) -> bool:
+    """Say whether so few steps had best leave autograd's graph on the way forward, and note it.
+
+    That is what a loop written by hand does. A row's own share of a gradient is not to be had so.
+    """
+    few = T < WORTH_LEARNING and not COLLECTORS and chosen_freely()
+    if few:
+        note("graph", f"{type(cell).__name__} leaves autograd's graph of so few steps, {T}.")
+    return few
 
 
 def gradients(

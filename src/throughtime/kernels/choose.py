@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
     Attributes:
         name: "native"; or in torch, "scan" (a diagonal recurrence), "blocks" (`cells.Function`),
-            or "reference", one step at a time.
+            "graph" (the same, of few steps), or "reference", one step at a time.
         reason: one sentence.
     """
 
@@ -178,6 +178,11 @@ def in_torch(cell: AbstractCell) -> str:
     if isinstance(cell, Function):
         return "blocks"
     return "scan" if type(cell).affine is not AbstractCell.affine else "reference"
+
+
+def chosen_freely() -> bool:
+    """Say whether `use` leaves the choice to the package."""
+    return _wanted == "auto"
 
 
 def note(name: str, reason: str) -> None:

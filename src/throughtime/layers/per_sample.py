@@ -91,8 +91,8 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     if missed:
         raise UnsupportedError(
             f"{', '.join(missed)} got a .grad, but not from the layer's own backward sweep, which "
-            "alone knows the rows' shares. Call backward() without create_graph=True, on a model "
-            "that is not compiled."
+            "alone knows the rows' shares. Run the model within the block, not compiled, and call "
+            "backward() without create_graph=True."
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import sweep
+from .. import kernels, sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
 from ..cells.computed import with_computed_weights
@@ -152,9 +152,11 @@ def run_here(
     cell = module.cell
     if not torch.compiler.is_compiling():
         cell = with_computed_weights(cell)
+    few = False
     if isinstance(cell, Function) and (torch.is_grad_enabled() or batch.active is not None):
+        few = _is_few(module, cell, batch, recording)
         with own_precision(batch.x):
-            cell.examine(batch.x[0], s_0)
+            cell.examine(batch.x[0], s_0, anew=not few)
         if cell.apart == DEPENDS and batch.active is not None:
             raise UnsupportedError(
                 "a step in which a row's state depends on the other rows of the batch cannot take "
@@ -163,7 +165,17 @@ def run_here(
             )
     if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
         return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
+    if few:
+        with own_precision(batch.x):
+            return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
     return bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
         through=module.through, recording=recording, name=name,
     )  # fmt: skip
+
+
+def _is_few(module: Recurrent, cell: Function, batch: Batch, recording: Recording | None) -> bool:
+    """Say whether the steps are so few that a graph of them costs least."""
+    if recording is not None or module.through != FULL or not torch.is_grad_enabled():
+        return False
+    return kernels.as_a_graph(cell, batch.x.shape[0])
