@@ -12,7 +12,7 @@ namespace TT_ISA {
 template <class F> struct Row {
     const F *drive;      // forward: pre-activations
     F *a;                // gates: forward, where they go; back
-    F *s;                // s_{t+1}: this step's result; forward: or null
+    F *s, *s_c;          // s_{t+1}: this step's result, and its c; forward: or null
     F *h;                // forward: this step's output, or null
     const F *s_prev;     // back: s_t in the tape
     const F *h_prev;     // forward: h_t, or 0 after a reset, padded
@@ -78,7 +78,7 @@ template <class F> struct Lstm {
             store(a + 3 * H, o, n);
         }
         put(r, h, u, n);
-        if (r.s) store(r.s + H + u, c, n);
+        if (r.s_c) store(r.s_c + u, c, n);
         store(r.c + u, r.cleared ? Vec<F>{} : c);
     }
 

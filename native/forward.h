@@ -22,16 +22,18 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
           gemm(s, l.waiting_row) {}
 
-    // s_t, t > 0; without the way back only the last of a row is kept.
-    F *state(int64_t t, int64_t b) const {
-        return w.keep ? (F *)w.s + (t * w.B + b) * S : (F *)w.s_T + b * S;
+    // Of the tape, s_t.
+    F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
+    F *last_h(int64_t b) const { return (F *)w.h_T + b * w.H; }
+    F *last_c(int64_t b) const { return Cell::states == 2 ? (F *)w.c_T + b * w.H : nullptr; }
+
+    // h and c, from a state or, where there is none, 0.
+    void put(const F *s, F *h, F *c) const {
+        const size_t bytes = w.H * sizeof(F);
+        s ? (void)memcpy(h, s, bytes) : (void)memset(h, 0, bytes);
+        if (c) s ? (void)memcpy(c, s + w.H, bytes) : (void)memset(c, 0, bytes);
     }
-    void put_first(int64_t b, F *to) const {
-        if (w.s_0)
-            memcpy(to, (const F *)w.s_0 + b * S, S * sizeof(F));
-        else
-            memset(to, 0, S * sizeof(F));
-    }
+    const F *first(int64_t b) const { return w.s_0 ? (const F *)w.s_0 + b * S : nullptr; }
 
     // Look from step t on to as many steps as may wait; give how many rows take them.
     int64_t look(int64_t t, bool write) {
@@ -113,7 +115,13 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         r.a = w.a ? (F *)w.a + at * A : nullptr;
         r.drive = (const F *)gemm.lists[share.group].rows +
                   share.place[side][(t - since) * share.n_rows + p] * layout.waiting_row;
-        r.s = w.keep || t + 1 == share.hi[b] ? state(t + 1, b) : nullptr;
+        if (w.keep) {
+            r.s = state(t + 1, b);
+            r.s_c = r.s + w.H;
+        } else if (t + 1 == share.hi[b]) {
+            r.s = last_h(b);
+            r.s_c = last_c(b);
+        }
         r.h = w.h ? (F *)w.h + at * w.H : nullptr;
         r.h_prev = in + slot * state_row;
         r.q = w.q ? (F *)w.q + at * w.H : nullptr;
@@ -150,7 +158,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
-            if (!w.keep && lo >= hi) put_first(b, (F *)w.s_T + b * S);
+            if (!w.keep && lo >= hi) put(first(b), last_h(b), last_c(b));
             for (int64_t t = 0; t < w.T; ++t) {
                 if (t >= lo && t < hi) continue;
                 const int64_t at = t * w.B + b;
@@ -213,13 +221,14 @@ template <class F, class Cell> struct Forward : Sweep<F> {
 
     void begin_tape() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members)
-            put_first(share.rows[p], (F *)w.s + share.rows[p] * S);
+            put(first(share.rows[p]), state(0, share.rows[p]),
+                Cell::states == 2 ? state(0, share.rows[p]) + w.H : nullptr);
     }
 
     void give_last() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p];
-            memcpy((F *)w.s_T + b * S, state(w.T, b), S * sizeof(F));
+            put(state(w.T, b), last_h(b), last_c(b));
         }
     }
 };

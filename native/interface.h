@@ -33,7 +33,7 @@ typedef struct tt_sweep {
     void *a;                // (T, B, A) gates; Elman: null
     void *s;                // (T+1, B, S); forward without keep: null
     const void *s_0;        // forward: (B, S); null: zeros
-    void *s_T;              // forward: (B, S), the state after a row's last step
+    void *h_T, *c_T;        // forward: (B, H) each, the state after a row's last step; c_T: LSTM
     void *q;                // GRU: (T, B, H)
     void *h;                // forward: (T, B, H), 0 where a row takes no step; or null
     const void *g;          // direct gradients of loss v at step t, row b; or null

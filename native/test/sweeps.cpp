@@ -71,7 +71,8 @@ template <class F> bool run(const Case &c) {
     auto bias_ih = make.random(A), bias_hh = make.random(A), a = make.poison(c.T * c.B * A);
     auto g = make.random(c.V * c.T * c.B * S), delta_T = make.random(c.V * c.B * S);
     auto s = make.poison((c.T + 1) * c.B * S), q = make.poison(c.T * c.B * c.H);
-    auto h = make.poison(c.T * c.B * c.H), s_T = make.poison(c.B * S);
+    auto h = make.poison(c.T * c.B * c.H), h_T = make.poison(c.B * c.H);
+    auto c_T = make.poison(c.B * c.H);
     auto s_0 = make.random(c.B * S);
     std::vector<int32_t> first(c.B, 0), last(c.B, (int32_t)c.T), enters(c.V), floors(c.V);
     for (int64_t b = 0; b < c.B; ++b) {
@@ -99,15 +100,18 @@ template <class F> bool run(const Case &c) {
     w.x_stride_b = c.T * c.I, w.x_stride_t = c.I;
     if (c.span) w.first = first.data(), w.last = last.data();
     if (c.resets) w.reset = reset.data();
-    w.s_0 = c.resets ? nullptr : s_0.data(), w.s_T = s_T.data(), w.h = h.data();
-    bool good = tt_forward(&w) == 0 && written("h", h) && written("s_T", s_T);
+    w.s_0 = c.resets ? nullptr : s_0.data(), w.h = h.data();
+    w.h_T = h_T.data(), w.c_T = c.cell == TT_LSTM ? c_T.data() : nullptr;
+    bool good = tt_forward(&w) == 0 && written("h", h) && written("h_T", h_T);
+    if (w.c_T) good = good && written("c_T", c_T);
     std::fill(h.begin(), h.end(), std::numeric_limits<F>::quiet_NaN());
-    std::fill(s_T.begin(), s_T.end(), std::numeric_limits<F>::quiet_NaN());
+    for (auto *last : {&h_T, &c_T}) std::fill(last->begin(), last->end(), std::numeric_limits<F>::quiet_NaN());
     w.keep = 1;
     w.s = s.data();
     w.a = c.cell == TT_ELMAN ? nullptr : a.data();
     w.q = c.cell == TT_GRU ? q.data() : nullptr;
-    good = good && tt_forward(&w) == 0 && written("s", s) && written("h", h) && written("s_T", s_T);
+    good = good && tt_forward(&w) == 0 && written("s", s) && written("h", h) && written("h_T", h_T);
+    if (w.c_T) good = good && written("c_T", c_T);
     if (w.a) good = good && written("gates", a);
     if (w.q) good = good && written("q", q);
 

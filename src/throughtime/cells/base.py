@@ -133,6 +133,10 @@ class AbstractCell(nn.Module, ABC):
         """Give the weights by name, in a fixed order."""
         return dict(self.named_parameters())
 
+    def parts(self) -> tuple[int, ...]:
+        """Give the widths of what a layer gives of the final state apart: (S,), or h and c."""
+        return (self.state_size,)
+
 
 def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
     """Give the same module over other weight tensors, leaving ``module`` as it is.

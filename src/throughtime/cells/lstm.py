@@ -100,6 +100,10 @@ class LSTM(GatedWeights):
             projected="weight_hr" in self._parameters,
         )
 
+    def parts(self) -> tuple[int, ...]:
+        """Give the widths of h and c."""
+        return (self.hidden_size, self.cell_size)
+
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give s_t = (h_t, c_t) from a_t and s_{t-1}."""
         H = self.hidden_size

@@ -9,7 +9,7 @@ from .blocks import as_a_graph
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
-from .outputs import Outputs, outputs
+from .outputs import Outputs, joined, outputs, split
 from .steps import know
 from .sweeps import backward, forward
 from .train import Gradients, gradients
@@ -28,9 +28,11 @@ __all__ = [
     "empty",
     "forward",
     "gradients",
+    "joined",
     "know",
     "last_choice",
     "losses",
     "outputs",
+    "split",
     "use",
 ]

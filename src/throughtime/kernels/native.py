@@ -28,7 +28,7 @@ __all__ = [
     "set_isa",
 ]
 
-VERSION = 7
+VERSION = 8
 _PATH = Path(__file__).with_name("_native.so")
 _LARGE = 4 << 20
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
@@ -44,7 +44,7 @@ class Sweep(ctypes.Structure):
         *((name, _pointer) for name in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")),
         *((name, _pointer) for name in ("first", "last", "reset", "x")),
         *((name, _int64) for name in ("x_stride_t", "x_stride_b")),
-        *((name, _pointer) for name in ("a", "s", "s_0", "s_T", "q", "h", "g")),
+        *((name, _pointer) for name in ("a", "s", "s_0", "h_T", "c_T", "q", "h", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
         *((name, _pointer) for name in ("enters", "floors", "delta_T")),
         *((name, _int32) for name in ("g_sparse", "grads")),

@@ -15,7 +15,7 @@ from .bare import bare, taken
 from .choose import in_torch
 from .sweeps import decide_forward, run_forward
 
-__all__ = ["Outputs", "outputs"]
+__all__ = ["Outputs", "joined", "outputs", "split"]
 
 
 class Outputs(NamedTuple):
@@ -23,13 +23,13 @@ class Outputs(NamedTuple):
 
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
-        s_T: the final state (B, S).
+        finals: the final state by the cell's ``parts``, each (1, B, ·) with memory of its own.
         tape: what the way back needs, bare, or None.
         shared: whether ``h`` is the tape's states, so that whoever writes into it changes them.
     """
 
     h: Tensor
-    s_T: Tensor
+    finals: tuple[Tensor, ...]
     tape: Tape | None
     shared: bool = False
 
@@ -69,15 +69,15 @@ def outputs(
         with torch.no_grad():
             return _outputs_in_torch(cell, x, s_0, active, reset, keep)
     # Each operation of torch's costs 20 to 40 µs where a program has just done something else: the
-    # native sweep fills in s_0 and s_T.
+    # native sweep fills in s_0 and the final state, by parts.
     shared = keep and active is None and S == H
     h = None if shared else native.empty(x, T, B, H)
-    s_T = x.new_empty(B, S)
-    tape = run_forward(cell, number, x, s_0, s_T, active, reset, h, keep)
+    finals = tuple(x.new_empty(1, B, H) for _ in range(S // H))
+    tape = run_forward(cell, number, x, s_0, finals, active, reset, h, keep)
     if h is None:
         assert tape is not None
         h = _states(tape.s)
-    return Outputs(h, s_T, tape, shared)
+    return Outputs(h, finals, tape, shared)
 
 
 def _outputs_in_torch(
@@ -93,8 +93,20 @@ def _outputs_in_torch(
     tape = way.forward(cell, taken(x, active), s_0, active, reset, keep=keep)
     shared = active is None and cell.state_size == H and tape.s.is_contiguous()
     h = _states(tape.s) if shared else taken(tape.s[1:, :, :H], active).contiguous()
-    s_T = tape.s[-1].clone()
-    return Outputs(h, s_T, bare(cell, tape), shared) if keep else Outputs(h, s_T, None)
+    finals = split(tape.s[-1].clone(), cell.parts())
+    return Outputs(h, finals, bare(cell, tape), shared) if keep else Outputs(h, finals, None)
+
+
+def split(s_T: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Give a final state (B, S) by its parts, (1, B, ·) each; one part is ``s_T`` itself."""
+    if len(widths) == 1:
+        return (s_T.unsqueeze(0),)
+    return tuple(part.contiguous() for part in s_T.unsqueeze(0).split(widths, -1))
+
+
+def joined(finals: tuple[Tensor, ...]) -> Tensor:
+    """Give a final state (B, S) from its parts (1, B, ·)."""
+    return (finals[0] if len(finals) == 1 else torch.cat(finals, -1)).squeeze(0)
 
 
 def _states(s: Tensor) -> Tensor:

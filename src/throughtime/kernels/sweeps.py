@@ -56,7 +56,8 @@ def forward(
     if number is None:
         way = scan if in_torch(cell) == "scan" else reference
         return way.forward(cell, taken(x, active), s_0, active, reset)
-    tape = run_forward(cell, number, x, s_0, torch.empty_like(s_0), active, reset)
+    finals = tuple(x.new_empty(1, x.shape[1], width) for width in cell.parts())
+    tape = run_forward(cell, number, x, s_0, finals, active, reset)
     assert tape is not None
     with torch.no_grad():
         return complete(cell, tape)
@@ -81,18 +82,20 @@ def run_forward(
     number: int,
     x: Tensor,
     s_0: Tensor | None,
-    s_T: Tensor,
+    finals: tuple[Tensor, ...],
     active: Tensor | None,
     reset: Tensor | None,
     h: Tensor | None = None,
     keep: bool = True,
 ) -> Tape | None:
-    """Run the compiled sweep into ``s_T`` and ``h``; give its tape, bare, where it is kept."""
+    """Run the compiled sweep into ``finals`` and ``h``; give its tape, bare, where it is kept."""
     T, B, _ = x.shape
     S, own = cell.state_size, ()
     arguments = Arguments(cell, number, T, B, x, active, reset, back=False)
     sweep = arguments.sweep
-    sweep.keep, sweep.s_T, sweep.h = keep, s_T.data_ptr(), native.pointer(h)
+    sweep.keep, sweep.h = keep, native.pointer(h)
+    for name, part in zip(("h_T", "c_T"), finals, strict=False):
+        setattr(sweep, name, part.data_ptr())
     if s_0 is not None:
         sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, S)
     if not keep:

@@ -68,7 +68,7 @@ class BPTT(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, run: Run, x, s_0, anchor, *weights):
-        """Run the sweep: h (T, B, H), s_T (B, S)."""
+        """Run the sweep: h (T, B, H), and s_T by its parts, each (1, B, ·)."""
         del anchor
         cell, active, reset, through, switch, keep = run
         ctx.run, ctx.tape, ctx.kept, ctx.shown = run, None, None, None
@@ -78,23 +78,28 @@ class BPTT(torch.autograd.Function):
                 s_0 = _begin(cell, x) if s_0 is None else s_0
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
-                h, s_T, ctx.kept = kept.h, kept.s_T, (how, kept.stretches)
+                h, finals, ctx.kept = (
+                    kept.h,
+                    kernels.split(kept.s_T, cell.parts()),
+                    (how, kept.stretches),
+                )
                 saved = (kept.states,)
             else:
-                h, s_T, tape, shared = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
+                h, finals, tape, shared = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
                 ctx.tape = tape if switch is not None else None
                 saved = () if tape is None else (tape.s, *tape.saved)
                 ctx.shown = Shown(h.detach(), h._version) if shared else None
         if keep:
             # The masks too, so that one that is changed before the way back is noticed.
             ctx.save_for_backward(x, s_0, active, reset, *weights, *saved)
-        return h, s_T
+        return h, *finals
 
     @staticmethod
-    def backward(ctx, g_h, g_s):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
         nothing = (None,) * len(ctx.needs_input_grad)
         cell, switch = ctx.run.cell, ctx.run.switch
+        g_s = _joined(g_finals, cell)
         if (switch is not None and switch.cut) or (g_h is None and g_s is None):
             return nothing
         x, s_0, active, reset, *rest = ctx.saved_tensors
@@ -119,6 +124,20 @@ class BPTT(torch.autograd.Function):
 def _needs(ctx) -> tuple[bool, ...]:
     """Say whether the gradient of x, of s_0 and of each weight is wanted."""
     return ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
+
+
+def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor | None:
+    """Give what arrives at the final state, (B, S), from what arrives at its parts."""
+    there = next((g for g in g_finals if g is not None), None)
+    if there is None:
+        return None
+    widths = cell.parts()
+    return kernels.joined(
+        tuple(
+            there.new_zeros(*there.shape[:-1], width) if g is None else g
+            for g, width in zip(g_finals, widths, strict=True)
+        )
+    )
 
 
 def _begin(cell: AbstractCell, x: Tensor) -> Tensor:
@@ -191,7 +210,7 @@ def bptt(
     name: str = "",
     inner: bool = False,
     reverse: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one layer in one direction, differentiably by exact BPTT.
 
     Args:
@@ -207,7 +226,7 @@ def bptt(
         reverse: whether the caller turned time around.
 
     Returns:
-        h (T, B, H) and s_T (B, S).
+        h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
 
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
@@ -224,15 +243,18 @@ def bptt(
             if torch.is_grad_enabled() or not _maps_only():
                 _refuse_truncation(through)
             with own_precision(x):
-                return sweep.unroll(cell, x, _begin(cell, x) if s_0 is None else s_0, active, reset)
+                s_0 = _begin(cell, x) if s_0 is None else s_0
+                h, s_T = sweep.unroll(cell, x, s_0, active, reset)
+            return h, kernels.split(s_T, cell.parts())
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep and recording is None:
         with own_precision(x):
             return kernels.outputs(cell, x, s_0, active, reset, keep=False)[:2]
-    h, s_T = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+    h, *parts = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None
+        s_T = kernels.joined(tuple(parts))
         node = h.grad_fn
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
@@ -256,8 +278,8 @@ def bptt(
                 )
             )
             # What is written into the output in place must not change what was recorded.
-            return h.clone(), s_T.clone()
-    return h, s_T
+            return h.clone(), kernels.split(s_T.clone(), cell.parts())
+    return h, tuple(parts)
 
 
 def _maps_only() -> bool:

@@ -105,10 +105,10 @@ def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, re
     if isinstance(through, Checkpointed):
         found = forward_keeping(plan(through, cell, x, s_0), cell, x, s_0, active, reset)
         return [found.h, found.s_T.clone(), found.states]
-    h, s_T, tape, shared = kernels.outputs(cell, x, s_0, active, reset)
+    h, finals, tape, shared = kernels.outputs(cell, x, s_0, active, reset)
     assert tape is not None
     # An operation's outputs must not share memory.
-    return [h.clone() if shared else h, s_T, tape.s, *tape.saved]
+    return [h.clone() if shared else h, kernels.joined(finals), tape.s, *tape.saved]
 
 
 @torch.library.register_fake("throughtime::layer")

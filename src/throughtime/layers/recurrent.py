@@ -168,10 +168,11 @@ def run_here(
     if few:
         with own_precision(batch.x):
             return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
-    return bptt(
+    h, parts = bptt(
         cell, batch.x, s_0, batch.active, batch.reset,
         through=module.through, recording=recording, name=name,
     )  # fmt: skip
+    return h, kernels.joined(parts)
 
 
 def _is_few(module: Recurrent, cell: Function, batch: Batch, recording: Recording | None) -> bool:

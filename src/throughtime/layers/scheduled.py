@@ -72,7 +72,7 @@ def _advance(
         out = _outputs(cell, x, s, active, reset, piece)
         if h is not None:
             h[piece] = out.h
-        s = out.s_T
+        s = kernels.joined(out.finals)
     return s
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import kernels
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
@@ -125,7 +126,7 @@ def run(
         outputs = []
         for direction in directions:
             suffix = f"l{layer}{direction}"
-            h, s_T = _one_direction(
+            h, parts = _one_direction(
                 module,
                 suffix,
                 x,
@@ -137,11 +138,11 @@ def run(
                 inner=layer > 0,
             )
             outputs.append(h)
-            finals.append(s_T)
+            finals.append(parts)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if module.dropout and module.training and layer < module.num_layers - 1:
             x = dropout(x, module.dropout, batch)
-    return write(batch, x, module.batch_first), _final_states(module, batch, finals, widths)
+    return write(batch, x, module.batch_first), _final_states(batch, finals)
 
 
 def _one_direction(
@@ -153,13 +154,18 @@ def _one_direction(
     *,
     reverse: bool,
     **where,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
     if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
-        through = partial(compiled_bptt, kind, _weights(module, suffix), schedule)
+        weights, widths = _weights(module, suffix), _state_widths(module)
+
+        def through(*inputs):
+            h, s_T = compiled_bptt(kind, weights, schedule, *inputs)
+            return h, kernels.split(s_T, widths)
+
     else:
         through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)
     active, reset = batch.active, batch.reset
@@ -170,8 +176,8 @@ def _one_direction(
     if reset is not None:
         # The boundary before step t lies, for the reverse direction, before its step t−1.
         reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
-    h, s_T = through(x.flip(0), s_0, active, reset)
-    return h.flip(0), s_T
+    h, parts = through(x.flip(0), s_0, active, reset)
+    return h.flip(0), parts
 
 
 def _state_widths(module: nn.RNNBase) -> tuple[int, ...]:
@@ -204,11 +210,9 @@ def _initial_states(
     return list(states.unbind(0))
 
 
-def _final_states(module: nn.RNNBase, batch: Batch, finals: list[Tensor], widths: tuple[int, ...]):
+def _final_states(batch: Batch, finals: list[tuple[Tensor, ...]]):
     """Give h_n, or (h_n, c_n), with a leading axis of layers and directions."""
-    s_n = finals[0][None] if len(finals) == 1 else torch.stack(finals)
+    parts = finals[0] if len(finals) == 1 else tuple(map(torch.cat, zip(*finals, strict=True)))
     if not batch.batched:
-        s_n = s_n.squeeze(1)
-    if len(widths) == 1:
-        return s_n
-    return s_n[..., : widths[0]].contiguous(), s_n[..., widths[0] :].contiguous()
+        parts = tuple(part.squeeze(1) for part in parts)
+    return parts[0] if len(parts) == 1 else parts
