@@ -25,8 +25,8 @@ typedef struct tt_sweep {
     const void *weight_hh;  // (A, H)
     const void *weight_ih;  // (A, I); back: where grad_x is wanted
     const void *bias_ih, *bias_hh;  // (A), or both null
-    const int32_t *first;   // (B) row b takes the steps first[b] <= t < last[b]; null: all
-    const int32_t *last;
+    const int32_t *first;   // (B) row b takes the steps first[b] <= t < last[b]; null: 0
+    const int32_t *last;    // null: T
     const uint8_t *reset;   // (T, B), or null
     const void *x;          // (T, B, I), its rows anywhere
     int64_t x_stride_t, x_stride_b;

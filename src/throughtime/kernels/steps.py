@@ -26,12 +26,12 @@ class Span:
     """The steps first ≤ t < last that each row takes; what the kernel gets for ``active``.
 
     Attributes:
-        first: (B,) int32.
+        first: (B,) int32; None: 0 for all.
         last: (B,) int32.
         obstacle: why ``active`` cannot be said so; empty where it can.
     """
 
-    def __init__(self, first: Tensor, last: Tensor, obstacle: str) -> None:
+    def __init__(self, first: Tensor | None, last: Tensor, obstacle: str) -> None:
         """Keep the three."""
         self.first, self.last, self.obstacle = first, last, obstacle
 
@@ -49,7 +49,7 @@ class Span:
         last = active.sum(0, dtype=torch.int32)
         steps = torch.arange(T, dtype=torch.int32)[:, None]
         if torch.equal(active, steps < last):
-            return cls(torch.zeros_like(last), last, "")
+            return cls(None, last, "")
         first = T - last
         if torch.equal(active, steps >= first):
             return cls(first, torch.full_like(last, T), "")
@@ -62,7 +62,7 @@ def know(active: Tensor, lengths: Tensor) -> None:
     Whoever made the mask of lengths saves `Span.of` from reading them off again.
     """
     last = lengths.detach().to("cpu", torch.int32, copy=True)
-    _SPANS[active] = (_version(active), Span(torch.zeros_like(last), last, ""))
+    _SPANS[active] = (_version(active), Span(None, last, ""))
 
 
 def _version(tensor: Tensor) -> int:
@@ -133,7 +133,8 @@ class Arguments:
         if active is not None:
             span = Span.of(active)
             assert not span.obstacle
-            sweep.first = self.keep("first", span.first, "B", B)
+            if span.first is not None:
+                sweep.first = self.keep("first", span.first, "B", B)
             sweep.last = self.keep("last", span.last, "B", B)
 
     def keep(self, name: str, tensor: Tensor, axes: str, *shape: int) -> int:
