@@ -299,3 +299,25 @@ def test_what_happens_to_the_weights_between_two_calls_counts(change):
     assert_close(found, torch.stack(expected), rtol=1e-12, name="output")
     for name, weight in layer.named_parameters():
         assert_close(weight.grad, weights[name].grad, rtol=1e-12, name=name)
+
+
+@pytest.mark.parametrize("through", [tt.Full(), tt.Truncated(2), tt.Checkpointed(2)], ids=str)
+@pytest.mark.parametrize("rows", [1, 3])
+@every_kind
+def test_outputs_may_be_written_into_like_any_tensor(kind, rows, through):
+    _, ours = pair(kind)
+    tt.set_through(ours, through)
+    x = draw(5, rows, 3)
+    found = []
+    for write in (False, True):
+        results = flat(ours(x))
+        expected = (
+            [2 * r + 1 for r in results] if not write else [r.mul_(2).add_(1) for r in results]
+        )
+        loss = sum(r.sin().sum() for r in expected)
+        found.append([*expected, *torch.autograd.grad(loss, list(ours.parameters()))])
+    for got, want in zip(found[1], found[0], strict=True):
+        assert_close(got, want, rtol=1e-12)
+    no_grad = flat(torch.no_grad()(ours)(x))
+    pointers = [r.untyped_storage().data_ptr() for r in no_grad]
+    assert len(set(pointers)) == len(pointers)  # none shares memory with another

@@ -93,15 +93,14 @@ def _outputs_in_torch(
     tape = way.forward(cell, taken(x, active), s_0, active, reset, keep=keep)
     shared = active is None and cell.state_size == H and tape.s.is_contiguous()
     h = _states(tape.s) if shared else taken(tape.s[1:, :, :H], active).contiguous()
-    finals = split(tape.s[-1].clone(), cell.parts())
+    finals = split(tape.s[-1], cell.parts())
     return Outputs(h, finals, bare(cell, tape), shared) if keep else Outputs(h, finals, None)
 
 
 def split(s_T: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Give a final state (B, S) by its parts, (1, B, ·) each; one part is ``s_T`` itself."""
-    if len(widths) == 1:
-        return (s_T.unsqueeze(0),)
-    return tuple(part.contiguous() for part in s_T.unsqueeze(0).split(widths, -1))
+    """Give a final state (B, S) by its parts, (1, B, ·) each with memory of its own."""
+    parts = s_T.unsqueeze(0).split(widths, -1)
+    return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
 
 
 def joined(finals: tuple[Tensor, ...]) -> Tensor:

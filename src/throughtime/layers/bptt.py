@@ -78,12 +78,8 @@ class BPTT(torch.autograd.Function):
                 s_0 = _begin(cell, x) if s_0 is None else s_0
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
-                h, finals, ctx.kept = (
-                    kept.h,
-                    kernels.split(kept.s_T, cell.parts()),
-                    (how, kept.stretches),
-                )
-                saved = (kept.states,)
+                h, finals = kept.h, kernels.split(kept.s_T, cell.parts())
+                ctx.kept, saved = (how, kept.stretches), (kept.states,)
             else:
                 h, finals, tape, shared = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
                 ctx.tape = tape if switch is not None else None
@@ -278,7 +274,7 @@ def bptt(
                 )
             )
             # What is written into the output in place must not change what was recorded.
-            return h.clone(), kernels.split(s_T.clone(), cell.parts())
+            return h.clone(), kernels.split(s_T, cell.parts())
     return h, tuple(parts)
 
 
