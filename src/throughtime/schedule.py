@@ -25,7 +25,7 @@ class Full:
 
 @dataclass(frozen=True)
 class Truncated:
-    """Truncated BPTT, BPTT(h; h′) of Williams and Peng (1990): biased, and cheap to follow.
+    """Truncated BPTT, BPTT(h; h′) of Williams and Peng (1990): biased, one sweep without overlap.
 
     After every ``every`` steps, the losses of those steps are sent back through the last
     ``window`` steps. ``every=None`` means ``every=window``: segments that do not overlap, counted

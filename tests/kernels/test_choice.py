@@ -266,3 +266,21 @@ def test_a_recurrent_weight_of_other_sizes_never_reaches_native_code(kind, sizes
 def test_only_a_cell_has_a_choice():
     with pytest.raises(tt.errors.InputTypeError, match="last_choice"):
         kernels.choice(tt.LSTM(3, 5))
+
+
+@needs_native
+def test_bools_where_numbers_belong_never_reach_native_code():
+    cell, T, B = GRU(2, 3), 5, 3
+    x, s_0 = torch.zeros(T, B, 2), torch.zeros(B, 3)
+    mask, g = torch.ones(T, B, dtype=torch.bool), torch.zeros(1, T, B, 3)
+    tape = kernels.forward(cell, x, s_0)
+    for call in (
+        lambda: kernels.forward(cell, x.bool(), s_0),
+        lambda: kernels.forward(cell, x, s_0.bool()),
+        lambda: kernels.forward(cell, x, s_0, None, mask.float()),
+        lambda: kernels.forward(cell, x, s_0, torch.ones(T + 3, B, dtype=torch.bool)),
+        lambda: kernels.backward(cell, tape, g.bool()),
+        lambda: kernels.backward(cell, tape, g, torch.zeros(1, B, 3).bool()),
+    ):
+        with pytest.raises(ThroughTimeError):
+            call()

@@ -8,7 +8,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..cells import AbstractCell, Elman
 from ..cells.elman import NONLINEARITIES
-from ..errors import ShapeError
+from ..errors import DtypeError, ShapeError
 from ..shapes import check
 from ..tape import Tape
 from . import native
@@ -110,8 +110,9 @@ class Arguments:
         assert weight_hh is not None and weight_ih is not None
         A, I, H = cell.preact_size, cell.input_size, cell.hidden_size
         self.cell, self.T, self.B, self.alive = cell, T, B, []
+        self.dtype = dtype = weight_hh.dtype
         self.sweep = sweep = native.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
-        sweep.dtype = weight_hh.dtype == torch.float64
+        sweep.dtype = dtype is torch.float64
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
         sweep.weight_hh = self.keep("weight_hh", weight_hh, "A H", A, H)
@@ -122,25 +123,43 @@ class Arguments:
                 if bias is not None:
                     setattr(sweep, name, self.keep(name, bias, "A", A))
         if x is not None:
-            if x.shape != (T, B, I):
-                check("x", x, "T B I", {"T": T, "B": B, "I": I})
+            if x.shape != (T, B, I) or x.dtype is not dtype:
+                check("x", x, "T B I", {"T": T, "B": B, "I": I}, like=weight_hh)
             x = side_by_side(x)
             self.alive.append(x)
             sweep.x = x.data_ptr()
             sweep.x_stride_t, sweep.x_stride_b, _ = x.stride()
         if reset is not None:
-            sweep.reset = self.keep("reset", reset, "T B", T, B)
+            sweep.reset = self.keep("reset", reset, "T B", T, B, dtype=torch.bool)
         if active is not None:
+            if active.shape != (T, B):
+                check("active", active, "T B", {"T": T, "B": B})
             span = Span.of(active)
             assert not span.obstacle
             if span.first is not None:
-                sweep.first = self.keep("first", span.first, "B", B)
-            sweep.last = self.keep("last", span.last, "B", B)
+                sweep.first = self.keep("first", span.first, "B", B, dtype=torch.int32)
+            sweep.last = self.keep("last", span.last, "B", B, dtype=torch.int32)
 
-    def keep(self, name: str, tensor: Tensor, axes: str, *shape: int) -> int:
-        """Check a tensor, keep it until the call is over, and give its address."""
+    def keep(
+        self,
+        name: str,
+        tensor: Tensor,
+        axes: str,
+        *shape: int,
+        dtype: torch.dtype | None = None,
+    ) -> int:
+        """Check a tensor, keep it until the call is over, and give its address.
+
+        Without ``dtype`` it is to have the weights'.
+
+        Raises:
+            DtypeError: it has another one.
+        """
         if tensor.shape != shape:
             check(name, tensor, axes, dict(zip(axes.split(), shape, strict=True)))
+        wanted = dtype or self.dtype
+        if tensor.dtype is not wanted:
+            raise DtypeError(f"{name} must be of {wanted}; got {tensor.dtype}.")
         tensor = tensor.contiguous()
         self.alive.append(tensor)
         return tensor.data_ptr()
@@ -166,6 +185,8 @@ class Arguments:
         if G not in (H, S):
             g = torch.nn.functional.pad(g, (0, (H if G < H else S) - G))
         lead = (V, self.T, self.B) if g.dim() == 4 else (self.T, self.B)
+        if g.dtype is not self.dtype:
+            raise DtypeError(f"g must be of {self.dtype}; got {g.dtype}.")
         if g.shape[:-1] != lead:
             axes = "V T B G" if g.dim() == 4 else "T B G"
             check("g", g, axes, {"V": V, "T": self.T, "B": self.B})

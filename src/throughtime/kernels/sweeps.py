@@ -184,7 +184,7 @@ def run_back(
     for name, where in (("enters", enters), ("floors", floors)):
         if where is not None:
             numbers = where.to(torch.int32).clamp(-1, tape.T)
-            setattr(sweep, name, arguments.keep(name, numbers, "V", V))
+            setattr(sweep, name, arguments.keep(name, numbers, "V", V, dtype=torch.int32))
     for name, array in out.items():
         if array is not None:
             assert array.is_contiguous() and array.dtype == tape.s.dtype
@@ -208,8 +208,8 @@ def back_arguments(
     """Describe the way back over a tape, with what enters it; where to write is still open."""
     T, B, S = tape.T, tape.B, cell.state_size
     s = tape.s.contiguous()
-    if s.shape[2] != S:
-        check("tape.s", s, "T B S", {"S": S})
+    if s.shape[2] != S or s.dtype is not cell.weight_hh.dtype:
+        check("tape.s", s, "T B S", {"S": S}, like=cell.weight_hh)  # pyright: ignore
     x = tape.x if with_x else None
     arguments = Arguments(cell, number, T, B, x, tape.active, tape.reset, back=True)
     arguments.alive.append(s)
