@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .cells.base import AbstractCell
+from .errors import ShapeError
 from .tape import Tape
 
 __all__ = ["adjoints", "backward", "forward", "mask", "unroll"]
@@ -52,7 +54,10 @@ def forward(
             s_prev = s_each[t - 1]
             if reset is not None:
                 s_prev = s_prev.masked_fill(reset[t - 1, :, None], 0)
-            s_t, saved = cell.step(a_each[t - 1], s_prev)
+            result = cell.step(a_each[t - 1], s_prev)
+            if t == 1:
+                _check_result(cell, "step", result, s_prev.shape, "s_t", "what vjp needs")
+            s_t, saved = result
             taken = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
             s_each[t].copy_(taken)
             if not keep:
@@ -93,14 +98,38 @@ def adjoints(
         first − 1, delta_{first−1} and an empty tensor.
     """
     G = g.shape[-1]
-    for t in range(tape.T if last is None else last, first - 1, -1):
+    top = tape.T if last is None else last
+    for t in range(top, first - 1, -1):
         delta = delta.clone()
         delta[..., :G] += g[:, t - 1]
-        delta_prev, adjoint = cell.vjp(tape.at(t), delta)
+        result = cell.vjp(tape.at(t), delta)
+        if t == top:
+            _check_result(cell, "vjp", result, delta.shape, "J_tᵀ delta", "the adjoint")
+        delta_prev, adjoint = result
         delta_prev, adjoint = mask(tape, t, delta, delta_prev, adjoint)
         yield t, delta, adjoint
         delta = delta_prev
     yield first - 1, delta, delta.new_empty(0)
+
+
+def _check_result(
+    cell: AbstractCell, method: str, result: Any, shape: torch.Size, first: str, second: str
+) -> None:
+    """Raise unless a method of somebody's cell gave two things, and the first is of this shape.
+
+    Raises:
+        ShapeError: it gave something else.
+    """
+    pair = isinstance(result, tuple) and len(result) == 2
+    if pair and isinstance(result[0], Tensor) and result[0].shape == shape:
+        return
+    got = result[0] if pair else result
+    told = str(tuple(got.shape)) if isinstance(got, Tensor) else type(got).__name__
+    told = told if pair else f"{told} alone"
+    raise ShapeError(
+        f"{type(cell).__name__}.{method} must return {first} {tuple(shape)} and {second}; got "
+        f"{told}. throughtime.testing.check_cell(cell) looks at all of it."
+    )
 
 
 def mask(

@@ -161,3 +161,29 @@ def test_trying_a_step_leaves_its_buffers_alone():
     assert "depends on the other rows" in layer.cell.apart
     layer.eval()(x)
     assert not layer.cell.apart
+
+
+class Wrong(tt.cells.MinGRU):
+    """A cell of somebody's own, one of whose methods gives what it should not."""
+
+    def __init__(self, method, spoil):
+        super().__init__(I, H, dtype=F64)
+        setattr(self, method, lambda *given: spoil(getattr(super(Wrong, self), method)(*given)))
+
+    affine = tt.cells.AbstractCell.affine  # a step at a time
+
+
+@pytest.mark.parametrize(
+    ("method", "spoil", "words"),
+    [
+        ("step", lambda r: r[0], r"Wrong\.step must return s_t \(3, 4\).*got \(3, 4\) alone"),
+        ("step", lambda r: (r[0][:, :2], r[1]), r"Wrong\.step .*got \(3, 2\)"),
+        ("vjp", lambda r: r[0], r"Wrong\.vjp must return J_tᵀ delta \(1, 3, 4\).*alone"),
+        ("vjp", lambda r: (r[0][0], r[1]), r"Wrong\.vjp .*got \(3, 4\)"),
+        ("vjp", lambda r: None, r"Wrong\.vjp .*got NoneType alone"),
+    ],
+)
+def test_a_cell_whose_methods_give_other_things_is_refused_in_words(method, spoil, words):
+    layer = tt.Recurrent(Wrong(method, spoil))
+    with pytest.raises(errors.ShapeError, match=words + r".*check_cell"):
+        layer(draw(T, B, I))[0].sum().backward()
