@@ -15,11 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-import throughtime as tt
+from throughtime.cli.bench_calls import PAIRS, calls
 from throughtime.kernels import native
 
-PAIRS = {"RNN": (tt.RNN, nn.RNN), "GRU": (tt.GRU, nn.GRU), "LSTM": (tt.LSTM, nn.LSTM)}
-B, T, H = 1, 500, 64
+SHAPE = (1, 500, 64, 64)  # B, T, I, H
 
 inside = 0.0  # seconds in native calls since the step began
 run = native.run
@@ -53,25 +52,13 @@ def call_us(layer: nn.Module, x: torch.Tensor) -> float:
     return median_us(lambda: layer(x), lambda: None, 2000)
 
 
-def train(layer: nn.Module, x: torch.Tensor, g: torch.Tensor) -> Callable[[], None]:
-    """Give one training step: forward, backward, every gradient anew."""
-
-    def step() -> None:
-        layer.zero_grad(set_to_none=True)
-        x.grad = None
-        layer(x)[0].backward(g)
-
-    return step
-
-
 def main() -> None:
     """Print two tables."""
     torch.set_num_threads(2)
-    x, g = torch.randn(T, B, H, requires_grad=True), torch.randn(T, B, H)
-    print(f"A training step, {(B, T, H, H)}, beside the sweeps, µs")
+    print(f"A training step, {SHAPE}, beside the sweeps, µs")
     print(f"{'':6}{'alone':>8}{'after torch.nn':>16}")
-    for name, (own, other) in PAIRS.items():
-        ours, theirs = train(own(H, H), x, g), train(other(H, H), x, g)
+    for name in PAIRS:
+        ours, theirs = calls("train", name, SHAPE)
         for warm in (ours, theirs, ours):
             warm()
         print(f"{name:6}{median_us(ours, lambda: None):8.0f}{median_us(ours, theirs):16.0f}")
@@ -79,7 +66,7 @@ def main() -> None:
     print("\nA call without a gradient, T = 3, B = 2, H = 4, in all, µs")
     print(f"{'':6}{'throughtime':>12}{'torch.nn':>10}")
     native.run = run
-    for name, pair in PAIRS.items():
+    for name, (*pair, _) in PAIRS.items():
         with torch.no_grad():
             times = [call_us(kind(4, 4), few) for kind in pair]
         print(f"{name:6}{times[0]:12.0f}{times[1]:10.0f}")

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from .cells.base import AbstractCell, rebind
 from .cells.computed import with_computed_weights
-from .cells.function import DEPENDS, Function
+from .cells.function import Function
 from .errors import (
     DtypeError,
     GraphError,
     InputTypeError,
     InputValueError,
     ShapeError,
-    UnsupportedError,
 )
 from .shapes import check, check_lengths
 
@@ -203,7 +202,8 @@ def rtrl(
         An iterator of `OnlineStep`, each with ∂E_t/∂W; its ``total`` is their sum so far.
 
     Raises:
-        InputTypeError: ``cell`` is no cell, ``loss`` cannot be called, or a mask is no bool.
+        InputTypeError: ``cell`` is no cell, or ``loss`` cannot be called.
+        DtypeError: lengths that are no integers, or a mask that is no bool.
         InputValueError: there is no first input, or a length is outside 1…T.
         UnsupportedError: the rows of a step depend on each other.
 
@@ -238,12 +238,7 @@ def rtrl(
     check("s_0", s_0, "B S", {"B": first.shape[0], "S": cell.state_size}, like=like)
     if isinstance(cell, Function):
         cell.examine(first, s_0)
-        if cell.apart == DEPENDS:
-            raise UnsupportedError(
-                "a step in which a row's state depends on the other rows of the batch cannot be "
-                "carried forward row by row. Give the step statistics of its own row (layer norm), "
-                "or batches of one row."
-            )
+        cell.need_rows_apart("cannot be carried forward row by row", "batches of one row")
     T = len(x) if isinstance(x, Tensor) else None
     steps = None if lengths is None else check_lengths(lengths, first.shape[0], T)
     resets = None if reset is None else iter(reset)

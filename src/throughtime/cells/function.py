@@ -15,6 +15,7 @@ from ..errors import (
     InputValueError,
     NonFiniteError,
     ShapeError,
+    UnsupportedError,
 )
 from ..shapes import check_sizes
 from .base import AbstractCell, rebind
@@ -228,6 +229,22 @@ class Function(AbstractCell):
     def input_grad(self, adjoints: Tensor) -> Tensor:
         """Give dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
+
+    def need_rows_apart(self, cannot: str, instead: str) -> None:
+        """Raise where a row's state depends on the other rows, as `examine` found.
+
+        Args:
+            cannot: what such a step cannot do, as the end of a sentence.
+            instead: what else is there, as the end of another.
+
+        Raises:
+            UnsupportedError: it does.
+        """
+        if self.apart == DEPENDS:
+            raise UnsupportedError(
+                f"a step in which a row's state depends on the other rows of the batch {cannot}. "
+                f"Give the step statistics of its own row (layer norm), or {instead}."
+            )
 
     def examine(self, x: Tensor, s: Tensor, *, anew: bool = True) -> None:
         """Try the step on the first rows of a sequence, before anything rests on it.

@@ -4,7 +4,7 @@
 not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
 """
 
-from .bare import complete
+from .bare import complete, taken
 from .blocks import as_a_graph
 from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
@@ -34,5 +34,6 @@ __all__ = [
     "losses",
     "outputs",
     "split",
+    "taken",
     "use",
 ]

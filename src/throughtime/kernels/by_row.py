@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from ..cells import AbstractCell, Function
-from ..cells.function import DEPENDS
-from ..errors import UnsupportedError
 from ..tape import Tape
 from . import sweeps
 from .bare import complete, taken
@@ -48,11 +46,9 @@ def gradients(
     Raises:
         UnsupportedError: the rows of a step depend on each other.
     """
-    if isinstance(cell, Function) and cell.apart == DEPENDS:
-        raise UnsupportedError(
-            "a step in which a row's state depends on the other rows of the batch has no gradient "
-            "of a row by itself. Give the step statistics of its own row (layer norm), or take the "
-            "gradients of batches of one row."
+    if isinstance(cell, Function):
+        cell.need_rows_apart(
+            "has no gradient of a row by itself", "take the gradients of batches of one row"
         )
     if g is None:
         g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)

@@ -19,6 +19,7 @@ from ..errors import (
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 from .segments import leaves
+from .stack import state_widths
 
 __all__ = [
     "State",
@@ -119,9 +120,7 @@ def check_kind(layer_title: str, layer: Any, state: object) -> None:
         widths, lead = (layer.cell.state_size,), ()
         like = next(iter(layer.cell.weights().values()), None)
     else:
-        H = layer.hidden_size
-        widths = (layer.proj_size or H, H) if layer.mode == "LSTM" else (H,)
-        lead, like = (layer.num_layers,), layer.weight_ih_l0
+        widths, lead, like = state_widths(layer), (layer.num_layers,), layer.weight_ih_l0
     parts = state if isinstance(state, tuple) else (state,)
     fits = len(parts) == len(widths) and all(
         isinstance(part, Tensor)

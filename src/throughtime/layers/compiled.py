@@ -34,7 +34,7 @@ def compiled_bptt(
     weights: dict[str, Tensor],
     through: Schedule,
     x: Tensor,
-    s_0: Tensor | None,
+    s_0: Tensor,
     active: Tensor | None,
     reset: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -45,13 +45,10 @@ def compiled_bptt(
         weights: the cell's, by name.
         through: which steps are kept, recomputed or cut on the way back.
         x: inputs (T, B, I).
-        s_0: the initial state (B, S); None: zeros.
+        s_0: the initial state (B, S).
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
     """
-    if s_0 is None:
-        A, H = weights["weight_hh"].shape
-        s_0 = x.new_zeros(x.shape[1], H + A // 4 if kind == "LSTM" else H)
     h, s_T, *_ = torch.ops.throughtime.layer(
         kind, ",".join(weights), *_told(through), x, s_0, list(weights.values()), active, reset
     )

@@ -88,8 +88,8 @@ def grads(
     wants = frozenset(n for n, needed in zip(cell.weights(), needs_weights, strict=True) if needed)
     if g_h is None:
         g_h = tape.s.new_zeros(1).expand(V, tape.T, tape.B, 1)
-    elif tape.active is not None:
-        g_h = g_h.masked_fill(~tape.active[..., None], 0)
+    else:
+        g_h = kernels.taken(g_h, tape.active)
     tape = kernels.complete(cell, tape)
     adjoints, delta_0 = kernels.backward(cell, tape, g_h, g_s)
     by_loss = [cell.param_grads(tape, adjoint) for adjoint in adjoints] if wants else []

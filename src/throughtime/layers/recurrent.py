@@ -12,8 +12,7 @@ from .. import kernels, sweep
 from ..cells import Function
 from ..cells.base import AbstractCell
 from ..cells.computed import with_computed_weights
-from ..cells.function import DEPENDS
-from ..errors import InputTypeError, UnsupportedError
+from ..errors import InputTypeError
 from ..schedule import FULL, Schedule
 from ..shapes import check
 from .bptt import bptt, own_precision
@@ -157,11 +156,11 @@ def run_here(
         few = _is_few(module, cell, batch, recording)
         with own_precision(batch.x):
             cell.examine(batch.x[0], s_0, anew=not few)
-        if cell.apart == DEPENDS and batch.active is not None:
-            raise UnsupportedError(
-                "a step in which a row's state depends on the other rows of the batch cannot take "
-                "rows of different lengths: those that have ended would still take part. Give the "
-                "step statistics of its own row (layer norm), or batches of one length."
+        if batch.active is not None:
+            cell.need_rows_apart(
+                "cannot take rows of different lengths: those that have ended would still take "
+                "part",
+                "batches of one length",
             )
     if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
         return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)

@@ -21,7 +21,7 @@ from .compiled import compiled_bptt
 from .inputs import Batch, dropout, read, under_autocast, write
 from .recording import Recording
 
-__all__ = ["cell_of", "run"]
+__all__ = ["cell_of", "run", "state_widths"]
 
 # What nn.RNNBase calls its modes, and the nonlinearity each has.
 ELMAN_MODES = {
@@ -118,7 +118,7 @@ def run(
         reset=reset,
     )
     directions = ("", "_reverse") if module.bidirectional else ("",)
-    widths = _state_widths(module)
+    widths = state_widths(module)
     runs = module.num_layers * len(directions)
     states = _initial_states(module, batch, hx, runs, widths, weight)
     x, finals = batch.x, []
@@ -160,10 +160,11 @@ def _one_direction(
     if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
-        weights, widths = _weights(module, suffix), _state_widths(module)
+        weights, widths = _weights(module, suffix), state_widths(module)
 
-        def through(*inputs):
-            h, s_T = compiled_bptt(kind, weights, schedule, *inputs)
+        def through(x, s_0, *masks):
+            s_0 = x.new_zeros(x.shape[1], sum(widths)) if s_0 is None else s_0
+            h, s_T = compiled_bptt(kind, weights, schedule, x, s_0, *masks)
             return h, kernels.split(s_T, widths)
 
     else:
@@ -180,7 +181,7 @@ def _one_direction(
     return h.flip(0), parts
 
 
-def _state_widths(module: nn.RNNBase) -> tuple[int, ...]:
+def state_widths(module: nn.RNNBase) -> tuple[int, ...]:
     """Give the widths of the parts of the state: (H,), or (P or H, H) for the LSTM."""
     if module.mode == "LSTM":
         return (module.proj_size or module.hidden_size, module.hidden_size)
