@@ -10,6 +10,7 @@ from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
 from .outputs import Outputs, joined, outputs, split
+from .prepared import Prepared, Taken, prepare
 from .steps import know
 from .sweeps import backward, forward
 from .train import Gradients, gradients
@@ -20,6 +21,8 @@ __all__ = [
     "Gradients",
     "Losses",
     "Outputs",
+    "Prepared",
+    "Taken",
     "as_a_graph",
     "available",
     "backward",
@@ -33,6 +36,7 @@ __all__ = [
     "last_choice",
     "losses",
     "outputs",
+    "prepare",
     "split",
     "taken",
     "use",

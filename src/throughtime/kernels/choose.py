@@ -158,7 +158,7 @@ def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> i
     """
     number = None if obstacle else _number(cell, tensors)
     if number is not None:
-        _last.choice = _native(type(cell), native.isa())
+        ran_natively(cell)
         return number
     chosen = choice(cell, *tensors)
     if chosen.name == "native":
@@ -190,6 +190,21 @@ def note(name: str, reason: str) -> None:
     _last.choice = Choice(name, reason)
 
 
+def is_reference_wanted() -> bool:
+    """Say whether `use` asks for plain torch."""
+    return _wanted == "reference"
+
+
+def compiled_number(cell: AbstractCell) -> int | None:
+    """Give the number of a cell's compiled kernel, or None where it has none to run."""
+    return _number(cell, ())
+
+
+def ran_natively(cell: AbstractCell) -> None:
+    """Remember that the compiled kernel ran."""
+    _last.choice = _native(type(cell), native.isa())
+
+
 def last_choice() -> Choice | None:
     """Give what ran last in this thread, and why; None before the first sweep."""
     return getattr(_last, "choice", None)
@@ -215,7 +230,8 @@ def _number(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> int | Non
         if not there or (tensor.dtype is not dtype and tensor.dtype is not torch.bool):
             return None
         try:
-            tensor.data_ptr()
+            if tensor.is_neg() or not tensor.data_ptr():
+                return None
         except RuntimeError:
             return None
     return number
@@ -244,8 +260,11 @@ def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
             return f"a tensor has dtype {tensor.dtype}, and the weights {dtype}."
         if tensor.device != device:
             return f"a tensor is on {tensor.device}, and the weights on {device}."
+        if tensor.is_neg():
+            return "a tensor is a view that stands for the negative of its memory."
         try:
-            tensor.data_ptr()
+            if not tensor.data_ptr():
+                return "a tensor has no memory: its storage was emptied."
         except RuntimeError:
             return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
     return ""

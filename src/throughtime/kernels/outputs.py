@@ -15,7 +15,7 @@ from .bare import bare, taken
 from .choose import in_torch
 from .sweeps import decide_forward, run_forward
 
-__all__ = ["Outputs", "joined", "outputs", "split"]
+__all__ = ["Outputs", "joined", "outputs", "split", "states"]
 
 
 class Outputs(NamedTuple):
@@ -76,7 +76,7 @@ def outputs(
     tape = run_forward(cell, number, x, s_0, finals, active, reset, h, keep)
     if h is None:
         assert tape is not None
-        h = _states(tape.s)
+        h = states(tape.s)
     return Outputs(h, finals, tape, shared)
 
 
@@ -92,7 +92,7 @@ def _outputs_in_torch(
     way = scan if in_torch(cell) == "scan" else reference
     tape = way.forward(cell, taken(x, active), s_0, active, reset, keep=keep)
     shared = active is None and cell.state_size == H and tape.s.is_contiguous()
-    h = _states(tape.s) if shared else taken(tape.s[1:, :, :H], active).contiguous()
+    h = states(tape.s) if shared else taken(tape.s[1:, :, :H], active).contiguous()
     finals = split(tape.s[-1], cell.parts())
     return Outputs(h, finals, bare(cell, tape), shared) if keep else Outputs(h, finals, None)
 
@@ -108,7 +108,7 @@ def joined(finals: tuple[Tensor, ...]) -> Tensor:
     return (finals[0] if len(finals) == 1 else torch.cat(finals, -1)).squeeze(0)
 
 
-def _states(s: Tensor) -> Tensor:
+def states(s: Tensor) -> Tensor:
     """Give the states without the first in their own memory, under another name.
 
     Whatever is written into it counts as a change of h, not of s.

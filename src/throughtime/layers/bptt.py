@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from ctypes import Array, c_int32
 from functools import partial
 from operator import is_not
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from .recording import Call, Recording, Switch
 from .scheduled import checkpointed, forward_keeping, truncated
 from .through import check_schedule
 
-__all__ = ["bptt", "own_precision"]
+__all__ = ["bptt", "bptt_prepared", "own_precision"]
 
 
 class Shown(NamedTuple):
@@ -53,6 +54,8 @@ class Run(NamedTuple):
         through: the schedule.
         switch: of the recording that collects the run, or None.
         keep: whether the way back may be taken.
+        prepared: the compiled sweeps over the whole input, where they are known to apply.
+        last: (B,) how many steps each row takes, with ``prepared``; None: all.
     """
 
     cell: AbstractCell
@@ -61,6 +64,8 @@ class Run(NamedTuple):
     through: Schedule
     switch: Switch | None
     keep: bool
+    prepared: kernels.Prepared | None = None
+    last: Array[c_int32] | None = None
 
 
 class BPTT(torch.autograd.Function):
@@ -70,9 +75,14 @@ class BPTT(torch.autograd.Function):
     def forward(ctx, run: Run, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), and s_T by its parts, each (1, B, ·)."""
         del anchor
-        cell, active, reset, through, switch, keep = run
-        ctx.run, ctx.tape, ctx.kept, ctx.shown = run, None, None, None
+        cell, active, reset, through, switch, keep, prepared, last = run
+        ctx.run, ctx.tape, ctx.kept, ctx.shown, ctx.sweep = run, None, None, None, None
         ctx.set_materialize_grads(False)
+        if prepared is not None:
+            h, finals, saved, shared, ctx.sweep = prepared.forward(x, last, keep=True)
+            ctx.shown = Shown(h.detach(), 0) if shared else None
+            ctx.save_for_backward(x, None, None, None, *weights, *saved)
+            return h, *finals
         with own_precision(x):
             if isinstance(through, Checkpointed) and switch is None:
                 s_0 = _begin(cell, x) if s_0 is None else s_0
@@ -93,12 +103,16 @@ class BPTT(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
-        nothing = (None,) * len(ctx.needs_input_grad)
         cell, switch = ctx.run.cell, ctx.run.switch
         g_s = _joined(g_finals, cell)
         if (switch is not None and switch.cut) or (g_h is None and g_s is None):
-            return nothing
+            return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
+        if ctx.sweep is not None:
+            found = _prepared_grads(ctx, x, rest, g_h) if g_s is None else None
+            if found is not None:
+                return (None, found[0], None, None, *found[1:])
+            active = _active(ctx.run.last, x)
         own = cell.weights()
         if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
             cell = rebind(cell, dict(zip(own, rest, strict=False)))
@@ -115,6 +129,21 @@ class BPTT(torch.autograd.Function):
             else:
                 found = grads_of_one(cell, tape, needs, g_h, g_s, one)
         return (None, *found[:2], None, *found[2:])
+
+
+def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h: Tensor):
+    """Give the gradients of x and of each weight, or None where the plain way back must be left."""
+    if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
+        return None
+    needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
+    return ctx.run.prepared.back(ctx.sweep, (x, *rest), g_h, needs)
+
+
+def _active(last: Array[c_int32] | None, x: Tensor) -> Tensor | None:
+    """Give the mask (T, B) of the steps that rows take."""
+    if last is None:
+        return None
+    return torch.arange(x.shape[0])[:, None] < torch.tensor(list(last))
 
 
 def _needs(ctx) -> tuple[bool, ...]:
@@ -275,6 +304,34 @@ def bptt(
             )
             # What is written into the output in place must not change what was recorded.
             return h.clone(), kernels.split(s_T, cell.parts())
+    return h, tuple(parts)
+
+
+# What `torch.autograd.Function.apply` comes to where no transform is at work, as was asked before.
+_apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def bptt_prepared(
+    prepared: kernels.Prepared, x: Tensor, last: Array[c_int32] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Do what `bptt` does from s_0 = 0 where compiled sweeps are known to take ``x``.
+
+    Args:
+        prepared: the sweeps, over the weights as they are now.
+        x: inputs (T, B, I), seen by no transform and no tracer.
+        last: (B,) how many steps each row takes; None: all T.
+
+    Returns:
+        h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
+    """
+    weights = prepared.weights
+    if not torch.is_grad_enabled() or not (
+        x.requires_grad or any(weight.requires_grad for weight in weights)
+    ):
+        h, finals, *_ = prepared.forward(x, last, keep=False)
+        return h, finals
+    run = Run(prepared.cell, None, None, FULL, None, True, prepared, last)
+    h, *parts = _apply(run, x, None, None, *weights)
     return h, tuple(parts)
 
 

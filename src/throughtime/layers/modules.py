@@ -13,6 +13,7 @@ from ..cells.elman import check_nonlinearity
 from ..errors import DtypeError, InputTypeError, InputValueError
 from ..schedule import FULL, Schedule
 from ..shapes import check_sizes
+from .quick import quick
 from .stack import run
 from .through import check_schedule, notice
 
@@ -91,6 +92,9 @@ class _Through(nn.RNNBase):
             InputValueError: lengths outside 1…T, or beside a PackedSequence.
         """
         notice(self)
+        found = quick(self, input, lengths) if hx is None and reset is None else None
+        if found is not None:
+            return found
         return run(self, input, hx, lengths=lengths, reset=reset)
 
 

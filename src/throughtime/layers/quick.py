@@ -1,0 +1,83 @@
+"""A call in which nothing is special: one layer, one direction, from zeros, by all steps.
+
+Of a short sequence's time more would go into asking what else there might be than into the sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import Array, c_int32
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from .. import kernels
+from ..schedule import FULL
+from .bptt import bptt_prepared
+from .stack import cell_of
+
+__all__ = ["quick"]
+
+_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, kernels.Prepared]] = WeakKeyDictionary()
+
+
+def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | None):
+    """Give what `run` gives, or None where anything is unusual; `run` then says what is wrong.
+
+    Args:
+        module: one of this package's layers, whose state begins at 0.
+        input: what was given for x (T, B, I), or (B, T, I) with ``batch_first``.
+        lengths: (B,) how many steps each row takes, or None.
+    """
+    if torch.compiler.is_compiling() or type(input) is not Tensor or _is_watched():
+        return None
+    if module.num_layers != 1 or module.bidirectional or module.through is not FULL:
+        return None
+    prepared = _prepared(module)
+    if prepared is None or input.dim() != 3:
+        return None
+    x = input.transpose(0, 1) if module.batch_first else input
+    if not prepared.takes(x):
+        return None
+    last = None
+    if lengths is not None:
+        last = _last(lengths, x)
+        if last is None:
+            return None
+    h, finals = bptt_prepared(prepared, x, last)
+    return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
+
+
+def _is_watched() -> bool:
+    """Say whether a transform, a tracer or forward mode is at work."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _prepared(module: nn.RNNBase) -> kernels.Prepared | None:
+    """Give the compiled sweeps over the module's weights, prepared anew when these have changed."""
+    weights = tuple(module._parameters.values())
+    found = _PREPARED.get(module)
+    if found is not None and found[0] == module.mode and found[1].holds(weights):
+        return found[1]
+    if not all(type(weight) is nn.Parameter for weight in weights):
+        return None
+    prepared = kernels.prepare(cell_of(module, "l0"))
+    if prepared is None or not prepared.holds(weights):
+        return None
+    _PREPARED[module] = (module.mode, prepared)
+    return prepared
+
+
+def _last(lengths: Tensor | Sequence[int], x: Tensor) -> Array[c_int32] | None:
+    """Give how many steps each row takes, or None where that is not plain to see."""
+    if isinstance(lengths, Tensor):
+        lengths = lengths.tolist() if lengths.is_cpu and lengths.dim() == 1 else ()
+    T, B = x.shape[:2]
+    plain = isinstance(lengths, list) and len(lengths) == B and set(map(type, lengths)) == {int}
+    return (c_int32 * B)(*lengths) if plain and min(lengths) >= 1 and max(lengths) <= T else None
