@@ -221,7 +221,18 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         if (Cell::carries && tile) d += load(r.carry_h + u);
         if (r.g) d += load(r.g + u, n);
         if (r.delta) store(r.delta + u, d, n);
+        if (w.grads) ask_ahead(r, u);
         Cell::backward(sizes, r, d, u, n);
+    }
+
+    // What the row reads one step further back, so that it comes while the next product is taken.
+    TT_INLINE void ask_ahead(const Row<F> &r, int64_t u) const {
+        ask(r.s_prev + u);
+        if (Cell::states == 2) ask(r.s_prev + w.H + u);
+        for (int gate = 0; Cell::gates > 1 && gate < Cell::gates; ++gate)
+            ask(r.a - w.B * A + gate * w.H + u);
+        if (r.q) ask(r.q - w.B * w.H + u);
+        if (r.g) ask(r.g - w.g_stride_t + u);
     }
 
     // The row takes no step t: what came through the product stays in the carry.

@@ -147,11 +147,14 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     void point(const Row<F> &r, int64_t panel, const F *tile) const {
         constexpr int L = Simd<F>::lanes;
         int64_t u = panels.first_unit(panel);
-        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::gates)
+        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::gates) {
+            // Where the next state goes, so that it is written at once; a gated cell gains nothing.
+            if (w.keep && Cell::gates == 1) ask_to_write(r.s + w.B * S + u);
             if (w.H - u >= L)
                 Cell::forward(sizes, r, tile, u, L);
             else
                 Cell::forward(sizes, r, tile, u, (int)(w.H - u));
+        }
     }
 
     // Steps that a row does not take: its state stays, and what would be kept or put out is 0.

@@ -85,6 +85,8 @@ template <class F> struct Gemm {
             const int NR = panels.width(p);
             const int64_t u = panels.first_unit(p), tile_row = NR * L;
             const int64_t columns = w.I - u < tile_row ? w.I - u : tile_row;
+            for (int64_t i = 0; i < rows; ++i)
+                for (int64_t j = 0; j < columns; j += L) ask_to_write(input_grad_row(first + i) + u + j);
             const F *panel = (const F *)share.packed_x + panels.offset(p);
             for (int64_t k = 0; k < panels.K; k += depth_at_once) {
                 const int64_t K = panels.K - k < depth_at_once ? panels.K - k : depth_at_once;
@@ -92,10 +94,10 @@ template <class F> struct Gemm {
                                  k ? gathered : nullptr, tile_row);
             }
             for (int64_t i = 0; i < rows; ++i)
-                memcpy((F *)w.grad_x + lists[share.group].at[first + i] * w.I + u, gathered + i * tile_row,
-                       columns * sizeof(F));
+                memcpy(input_grad_row(first + i) + u, gathered + i * tile_row, columns * sizeof(F));
         }
     }
+    F *input_grad_row(int64_t i) const { return (F *)w.grad_x + lists[share.group].at[i] * w.I; }
 
     // A worker's columns of both weight gradients: the adjoints of all groups times what each step
     // began from. `fresh`: nothing has been added to them yet.
@@ -116,11 +118,12 @@ template <class F> struct Gemm {
             if (!from.n) continue;
             for (int64_t i = top; i < bottom; i += adjoint_columns) {
                 const int64_t end = bottom - i < adjoint_columns ? bottom : i + adjoint_columns;
-                for (int64_t p = first; p < last; ++p)
-                    if (p < x.count)
-                        block(from, x, p, true, fresh, i, end);
-                    else
-                        block(from, h, p - x.count, false, fresh, i, end);
+                for (int64_t p = first; p < last; ++p) {
+                    const Operand o = operand(from, x, h, p);
+                    const Operand next = p + 1 < last ? operand(from, x, h, p + 1) : Operand{};
+                    gather(o);
+                    block(o, next, fresh, i, end);
+                }
             }
             fresh = false;
         }
@@ -131,61 +134,87 @@ template <class F> struct Gemm {
                 clear(h, p - x.count, (F *)w.grad_weight_hh, top, bottom);
     }
 
-    // One panel of columns of dE/dW_x or dE/dW_h, and some of its rows.
-    void block(const tt::Waiting &from, const Panels &panels, int64_t p, bool of_x, bool fresh,
-               int64_t first, int64_t last) const {
+    // What is multiplied with the adjoints that wait: a panel of columns of the inputs, or of the
+    // states that the steps began from.
+    struct Operand {
+        const tt::Waiting *from;
+        const F *rows;
+        const int64_t *at;   // where each row begins, in units of
+        int64_t stride;
+        int64_t u, columns;  // of the columns, the first and how many
+        int64_t out_row;     // columns of the weight
+        int NR;
+        bool of_x;
+
+        const F *row(int64_t k) const { return rows + at[k] * stride + u; }
+    };
+
+    Operand operand(const tt::Waiting &from, const Panels &x, const Panels &h, int64_t p) const {
         constexpr int L = Simd<F>::lanes;
+        const bool of_x = p < x.count;
+        const Panels &panels = of_x ? x : h;
+        if (!of_x) p -= x.count;
         const int NR = panels.width(p);
-        const int64_t u = panels.first_unit(p), width = NR * L;
-        const int64_t columns = panels.units - u < width ? panels.units - u : width;
-        operand(from, of_x, u, columns, NR);
-        F *out = (F *)(of_x ? w.grad_weight_ih : w.grad_weight_hh) + u;
-        // The GRU's hidden side of n is a column block of its own, after all others.
-        const int64_t bent = w.cell == TT_GRU && !of_x ? 2 * H : A;
-        const int64_t before = last < bent ? last : bent, after = first < bent ? bent : first;
-        strips(from, NR, first, before, 0, out, panels.units, columns, fresh);
-        strips(from, NR, after, last, H, out, panels.units, columns, fresh);
+        const int64_t u = panels.first_unit(p), left = panels.units - u;
+        const int64_t columns = left < NR * L ? left : NR * L;
+        if (of_x) return {&from, (const F *)w.x, from.x_at, 1, u, columns, w.I, NR, true};
+        return {&from, (const F *)w.s, from.at, tt::state_size(w), u, columns, H, NR, false};
     }
 
-    // Bring together what the steps began from, or their inputs: columns from u on, padded with 0.
-    void operand(const tt::Waiting &from, bool of_x, int64_t u, int64_t columns, int NR) const {
+    // Some rows of a weight's gradient, in the operand's columns.
+    void block(const Operand &o, const Operand &next, bool fresh, int64_t first, int64_t last) const {
+        // The GRU's hidden side of n is a column block of its own, after all others.
+        const int64_t bent = w.cell == TT_GRU && !o.of_x ? 2 * H : A;
+        const int64_t before = last < bent ? last : bent, after = first < bent ? bent : first;
+        strips(o, next, first, before, 0, fresh);
+        strips(o, next, after, last, H, fresh);
+    }
+
+    // Bring an operand together, padded with 0.
+    void gather(const Operand &o) const {
         constexpr int L = Simd<F>::lanes;
-        const int64_t S = tt::state_size(w);
         F *to = gathered;
-        for (int64_t k = 0; k < from.n; ++k, to += NR * L) {
-            const int64_t at = from.at[k];
-            const F *row = (of_x ? (const F *)w.x + from.x_at[k] : (const F *)w.s + at * S) + u;
-            const bool cleared = !of_x && w.reset && w.reset[at];
-            for (int j = 0; j < NR; ++j) {
-                const int64_t left = columns - j * L;
+        for (int64_t k = 0; k < o.from->n; ++k, to += o.NR * L) {
+            const F *row = o.row(k);
+            const bool cleared = !o.of_x && w.reset && w.reset[o.at[k]];
+            for (int j = 0; j < o.NR; ++j) {
+                const int64_t left = o.columns - j * L;
                 store(to + j * L, cleared ? Vec<F>{} : load(row + j * L, left < L ? (int)left : L));
             }
         }
     }
 
     // Rows first … last - 1 of a weight's gradient; their adjoints stand `shift` columns further.
-    void strips(const tt::Waiting &from, int NR, int64_t first, int64_t last, int64_t shift, F *out,
-                int64_t out_row, int64_t columns, bool fresh) const {
+    // Meanwhile the next operand comes from memory, a share of it with each strip.
+    void strips(const Operand &o, const Operand &next, int64_t first, int64_t last, int64_t shift,
+                bool fresh) const {
         constexpr int L = Simd<F>::lanes;
-        const int most = rows_for(NR);
-        const int64_t width = NR * L;
-        F *tile = (F *)share.tile;
+        const int most = rows_for(o.NR);
+        const int64_t width = o.NR * L, n = o.from->n, out_row = o.out_row;
+        F *tile = (F *)share.tile, *out = (F *)(o.of_x ? w.grad_weight_ih : w.grad_weight_hh) + o.u;
         for (int64_t i = first; i < last; i += most) {
             const int rows = (int)(last - i < most ? last - i : most);
-            const F *adjoints = (const F *)from.rows + i + shift;
+            const F *adjoints = (const F *)o.from->rows + i + shift;
             F *to = out + i * out_row;
-            const Multiply<F> product = pick<F, true>(rows, NR);
+            const Multiply<F> product = pick<F, true>(rows, o.NR);
             for (int r = rows; r < 2 * rows && i + r < last; ++r)  // the next strip's
-                for (int64_t j = 0; j < columns; j += L) __builtin_prefetch(to + r * out_row + j, 1);
-            if (columns == width) {
-                product(adjoints, row, gathered, from.n, to, out_row, fresh ? nullptr : to, out_row);
+                for (int64_t j = 0; j < o.columns; j += L) ask_to_write(to + r * out_row + j);
+            if (next.from)
+                ask_for(next, n * (i - first) / (last - first), n * (i + rows - first) / (last - first));
+            if (o.columns == width) {
+                product(adjoints, row, gathered, n, to, out_row, fresh ? nullptr : to, out_row);
                 continue;
             }
-            product(adjoints, row, gathered, from.n, tile, width, nullptr, 0);
+            product(adjoints, row, gathered, n, tile, width, nullptr, 0);
             for (int r = 0; r < rows; ++r)
-                for (int64_t j = 0; j < columns; ++j)
+                for (int64_t j = 0; j < o.columns; ++j)
                     to[r * out_row + j] = tile[r * width + j] + (fresh ? F(0) : to[r * out_row + j]);
         }
+    }
+
+    void ask_for(const Operand &o, int64_t first, int64_t last) const {
+        for (int64_t k = first; k < last; ++k)
+            for (int64_t j = 0; j < o.columns; j += Simd<F>::lanes) ask(o.row(k) + j);
     }
 
     void clear(const Panels &panels, int64_t p, F *out, int64_t first, int64_t last) const {

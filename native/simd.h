@@ -77,6 +77,10 @@ template <class F> TT_INLINE void store(F *p, Vec<F> v, int n) {
 #endif
 }
 
+// Ask memory for a line that is read or written soon, into a core's own cache.
+template <class F> TT_INLINE void ask(const F *p) { __builtin_prefetch(p, 0, 2); }
+template <class F> TT_INLINE void ask_to_write(F *p) { __builtin_prefetch(p, 1, 2); }
+
 // Written so that a NaN in x stays.
 template <class F> TT_INLINE Vec<F> clamp(Vec<F> x, F low, F high) {
     const Vec<F> zero = {};
