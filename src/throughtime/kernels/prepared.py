@@ -71,9 +71,9 @@ class Prepared:
         if len(weights) != len(self.noted):
             return False
         for weight, (own, address, shape) in zip(weights, self.noted, strict=True):
-            if weight is not own or weight.data_ptr() != address or weight.dtype is not dtype:
+            if weight is not own or own.data_ptr() != address or own.dtype is not dtype:
                 return False
-            if weight.shape != shape or not weight.is_contiguous():
+            if own.shape != shape or not own.is_contiguous():
                 return False
         return True
 
@@ -82,7 +82,7 @@ class Prepared:
         if is_reference_wanted() or x.dim() != 3:
             return False
         T, B, I = x.shape
-        sized = I == self.sizes[0] and 0 < T < _LIMIT and 0 < B <= _LIMIT
+        sized = self.sizes[0] == I and 0 < T < _LIMIT and 0 < B <= _LIMIT
         return sized and plain(x, self.dtype) != 0
 
     def forward(
@@ -99,22 +99,14 @@ class Prepared:
             as `throughtime.kernels.outputs`.
         """
         T, B, _ = x.shape
-        _, H, S, A = self.sizes
+        _, H, S, _ = self.sizes
         sweep = _copy(self.sweep)
         sweep.T, sweep.B, sweep.keep = T, B, keep
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
         if last is not None:
             sweep.last = ctypes.addressof(last)
-        shared, kept, h = keep and last is None and S == H, (), None
-        if keep:
-            s = native.empty(x, T + 1, B, S)
-            kept, sweep.s = (s,), s.data_ptr()
-            if self.number > 0:
-                a = native.empty(x, T, B, A)
-                kept, sweep.a = (s, a), a.data_ptr()
-            if self.number == 2:
-                q = native.empty(x, T, B, H)
-                kept, sweep.q = (*kept, q), q.data_ptr()
+        kept = self._tape(sweep, x) if keep else ()
+        shared, h = keep and last is None and S == H, None
         if not shared:
             h = native.empty(x, T, B, H)
             sweep.h = h.data_ptr()
@@ -126,6 +118,21 @@ class Prepared:
         native.run(sweep, back=False)
         ran_natively(self.cell)
         return Taken(states(kept[0]) if h is None else h, finals, kept, shared, sweep)
+
+    def _tape(self, sweep: native.Sweep, x: Tensor) -> tuple[Tensor, ...]:
+        """Give s, and what the cell puts aside beside it, to be written."""
+        _, H, S, A = self.sizes
+        s = native.empty(x, sweep.T + 1, sweep.B, S)
+        sweep.s = s.data_ptr()
+        if self.number == 0:
+            return (s,)
+        a = native.empty(x, sweep.T, sweep.B, A)
+        sweep.a = a.data_ptr()
+        if self.number == 1:
+            return s, a
+        q = native.empty(x, sweep.T, sweep.B, H)
+        sweep.q = q.data_ptr()
+        return s, a, q
 
     def back(
         self,
@@ -188,9 +195,9 @@ def prepare(cell: AbstractCell) -> Prepared | None:
 
 def plain(x: Tensor, dtype: torch.dtype) -> int:
     """Give the address of an ordinary tensor with its last axis contiguous; of any other 0."""
-    if type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+    if type(x) is not Tensor or x.dtype is not dtype or not x.is_cpu:
         return 0
-    if x.dtype is not dtype or not x.is_cpu or x.layout is not torch.strided or x.is_neg():
+    if x.layout is not torch.strided or x.is_neg():
         return 0
     if x.stride(-1) != 1 and x.shape[-1] != 1:
         return 0

@@ -109,7 +109,7 @@ class BPTT(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
         if ctx.sweep is not None:
-            found = _prepared_grads(ctx, x, rest, g_h) if g_s is None else None
+            found = None if g_s is not None else _prepared_grads(ctx, x, rest, g_h)
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
             active = _active(ctx.run.last, x)
@@ -131,7 +131,7 @@ class BPTT(torch.autograd.Function):
         return (None, *found[:2], None, *found[2:])
 
 
-def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h: Tensor):
+def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
     """Give the gradients of x and of each weight, or None where the plain way back must be left."""
     if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
         return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .. import kernels
-from ..schedule import FULL
+from ..schedule import Full
 from .bptt import bptt_prepared
 from .stack import cell_of
 
@@ -33,7 +33,7 @@ def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | N
     """
     if torch.compiler.is_compiling() or type(input) is not Tensor or _is_watched():
         return None
-    if module.num_layers != 1 or module.bidirectional or module.through is not FULL:
+    if module.num_layers != 1 or module.bidirectional or type(module.through) is not Full:
         return None
     prepared = _prepared(module)
     if prepared is None or input.dim() != 3:
@@ -79,5 +79,7 @@ def _last(lengths: Tensor | Sequence[int], x: Tensor) -> Array[c_int32] | None:
     if isinstance(lengths, Tensor):
         lengths = lengths.tolist() if lengths.is_cpu and lengths.dim() == 1 else ()
     T, B = x.shape[:2]
-    plain = isinstance(lengths, list) and len(lengths) == B and set(map(type, lengths)) == {int}
-    return (c_int32 * B)(*lengths) if plain and min(lengths) >= 1 and max(lengths) <= T else None
+    if not isinstance(lengths, (list, tuple)) or len(lengths) != B:
+        return None
+    plain = set(map(type, lengths)) == {int} and min(lengths) >= 1 and max(lengths) <= T
+    return (c_int32 * B)(*lengths) if plain else None
