@@ -15,7 +15,6 @@ import throughtime as tt
 from throughtime import kernels
 
 modules = importlib.import_module("throughtime.layers.modules")
-bptt = importlib.import_module("throughtime.layers.bptt")
 choose = importlib.import_module("throughtime.kernels.choose")
 
 pytestmark = pytest.mark.skipif(

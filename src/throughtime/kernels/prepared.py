@@ -105,9 +105,11 @@ class Prepared:
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
         if last is not None:
             sweep.last = ctypes.addressof(last)
-        kept = self._tape(sweep, x) if keep else ()
-        shared, h = keep and last is None and S == H, None
-        if not shared:
+        kept = self._tape(sweep, x)
+        shared = keep and last is None and S == H
+        if shared:
+            h = states(kept[0])
+        else:
             h = native.empty(x, T, B, H)
             sweep.h = h.data_ptr()
         finals = (x.new_empty(1, B, H),)
@@ -117,10 +119,12 @@ class Prepared:
             sweep.c_T = finals[1].data_ptr()
         native.run(sweep, back=False)
         ran_natively(self.cell)
-        return Taken(states(kept[0]) if h is None else h, finals, kept, shared, sweep)
+        return Taken(h, finals, kept, shared, sweep)
 
     def _tape(self, sweep: native.Sweep, x: Tensor) -> tuple[Tensor, ...]:
-        """Give s, and what the cell puts aside beside it, to be written."""
+        """Give s, and what the cell puts aside beside it, to be written; nothing without keep."""
+        if not sweep.keep:
+            return ()
         _, H, S, A = self.sizes
         s = native.empty(x, sweep.T + 1, sweep.B, S)
         sweep.s = s.data_ptr()

@@ -10,20 +10,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import kernels, sweep
 from ..cells.base import AbstractCell, rebind
 from ..errors import UnsupportedError
-from ..schedule import FULL, Checkpointed, Schedule, Truncated
+from ..schedule import Checkpointed, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, grads_of_one, is_batched
 from .plan import plan
-from .recording import Call, Recording, Switch
+from .recording import Switch
 from .scheduled import checkpointed, forward_keeping, truncated
-from .through import check_schedule
 
-__all__ = ["bptt", "bptt_prepared", "own_precision"]
+__all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
 
 
 class Shown(NamedTuple):
@@ -85,7 +83,7 @@ class BPTT(torch.autograd.Function):
             return h, *finals
         with own_precision(x):
             if isinstance(through, Checkpointed) and switch is None:
-                s_0 = _begin(cell, x) if s_0 is None else s_0
+                s_0 = begin(cell, x) if s_0 is None else s_0
                 how = plan(through, cell, x, s_0)
                 kept = forward_keeping(how, cell, x, s_0, active, reset)
                 h, finals = kept.h, kernels.split(kept.s_T, cell.parts())
@@ -165,7 +163,7 @@ def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor |
     )
 
 
-def _begin(cell: AbstractCell, x: Tensor) -> Tensor:
+def begin(cell: AbstractCell, x: Tensor) -> Tensor:
     """Give the initial state (B, S) where none was given."""
     return x.new_zeros(x.shape[1], cell.state_size)
 
@@ -201,8 +199,8 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """
     needs = _needs(ctx)
-    _refuse_truncation(ctx.run.through)
-    s_0 = _begin(cell, x) if s_0 is None else s_0
+    refuse_truncation(ctx.run.through)
+    s_0 = begin(cell, x) if s_0 is None else s_0
     with own_precision(x):
         h, s_T = sweep.unroll(cell, x, s_0, active, reset)
     outputs = [(o, g) for o, g in ((h, g_h), (s_T, g_s)) if g is not None]
@@ -223,140 +221,14 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset
     return (None, g_x, g_s0, None, *g_weights)
 
 
-def bptt(
-    cell: AbstractCell,
-    x: Tensor,
-    s_0: Tensor | None = None,
-    active: Tensor | None = None,
-    reset: Tensor | None = None,
-    *,
-    through: Schedule = FULL,
-    recording: Recording | None = None,
-    name: str = "",
-    inner: bool = False,
-    reverse: bool = False,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one layer in one direction, differentiably by exact BPTT.
+def refuse_truncation(through: Schedule) -> None:
+    """Raise where the exact recurrence is asked for and the schedule cuts it.
 
-    Args:
-        cell: the recurrence.
-        x: inputs (T, B, I).
-        s_0: the initial state (B, S); None: zeros.
-        active: (T, B) bool; rows that are False keep their state and put out 0.
-        reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
-        through: which steps are kept, recomputed or cut on the way back.
-        recording: where a trace collects this run.
-        name: the layer's name in the flow.
-        inner: whether ``x`` comes from the layer below in the same module.
-        reverse: whether the caller turned time around.
-
-    Returns:
-        h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
-
-    Cost:
-        two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
+    Raises:
+        UnsupportedError: it does.
     """
-    weights = cell.weights()
-    if through is not FULL:
-        check_schedule(through)
-    if recording is not None:
-        anchor, switch = recording.anchor, recording.switch
-        s_0 = _begin(cell, x) if s_0 is None else s_0
-    else:
-        anchor = switch = None
-        if _is_transformed((x, s_0, *weights.values())):
-            if torch.is_grad_enabled() or not _maps_only():
-                _refuse_truncation(through)
-            with own_precision(x):
-                s_0 = _begin(cell, x) if s_0 is None else s_0
-                h, s_T = sweep.unroll(cell, x, s_0, active, reset)
-            return h, kernels.split(s_T, cell.parts())
-    inputs = (x, s_0, anchor, *weights.values())
-    keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
-    if not keep and recording is None:
-        with own_precision(x):
-            return kernels.outputs(cell, x, s_0, active, reset, keep=False)[:2]
-    h, *parts = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
-    if recording is not None:
-        assert s_0 is not None
-        s_T = kernels.joined(tuple(parts))
-        node = h.grad_fn
-        if node is not None and node.tape is not None:
-            copies = {n: w.detach().clone() for n, w in weights.items()}
-            t = node.tape
-            masks = (None if m is None else m.clone() for m in (active, reset))
-            bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
-            tape = kernels.complete(cell, bare)
-            node.tape = None
-            recording.calls.append(
-                Call(
-                    recording.numbered(name),
-                    rebind(cell, copies),
-                    tape,
-                    x,
-                    s_0,
-                    h,
-                    s_T,
-                    inner,
-                    reverse,
-                    through,
-                )
-            )
-            # What is written into the output in place must not change what was recorded.
-            return h.clone(), kernels.split(s_T, cell.parts())
-    return h, tuple(parts)
-
-
-# What `torch.autograd.Function.apply` comes to where no transform is at work, as was asked before.
-_apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def bptt_prepared(
-    prepared: kernels.Prepared, x: Tensor, last: Array[c_int32] | None
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Do what `bptt` does from s_0 = 0 where compiled sweeps are known to take ``x``.
-
-    Args:
-        prepared: the sweeps, over the weights as they are now.
-        x: inputs (T, B, I), seen by no transform and no tracer.
-        last: (B,) how many steps each row takes; None: all T.
-
-    Returns:
-        h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
-    """
-    weights = prepared.weights
-    if not torch.is_grad_enabled() or not (
-        x.requires_grad or any(weight.requires_grad for weight in weights)
-    ):
-        h, finals, *_ = prepared.forward(x, last, keep=False)
-        return h, finals
-    run = Run(prepared.cell, None, None, FULL, None, True, prepared, last)
-    h, *parts = _apply(run, x, None, None, *weights)
-    return h, tuple(parts)
-
-
-def _maps_only() -> bool:
-    """Say whether vmap alone is at work, which asks for no gradient."""
-    if forward_ad._current_level >= 0:
-        return False
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    stack = functorch.get_interpreter_stack() or []
-    return all(level.key() == functorch.TransformType.Vmap for level in stack)
-
-
-def _refuse_truncation(through: Schedule) -> None:
     if isinstance(through, Truncated):
         raise UnsupportedError(
             "second derivatives, torch.func and forward mode are taken of the exact recurrence, "
             f"which {through} is not; call tt.set_through(model, tt.Full()) for them."
         )
-
-
-def _is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
-    """Say whether `torch.func`, forward mode or `torch.jit.trace` wants to see operations."""
-    # torch has no public question for the first; torch.autograd.Function asks the same one.
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
-        return True
-    if forward_ad._current_level < 0:
-        return False
-    return any(i is not None and forward_ad.unpack_dual(i).tangent is not None for i in inputs)

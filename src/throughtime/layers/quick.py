@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from .. import kernels
 from ..schedule import Full
-from .bptt import bptt_prepared
+from .direction import bptt_prepared
 from .stack import cell_of
 
 __all__ = ["quick"]

@@ -15,8 +15,9 @@ from ..cells.computed import with_computed_weights
 from ..errors import InputTypeError
 from ..schedule import FULL, Schedule
 from ..shapes import check
-from .bptt import bptt, own_precision
+from .bptt import own_precision
 from .compiled import compiled_bptt, kind_of
+from .direction import bptt
 from .inputs import Batch, read, write
 from .recording import Recording
 from .through import check_schedule, notice

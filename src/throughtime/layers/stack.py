@@ -16,8 +16,8 @@ from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
 from ..schedule import FULL
 from ..shapes import check
-from .bptt import bptt
 from .compiled import compiled_bptt
+from .direction import bptt
 from .inputs import Batch, dropout, read, under_autocast, write
 from .recording import Recording
 
