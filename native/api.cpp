@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #endif
 
-#define TT_VERSION 8
+#define TT_VERSION 9
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }

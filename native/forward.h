@@ -157,7 +157,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
     }
 
-    // Steps that a row does not take: its state stays, and what would be kept or put out is 0.
+    // Steps that a row does not take: its state stays, and what would be kept or put out is 0. The
+    // way back reads none of what would be kept.
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
@@ -166,7 +167,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 if (t >= lo && t < hi) continue;
                 const int64_t at = t * w.B + b;
                 if (w.h) memset((F *)w.h + at * w.H, 0, w.H * sizeof(F));
-                if (!w.keep) continue;
+                if (w.keep != 1) continue;
                 memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
                 if (Cell::gates > 1) memset((F *)w.a + at * A, 0, A * sizeof(F));
                 if (w.q) memset((F *)w.q + at * w.H, 0, w.H * sizeof(F));
@@ -222,16 +223,19 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         if (w.keep) give_last();
     }
 
+    // What each row's first step began from, also where the steps before it are not written.
     void begin_tape() const {
-        for (int64_t p = share.member; p < share.n_rows; p += share.members)
-            put(first(share.rows[p]), state(0, share.rows[p]),
-                Cell::states == 2 ? state(0, share.rows[p]) + w.H : nullptr);
+        for (int64_t p = share.member; p < share.n_rows; p += share.members) {
+            const int64_t b = share.rows[p], lo = share.lo[b];
+            for (int64_t t = 0; t <= lo; t += lo ? lo : 1)
+                put(first(b), state(t, b), Cell::states == 2 ? state(t, b) + w.H : nullptr);
+        }
     }
 
     void give_last() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
-            const int64_t b = share.rows[p];
-            put(state(w.T, b), last_h(b), last_c(b));
+            const int64_t b = share.rows[p], hi = share.lo[b] < share.hi[b] ? share.hi[b] : 0;
+            put(state(hi, b), last_h(b), last_c(b));
         }
     }
 };

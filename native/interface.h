@@ -20,7 +20,8 @@ enum tt_nonlinearity { TT_TANH = 0, TT_RELU = 1, TT_SIGMOID = 2, TT_IDENTITY = 3
 typedef struct tt_sweep {
     int32_t cell, dtype, nonlinearity, threads;
     int32_t members;        // threads that share the columns of one row; 0: choose
-    int32_t keep;           // forward: 1: s, a and q are written for all steps; 0: none of them
+    int32_t keep;           // forward: s, a and q are written, 1: for all steps, 2: for those that
+                            // a row takes, and s_0; 0: none of them
     int64_t T, B, I, H, V;  // V is 1 in the forward sweep
     const void *weight_hh;  // (A, H)
     const void *weight_ih;  // (A, I); back: where grad_x is wanted

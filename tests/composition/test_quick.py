@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib
 import pickle
 import threading
@@ -15,6 +16,7 @@ import throughtime as tt
 from throughtime import kernels
 
 modules = importlib.import_module("throughtime.layers.modules")
+stack = importlib.import_module("throughtime.layers.stack")
 choose = importlib.import_module("throughtime.kernels.choose")
 
 pytestmark = pytest.mark.skipif(
@@ -249,6 +251,24 @@ def test_unusual_ways_back(monkeypatch, taken, layer, way):
     # An LSTM's output is not its tape's states, and may be written into.
     plain = way is in_place and isinstance(layer, tt.LSTM)
     assert taken == (["forward", "back"] if plain else ["forward"])
+
+
+def test_steps_not_taken_are_filled_in_as_the_general_way_leaves_them(monkeypatch, layer):
+    native = importlib.import_module("throughtime.kernels.native")
+    empty = native.empty
+    monkeypatch.setattr(native, "empty", lambda *of: empty(*of).fill_(torch.nan))
+    x, lengths = torch.randn(T, B, I), torch.tensor([9, 2, 7, 1])
+    active = torch.arange(T)[:, None] < lengths
+    cell = stack.cell_of(layer, "l0")
+    prepared = kernels.prepare(cell)
+    assert prepared is not None and prepared.takes(x)
+    found = prepared.forward(x, (ctypes.c_int32 * B)(*lengths.tolist()), keep=True)
+    tape = kernels.outputs(cell, x, None, active).tape
+    assert tape is not None
+    assert any(part.isnan().any() for part in found.kept)
+    for got, want in zip(kernels.filled(found.kept, active), (tape.s, *tape.saved), strict=True):
+        assert torch.equal(got, want)
+    assert not found.h.isnan().any()
 
 
 def test_weights_that_moved_are_found_where_they_are(monkeypatch, taken):

@@ -10,7 +10,7 @@ from .choose import Available, Choice, available, choice, last_choice, use
 from .losses import Losses, losses
 from .native import empty
 from .outputs import Outputs, joined, outputs, split
-from .prepared import Prepared, Taken, prepare
+from .prepared import Prepared, Taken, filled, prepare
 from .steps import know
 from .sweeps import backward, forward
 from .train import Gradients, gradients
@@ -29,6 +29,7 @@ __all__ = [
     "choice",
     "complete",
     "empty",
+    "filled",
     "forward",
     "gradients",
     "joined",

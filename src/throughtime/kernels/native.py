@@ -28,7 +28,7 @@ __all__ = [
     "set_isa",
 ]
 
-VERSION = 8
+VERSION = 9
 _PATH = Path(__file__).with_name("_native.so")
 _LARGE = 4 << 20
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p

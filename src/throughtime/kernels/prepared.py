@@ -22,10 +22,11 @@ from .choose import compiled_number, is_reference_wanted, ran_natively
 from .outputs import states
 from .steps import Arguments
 
-__all__ = ["Prepared", "Taken", "prepare"]
+__all__ = ["Prepared", "Taken", "filled", "prepare"]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 _copy = native.Sweep.from_buffer_copy
+_TAKEN = 2  # of what is kept, only the steps that rows take are written
 _GRADS = ("grad_weight_ih", "grad_weight_hh", "grad_bias_ih", "grad_bias_hh")
 
 
@@ -35,7 +36,8 @@ class Taken(NamedTuple):
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
         finals: the final state by the cell's ``parts``, each (1, B, ·).
-        kept: what the way back needs beside x and the weights: s (T+1, B, S) and the cell's own.
+        kept: what the way back needs beside x and the weights: s (T+1, B, S) and the cell's own,
+            of the steps that rows take; the others hold anything.
         shared: whether ``h`` is in the memory of s.
         sweep: the arguments, for the way back.
     """
@@ -101,7 +103,7 @@ class Prepared:
         T, B, _ = x.shape
         _, H, S, _ = self.sizes
         sweep = _copy(self.sweep)
-        sweep.T, sweep.B, sweep.keep = T, B, keep
+        sweep.T, sweep.B, sweep.keep = T, B, _TAKEN if keep else 0
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
         if last is not None:
             sweep.last = ctypes.addressof(last)
@@ -186,6 +188,21 @@ class Prepared:
         native.run(sweep, back=True)
         ran_natively(self.cell)
         return found
+
+
+def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
+    """Give what was kept with the steps that rows do not take as `outputs` would have left them.
+
+    Args:
+        kept: s (T+1, B, S), and the cell's own (T, B, ·), of rows that begin at the first step.
+        active: (T, B) bool.
+    """
+    s, *own = kept
+    T, B = active.shape
+    final = s[active.sum(0), torch.arange(B)]
+    takes = active[..., None]
+    s = torch.cat((s[:1], torch.where(takes, s[1:], final.expand(T, -1, -1))))
+    return [s, *(torch.where(takes, part, 0) for part in own)]
 
 
 def prepare(cell: AbstractCell) -> Prepared | None:

@@ -111,6 +111,9 @@ class BPTT(torch.autograd.Function):
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
             active = _active(ctx.run.last, x)
+            if active is not None:
+                n = len(cell.weights())
+                rest[n:] = kernels.filled(rest[n:], active)
         own = cell.weights()
         if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
             cell = rebind(cell, dict(zip(own, rest, strict=False)))
