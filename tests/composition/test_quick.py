@@ -11,6 +11,8 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import throughtime as tt
 from throughtime import kernels
@@ -372,3 +374,21 @@ def test_what_ran_is_remembered(layer):
         layer(torch.randn(T, B, I))
         chosen = kernels.last_choice()
         assert chosen is not None and chosen.name == "reference"
+
+
+@pytest.mark.parametrize("hx", [False, True])
+def test_tensors_without_memory_do_not_reach_native_code(layer, hx):
+    x = torch.randn(T, B, I)
+    with torch.no_grad():
+        named = {"hx": layer(x)[1]} if hx else {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        output, _ = layer(x, **named)
+        assert isinstance(output, FakeTensor) and output.shape == (T, B, H)
+    output = layer(x)[0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        (grad,) = torch.autograd.grad(output, layer.weight_hh_l0, torch.ones(T, B, H))
+        assert isinstance(grad, FakeTensor)
+    with FlopCounterMode(display=False):  # a mode that only looks on
+        layer(x)
+    chosen = kernels.last_choice()
+    assert chosen is not None and chosen.name == "native"

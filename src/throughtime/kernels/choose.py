@@ -200,6 +200,11 @@ def compiled_number(cell: AbstractCell) -> int | None:
     return _number(cell, ())
 
 
+def is_faked(like: Tensor) -> bool:
+    """Say whether a mode such as torch's FakeTensorMode makes what is new no ordinary tensor."""
+    return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
+
+
 def ran_natively(cell: AbstractCell) -> None:
     """Remember that the compiled kernel ran."""
     _last.choice = _native(type(cell), native.isa())
@@ -221,7 +226,7 @@ def _number(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> int | Non
         return None
     dtype = weight.dtype
     number = TABLE.get((type(cell), "cpu", dtype))
-    if number is None or weights.get("weight_hr") is not None:
+    if number is None or weights.get("weight_hr") is not None or is_faked(weight):
         return None
     for tensor in (*tensors, *weights.values()):
         if tensor is None:
@@ -251,6 +256,8 @@ def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
     device, dtype = weight.device, weight.dtype
     if (type(cell), device.type, dtype) not in TABLE:
         return f"{name} has no compiled kernel for {dtype} on {device}."
+    if is_faked(weight):
+        return "a mode of torch's dispatcher makes tensors without memory."
     for tensor in (*tensors, *weights.values()):
         if tensor is None:
             continue

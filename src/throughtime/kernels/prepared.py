@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cells import AbstractCell
 from . import native
 from .by_row import COLLECTORS
-from .choose import compiled_number, is_reference_wanted, ran_natively
+from .choose import compiled_number, is_faked, is_reference_wanted, ran_natively
 from .outputs import states
 from .steps import Arguments
 
@@ -85,7 +85,7 @@ class Prepared:
             return False
         T, B, I = x.shape
         sized = self.sizes[0] == I and 0 < T < _LIMIT and 0 < B <= _LIMIT
-        return sized and plain(x, self.dtype) != 0
+        return sized and plain(x, self.dtype) != 0 and not is_faked(x)
 
     def forward(
         self, x: Tensor, last: ctypes.Array[ctypes.c_int32] | None = None, *, keep: bool
@@ -164,7 +164,7 @@ class Prepared:
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
         H = self.sizes[1]
-        if COLLECTORS or is_reference_wanted() or not self.holds(saved[1:n]):
+        if COLLECTORS or is_reference_wanted() or is_faked(g) or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have given others.
         where = [taken.x, taken.s, taken.a, taken.q][: len(kept) + 1]
