@@ -227,9 +227,12 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     void begin_tape() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b];
-            for (int64_t t = 0; t <= lo; t += lo ? lo : 1)
-                put(first(b), state(t, b), Cell::states == 2 ? state(t, b) + w.H : nullptr);
+            begin_at(0, b);
+            if (lo) begin_at(lo, b);
         }
+    }
+    void begin_at(int64_t t, int64_t b) const {
+        put(first(b), state(t, b), Cell::states == 2 ? state(t, b) + w.H : nullptr);
     }
 
     void give_last() const {

@@ -156,7 +156,7 @@ def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> i
     Raises:
         UnsupportedError: ``use("native")`` is in force, and the compiled kernel does not apply.
     """
-    number = None if obstacle else _number(cell, tensors)
+    number = None if obstacle else number_of(cell, *tensors)
     if number is not None:
         ran_natively(cell)
         return number
@@ -195,11 +195,6 @@ def is_reference_wanted() -> bool:
     return _wanted == "reference"
 
 
-def compiled_number(cell: AbstractCell) -> int | None:
-    """Give the number of a cell's compiled kernel, or None where it has none to run."""
-    return _number(cell, ())
-
-
 def is_faked(like: Tensor) -> bool:
     """Say whether a mode such as torch's FakeTensorMode makes what is new no ordinary tensor."""
     return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
@@ -215,7 +210,7 @@ def last_choice() -> Choice | None:
     return getattr(_last, "choice", None)
 
 
-def _number(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> int | None:
+def number_of(cell: AbstractCell, *tensors: Tensor | None) -> int | None:
     """Give the number of the compiled kernel where nothing speaks against it; else None.
 
     The same as no `_obstacle`, in a quarter of its time: every short sweep asks twice.
@@ -231,15 +226,19 @@ def _number(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> int | Non
     for tensor in (*tensors, *weights.values()):
         if tensor is None:
             continue
-        there = tensor.is_cpu and tensor.layout is torch.strided
-        if not there or (tensor.dtype is not dtype and tensor.dtype is not torch.bool):
-            return None
-        try:
-            if tensor.is_neg() or not tensor.data_ptr():
-                return None
-        except RuntimeError:
+        if (tensor.dtype is not dtype and tensor.dtype is not torch.bool) or not address(tensor):
             return None
     return number
+
+
+def address(tensor: Tensor) -> int:
+    """Give where a tensor's values lie in this machine's memory, or 0 where they do not."""
+    if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg():
+        return 0
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # vmap or the compiler hides them
+        return 0
 
 
 def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:

@@ -72,8 +72,7 @@ def outputs(
     # native sweep fills in s_0 and the final state, by parts.
     shared = keep and active is None and S == H
     h = None if shared else native.empty(x, T, B, H)
-    finals = tuple(x.new_empty(1, B, H) for _ in range(S // H))
-    tape = run_forward(cell, number, x, s_0, finals, active, reset, h, keep)
+    finals, tape = run_forward(cell, number, x, s_0, active, reset, h, keep)
     if h is None:
         assert tape is not None
         h = states(tape.s)

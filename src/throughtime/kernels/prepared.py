@@ -18,16 +18,16 @@ from torch import Tensor
 from ..cells import AbstractCell
 from . import native
 from .by_row import COLLECTORS
-from .choose import compiled_number, is_faked, is_reference_wanted, ran_natively
+from .choose import address, is_faked, is_reference_wanted, number_of, ran_natively
 from .outputs import states
 from .steps import Arguments
+from .sweeps import make_room, size_obstacle
+from .train import run_back
 
 __all__ = ["Prepared", "Taken", "filled", "prepare"]
 
-_LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 _copy = native.Sweep.from_buffer_copy
 _TAKEN = 2  # of what is kept, only the steps that rows take are written
-_GRADS = ("grad_weight_ih", "grad_weight_hh", "grad_bias_ih", "grad_bias_hh")
 
 
 class Taken(NamedTuple):
@@ -59,11 +59,10 @@ class Prepared:
             cell: the recurrence, with contiguous weights.
             number: of its compiled kernel.
         """
-        self.cell, self.number = cell, number
-        self.weights = tuple(cell.weights().values())
+        self.cell = cell
+        self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
         self.dtype = self.weights[0].dtype
-        self.sizes = (cell.input_size, cell.hidden_size, cell.state_size, cell.preact_size)
         # bytes: every call fills in a copy, so that threads do not meet in one.
         self.sweep = bytes(Arguments(cell, number, 1, 1, None, None, None, back=False).sweep)
 
@@ -72,8 +71,8 @@ class Prepared:
         dtype = self.dtype
         if len(weights) != len(self.noted):
             return False
-        for weight, (own, address, shape) in zip(weights, self.noted, strict=True):
-            if weight is not own or own.data_ptr() != address or own.dtype is not dtype:
+        for weight, (own, at, shape) in zip(weights, self.noted, strict=True):
+            if weight is not own or own.data_ptr() != at or own.dtype is not dtype:
                 return False
             if own.shape != shape or not own.is_contiguous():
                 return False
@@ -84,7 +83,7 @@ class Prepared:
         if is_reference_wanted() or x.dim() != 3:
             return False
         T, B, I = x.shape
-        sized = self.sizes[0] == I and 0 < T < _LIMIT and 0 < B <= _LIMIT
+        sized = self.cell.input_size == I and not size_obstacle(T, B)
         return sized and plain(x, self.dtype) != 0 and not is_faked(x)
 
     def forward(
@@ -101,44 +100,22 @@ class Prepared:
             as `throughtime.kernels.outputs`.
         """
         T, B, _ = x.shape
-        _, H, S, _ = self.sizes
+        H = self.cell.hidden_size
         sweep = _copy(self.sweep)
         sweep.T, sweep.B, sweep.keep = T, B, _TAKEN if keep else 0
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
         if last is not None:
             sweep.last = ctypes.addressof(last)
-        kept = self._tape(sweep, x)
-        shared = keep and last is None and S == H
+        finals, kept = make_room(sweep, self.cell, x)
+        shared = keep and last is None and self.cell.state_size == H
         if shared:
             h = states(kept[0])
         else:
             h = native.empty(x, T, B, H)
             sweep.h = h.data_ptr()
-        finals = (x.new_empty(1, B, H),)
-        sweep.h_T = finals[0].data_ptr()
-        if S > H:
-            finals = (*finals, x.new_empty(1, B, H))
-            sweep.c_T = finals[1].data_ptr()
         native.run(sweep, back=False)
         ran_natively(self.cell)
         return Taken(h, finals, kept, shared, sweep)
-
-    def _tape(self, sweep: native.Sweep, x: Tensor) -> tuple[Tensor, ...]:
-        """Give s, and what the cell puts aside beside it, to be written; nothing without keep."""
-        if not sweep.keep:
-            return ()
-        _, H, S, A = self.sizes
-        s = native.empty(x, sweep.T + 1, sweep.B, S)
-        sweep.s = s.data_ptr()
-        if self.number == 0:
-            return (s,)
-        a = native.empty(x, sweep.T, sweep.B, A)
-        sweep.a = a.data_ptr()
-        if self.number == 1:
-            return s, a
-        q = native.empty(x, sweep.T, sweep.B, H)
-        sweep.q = q.data_ptr()
-        return s, a, q
 
     def back(
         self,
@@ -163,7 +140,7 @@ class Prepared:
         """
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
-        H = self.sizes[1]
+        H = self.cell.hidden_size
         if COLLECTORS or is_reference_wanted() or is_faked(g) or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have given others.
@@ -175,19 +152,12 @@ class Prepared:
             return None
         sweep = _copy(taken)
         sweep.g, sweep.G, (sweep.g_stride_t, sweep.g_stride_b, _) = at, H, g.stride()
-        found: list[Tensor | None] = [None] * n
-        if needs[0]:
-            found[0] = native.empty(x, *x.shape)
-            sweep.grad_x = found[0].data_ptr()
-        for i, name in enumerate(_GRADS[: n - 1], 1):
-            if needs[i]:
-                found[i] = grad = x.new_empty(saved[i].shape)
-                setattr(sweep, name, grad.data_ptr())
-        delta_0 = x.new_empty(kept[0].shape[1:])
-        sweep.grads, sweep.delta_0 = 1, delta_0.data_ptr()
-        native.run(sweep, back=True)
+        weights = {
+            name: w for name, w, need in zip(self.names, saved[1:n], needs[1:], strict=True) if need
+        }
+        found = run_back(sweep, self.cell, x, weights, needs[0])
         ran_natively(self.cell)
-        return found
+        return [found.x, *map(found.weights.get, self.names)]
 
 
 def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
@@ -207,7 +177,7 @@ def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
 
 def prepare(cell: AbstractCell) -> Prepared | None:
     """Settle beforehand what a cell's compiled sweeps need, or give None where it has none."""
-    number = compiled_number(cell)
+    number = number_of(cell)
     weights = cell.weights().values()
     if number is None or not all(weight.is_contiguous() for weight in weights):
         return None
@@ -216,13 +186,7 @@ def prepare(cell: AbstractCell) -> Prepared | None:
 
 def plain(x: Tensor, dtype: torch.dtype) -> int:
     """Give the address of an ordinary tensor with its last axis contiguous; of any other 0."""
-    if type(x) is not Tensor or x.dtype is not dtype or not x.is_cpu:
+    if type(x) is not Tensor or x.dtype is not dtype:
         return 0
-    if x.layout is not torch.strided or x.is_neg():
-        return 0
-    if x.stride(-1) != 1 and x.shape[-1] != 1:
-        return 0
-    try:
-        return x.data_ptr()
-    except RuntimeError:  # vmap hides a batch behind it
-        return 0
+    at = address(x)
+    return at if at and (x.stride(-1) == 1 or x.shape[-1] == 1) else 0

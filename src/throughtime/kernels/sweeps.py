@@ -20,8 +20,10 @@ __all__ = [
     "decide_back",
     "decide_forward",
     "forward",
+    "make_room",
     "run_back",
     "run_forward",
+    "size_obstacle",
 ]
 
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
@@ -56,8 +58,7 @@ def forward(
     if number is None:
         way = scan if in_torch(cell) == "scan" else reference
         return way.forward(cell, taken(x, active), s_0, active, reset)
-    finals = tuple(x.new_empty(1, x.shape[1], width) for width in cell.parts())
-    tape = run_forward(cell, number, x, s_0, finals, active, reset)
+    _, tape = run_forward(cell, number, x, s_0, active, reset)
     assert tape is not None
     with torch.no_grad():
         return complete(cell, tape)
@@ -67,7 +68,7 @@ def decide_forward(
     cell: AbstractCell, x: Tensor, s_0: Tensor | None, active: Tensor | None, reset: Tensor | None
 ) -> int | None:
     """Give the number of the compiled kernel for the way forward, or None for the reference."""
-    obstacle = _size_obstacle(x.shape[0], x.shape[1])
+    obstacle = size_obstacle(x.shape[0], x.shape[1])
     number = decide(cell, x, s_0, active, reset, obstacle=obstacle)
     if number is None:
         return None
@@ -82,35 +83,52 @@ def run_forward(
     number: int,
     x: Tensor,
     s_0: Tensor | None,
-    finals: tuple[Tensor, ...],
     active: Tensor | None,
     reset: Tensor | None,
     h: Tensor | None = None,
     keep: bool = True,
-) -> Tape | None:
-    """Run the compiled sweep into ``finals`` and ``h``; give its tape, bare, where it is kept."""
+) -> tuple[tuple[Tensor, ...], Tape | None]:
+    """Run the compiled sweep into ``h``; give the final state, and where it is kept the bare tape.
+
+    The final state comes by the cell's ``parts``, each (1, B, ·) with memory of its own.
+    """
     T, B, _ = x.shape
-    S, own = cell.state_size, ()
     arguments = Arguments(cell, number, T, B, x, active, reset, back=False)
     sweep = arguments.sweep
     sweep.keep, sweep.h = keep, native.pointer(h)
-    for name, part in zip(("h_T", "c_T"), finals, strict=False):
-        setattr(sweep, name, part.data_ptr())
     if s_0 is not None:
-        sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, S)
-    if not keep:
-        native.run(sweep, back=False)
-        return None
-    s = native.empty(x, T + 1, B, S)
-    sweep.s = s.data_ptr()
-    if number > 0:
-        own = (native.empty(x, T, B, cell.preact_size),)
-        sweep.a = own[0].data_ptr()
-    if number == 2:
-        own += (native.empty(x, T, B, cell.hidden_size),)
-        sweep.q = own[1].data_ptr()
+        sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, cell.state_size)
+    finals, kept = make_room(sweep, cell, x)
     native.run(sweep, back=False)
-    return Tape(x, s, own, active, reset)
+    return finals, Tape(x, kept[0], kept[1:], active, reset) if keep else None
+
+
+def make_room(
+    sweep: native.Sweep, cell: AbstractCell, x: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Make what a forward sweep is to write beside h, and say where it is.
+
+    Returns:
+        The final state by parts, each (1, B, H); and what is kept, if anything is: s (T+1, B, S)
+        and the cell's own, (T, B, ·).
+    """
+    T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
+    h_T = x.new_empty(1, B, H)
+    finals, sweep.h_T = (h_T,), h_T.data_ptr()
+    if S > H:
+        c_T = x.new_empty(1, B, H)
+        finals, sweep.c_T = (h_T, c_T), c_T.data_ptr()
+    if not sweep.keep:
+        return finals, ()
+    s = native.empty(x, T + 1, B, S)
+    kept, sweep.s = (s,), s.data_ptr()
+    if sweep.cell > 0:
+        a = native.empty(x, T, B, cell.preact_size)
+        kept, sweep.a = (s, a), a.data_ptr()
+    if sweep.cell == 2:
+        q = native.empty(x, T, B, H)
+        kept, sweep.q = (*kept, q), q.data_ptr()
+    return finals, kept
 
 
 def backward(
@@ -146,7 +164,7 @@ def decide_back(
     cell: AbstractCell, tape: Tape, g: Tensor | None, delta_T: Tensor | None, V: int = 1
 ) -> int | None:
     """Give the number of the compiled kernel for the way back, or None for the reference."""
-    obstacle = _size_obstacle(tape.T, V * tape.B)
+    obstacle = size_obstacle(tape.T, V * tape.B)
     if tape.active is not None:
         obstacle = obstacle or Span.of(tape.active).obstacle
     return decide(cell, tape.x, tape.s, *tape.saved, g, delta_T, obstacle=obstacle)
@@ -223,7 +241,8 @@ def back_arguments(
     return arguments
 
 
-def _size_obstacle(T: int, rows: int) -> str:
+def size_obstacle(T: int, rows: int) -> str:
+    """Give what speaks against the compiled kernel in so many steps and rows, or nothing."""
     if T == 0 or rows == 0:
         return "there is nothing to compute: no step or no row."
     return "" if max(T + 1, rows) <= _LIMIT else "there are more rows or steps than 2³¹ − 1."

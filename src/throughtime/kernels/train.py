@@ -92,12 +92,27 @@ def _run(
 ) -> Gradients:
     """Run the compiled way back: steps, and their products while the adjoints are in cache."""
     arguments = sweeps.back_arguments(cell, number, tape, g, delta_T, with_x=True)
-    sweep, by_name = arguments.sweep, cell.weights()
-    weights = {name: tape.s.new_empty(by_name[name].shape) for name in names}
-    x = native.empty(tape.x, *tape.x.shape) if want_x else None
-    delta_0 = tape.s.new_empty(tape.B, cell.state_size)
-    sweep.grads, sweep.delta_0, sweep.grad_x = 1, delta_0.data_ptr(), native.pointer(x)
-    for name, grad in weights.items():
+    by_name = cell.weights()
+    return run_back(arguments.sweep, cell, tape.x, {name: by_name[name] for name in names}, want_x)
+
+
+def run_back(
+    sweep: native.Sweep, cell: AbstractCell, x: Tensor, weights: dict[str, Tensor], want_x: bool
+) -> Gradients:
+    """Run the compiled way back into gradients that are made for it.
+
+    Args:
+        sweep: the arguments, but for what is to be written.
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        weights: those whose gradients are wanted, by name.
+        want_x: whether dE/dx is wanted.
+    """
+    found = {name: x.new_empty(weight.shape) for name, weight in weights.items()}
+    grad_x = native.empty(x, *x.shape) if want_x else None
+    delta_0 = x.new_empty(sweep.B, cell.state_size)
+    sweep.grads, sweep.delta_0, sweep.grad_x = 1, delta_0.data_ptr(), native.pointer(grad_x)
+    for name, grad in found.items():
         setattr(sweep, f"grad_{name}", grad.data_ptr())
     native.run(sweep, back=True)
-    return Gradients(weights, x, delta_0)
+    return Gradients(found, grad_x, delta_0)

@@ -17,6 +17,7 @@ from ..errors import UnsupportedError
 from ..schedule import Checkpointed, Schedule, Truncated
 from ..tape import Tape
 from .grads import batched_grads, grads, grads_of_one, is_batched
+from .inputs import mask
 from .plan import plan
 from .recording import Switch
 from .scheduled import checkpointed, forward_keeping, truncated
@@ -110,8 +111,8 @@ class BPTT(torch.autograd.Function):
             found = None if g_s is not None else _prepared_grads(ctx, x, rest, g_h)
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
-            active = _active(ctx.run.last, x)
-            if active is not None:
+            if ctx.run.last is not None:
+                active = mask(torch.tensor(list(ctx.run.last)), x)
                 n = len(cell.weights())
                 rest[n:] = kernels.filled(rest[n:], active)
         own = cell.weights()
@@ -138,13 +139,6 @@ def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
         return None
     needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
     return ctx.run.prepared.back(ctx.sweep, (x, *rest), g_h, needs)
-
-
-def _active(last: Array[c_int32] | None, x: Tensor) -> Tensor | None:
-    """Give the mask (T, B) of the steps that rows take."""
-    if last is None:
-        return None
-    return torch.arange(x.shape[0])[:, None] < torch.tensor(list(last))
 
 
 def _needs(ctx) -> tuple[bool, ...]:

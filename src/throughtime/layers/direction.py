@@ -16,7 +16,7 @@ from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .recording import Call, Recording
 from .through import check_schedule
 
-__all__ = ["bptt", "bptt_prepared"]
+__all__ = ["bptt", "bptt_prepared", "is_transformed"]
 
 
 def bptt(
@@ -60,7 +60,7 @@ def bptt(
         s_0 = begin(cell, x) if s_0 is None else s_0
     else:
         anchor = switch = None
-        if _is_transformed((x, s_0, *weights.values())):
+        if is_transformed((x, s_0, *weights.values())):
             if torch.is_grad_enabled() or not _maps_only():
                 refuse_truncation(through)
             with own_precision(x):
@@ -121,9 +121,8 @@ def bptt_prepared(
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
     """
     weights = prepared.weights
-    if not torch.is_grad_enabled() or not (
-        x.requires_grad or any(weight.requires_grad for weight in weights)
-    ):
+    keep = torch.is_grad_enabled() and any(i.requires_grad for i in (x, *weights))
+    if not keep:
         h, finals, *_ = prepared.forward(x, last, keep=False)
         return h, finals
     run = Run(prepared.cell, None, None, FULL, None, True, prepared, last)
@@ -140,7 +139,7 @@ def _maps_only() -> bool:
     return all(level.key() == functorch.TransformType.Vmap for level in stack)
 
 
-def _is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
+def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
     """Say whether `torch.func`, forward mode or `torch.jit.trace` wants to see operations."""
     # torch has no public question for the first; torch.autograd.Function asks the same one.
     if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:

@@ -13,7 +13,7 @@ from .. import kernels
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check, check_lengths
 
-__all__ = ["Batch", "dropout", "read", "under_autocast", "write"]
+__all__ = ["Batch", "dropout", "mask", "read", "under_autocast", "write"]
 
 
 class Batch(NamedTuple):
@@ -139,8 +139,12 @@ def _unpack(packed: PackedSequence, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     """Give the mask (T, B) of the steps that rows of these lengths take."""
     T, B, _ = x.shape
-    steps = check_lengths(lengths, B, T)
-    active = torch.arange(T, device=x.device)[:, None] < steps.to(x.device)
+    return mask(check_lengths(lengths, B, T), x)
+
+
+def mask(steps: Tensor, x: Tensor) -> Tensor:
+    """Give the mask (T, B) of the first ``steps`` (B,) of each row of x, known to the kernels."""
+    active = torch.arange(x.shape[0], device=x.device)[:, None] < steps.to(x.device)
     if not torch.compiler.is_compiling():
         kernels.know(active, steps)
     return active

@@ -11,11 +11,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from .. import kernels
 from ..schedule import Full
-from .direction import bptt_prepared
+from .direction import bptt_prepared, is_transformed
 from .stack import cell_of
 
 __all__ = ["quick"]
@@ -31,11 +30,14 @@ def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | N
         input: what was given for x (T, B, I), or (B, T, I) with ``batch_first``.
         lengths: (B,) how many steps each row takes, or None.
     """
-    if torch.compiler.is_compiling() or type(input) is not Tensor or _is_watched():
+    if torch.compiler.is_compiling() or type(input) is not Tensor:
         return None
     if module.num_layers != 1 or module.bidirectional or type(module.through) is not Full:
         return None
-    prepared = _prepared(module)
+    weights = tuple(module._parameters.values())
+    if is_transformed((input, *weights)):
+        return None
+    prepared = _prepared(module, weights)
     if prepared is None or input.dim() != 3:
         return None
     x = input.transpose(0, 1) if module.batch_first else input
@@ -50,18 +52,8 @@ def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | N
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
 
 
-def _is_watched() -> bool:
-    """Say whether a transform, a tracer or forward mode is at work."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def _prepared(module: nn.RNNBase) -> kernels.Prepared | None:
-    """Give the compiled sweeps over the module's weights, prepared anew when these have changed."""
-    weights = tuple(module._parameters.values())
+def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> kernels.Prepared | None:
+    """Give the compiled sweeps over a module's weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
     if found is not None and found[0] == module.mode and found[1].holds(weights):
         return found[1]
