@@ -30,14 +30,22 @@ template <class F> struct Sizes {
     int64_t H, unit_row, G;
     int kind;        // nonlinearity
     bool keep, wide;  // forward: gates are kept; back: adjoint has the GRU's fourth part
+    bool past;        // forward: what is kept for the way back alone is written past the caches
     const F *bias_n;
 };
 
-// Write h to wherever it is wanted.
+// Write h where the layer above and the next step read it.
 template <class F> TT_INLINE void put(const Row<F> &r, Vec<F> h, int64_t u, int n) {
-    if (r.s) store(r.s + u, h, n);
     if (r.h) store(r.h + u, h, n);
     if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
+}
+
+// Write what the way back alone will read.
+template <class F> TT_INLINE void record(const Sizes<F> &z, F *to, Vec<F> v, int n) {
+    if (streams && z.past)
+        stream(to, v);
+    else
+        store(to, v, n);
 }
 
 template <class F> struct Elman {
@@ -46,6 +54,7 @@ template <class F> struct Elman {
 
     static TT_INLINE void forward(const Sizes<F> &z, const Row<F> &r, const F *tile, int64_t u, int n) {
         const Vec<F> h = nonlinear<F>(load(r.drive + u, n) + load(tile), z.kind);
+        if (r.s) store(r.s + u, h, n);
         put(r, h, u, n);
     }
 
@@ -72,13 +81,16 @@ template <class F> struct Lstm {
         const Vec<F> c = f * load(r.c + u) + i * g;
         const Vec<F> h = o * tanh<F>(c);
         if (z.keep) {
-            store(a, i, n);
-            store(a + H, f, n);
-            store(a + 2 * H, g, n);
-            store(a + 3 * H, o, n);
+            record(z, a, i, n);
+            record(z, a + H, f, n);
+            record(z, a + 2 * H, g, n);
+            record(z, a + 3 * H, o, n);
+        }
+        if (r.s) {
+            record(z, r.s + u, h, n);
+            record(z, r.s_c + u, c, n);
         }
         put(r, h, u, n);
-        if (r.s_c) store(r.s_c + u, c, n);
         store(r.c + u, r.cleared ? Vec<F>{} : c);
     }
 
@@ -127,11 +139,12 @@ template <class F> struct Gru {
         const Vec<F> fresh = tanh<F>(load(x + 2 * H, n) + reset * q);
         const Vec<F> h = fresh + update * (load(r.h_prev + u) - fresh);
         if (z.keep) {
-            store(a, reset, n);
-            store(a + H, update, n);
-            store(a + 2 * H, fresh, n);
-            store(r.q + u, q, n);
+            record(z, a, reset, n);
+            record(z, a + H, update, n);
+            record(z, a + 2 * H, fresh, n);
+            record(z, r.q + u, q, n);
         }
+        if (r.s) store(r.s + u, h, n);
         put(r, h, u, n);
     }
 

@@ -218,6 +218,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
             }
             this->turn();
         }
+        if (sizes.past) end_stream();
         if (w.keep) begin_tape();
         if (share.ragged) fill();
         if (w.keep) give_last();

@@ -105,6 +105,11 @@ struct Panels {
     int64_t first_unit(int64_t p) const { return first_vector(p) * lanes; }
     int unit_vectors(int64_t p) const { return (int)(first_vector(p + 1) - first_vector(p)); }
     int width(int64_t p) const { return unit_vectors(p) * gates; }  // vectors
+    // Of W_h or W_x, the first row that the panel's vector j holds; past its last, the next one's.
+    int64_t first_row(int64_t p, int64_t j) const {
+        if (j == width(p)) return p + 1 < count ? first_row(p + 1, 0) : 0;
+        return gates > 1 ? j * units + first_unit(p) : first_unit(p) + j * lanes;
+    }
     int64_t offset(int64_t p) const { return first_vector(p) * gates * lanes * K; }
     int64_t size() const { return vectors * gates * lanes * K; }
 };
@@ -130,21 +135,27 @@ template <class F> TT_INLINE void transpose(Vec<F> *v) {
     }
 }
 
+// Where packing is to be, a few lines from here: asked for while the lines at hand are packed.
+constexpr int64_t lines_ahead = 32, rows_ahead = 16;
+
 // Pack panel p of the transpose of a weight (gates * units, K).
 template <class F> void pack_transposed(const F *weight, const Panels &panels, int64_t p, F *out) {
     constexpr int64_t L = Simd<F>::lanes;
     const int64_t K = panels.K, units = panels.units, NR = panels.width(p) / panels.parts;
     for (int64_t j = 0; j < panels.width(p); ++j) {
         F *part = out + (j / NR * NR * K + j % NR) * L;
-        const int64_t gate = panels.gates > 1 ? j : 0;
-        const int64_t unit = panels.first_unit(p) + (panels.gates > 1 ? 0 : j * L);
-        const F *from = weight + (gate * units + unit) * K;
+        const int64_t unit = panels.first_row(p, j) % units;
+        const F *from = weight + panels.first_row(p, j) * K;
+        const F *next = weight + panels.first_row(p, j + 1) * K;
         for (int64_t k = 0; k < K; k += L) {
             const int n = (int)(K - k < L ? K - k : L);
             Vec<F> v[L];
 #pragma GCC unroll 16
-            for (int l = 0; l < L; ++l)
+            for (int l = 0; l < L; ++l) {
+                ask(next + l * K + k);
+                ask_to_write(part + (k + l + lines_ahead) * NR * L);
                 v[l] = unit + l < units ? load(from + l * K + k, n) : Vec<F>{};
+            }
             transpose<F>(v);
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i)
@@ -156,12 +167,17 @@ template <class F> void pack_transposed(const F *weight, const Panels &panels, i
 // Pack panel p of a weight (K, units) as it stands.
 template <class F> void pack_plain(const F *weight, const Panels &panels, int64_t p, F *out) {
     constexpr int L = Simd<F>::lanes;
-    const int64_t unit = panels.first_unit(p);
-    for (int64_t k = 0; k < panels.K; ++k)
+    const int64_t unit = panels.first_unit(p), next_unit = panels.first_unit(p + 1);
+    for (int64_t k = 0; k < panels.K; ++k) {
+        const int64_t row = k + rows_ahead, over = row - panels.K;
+        const F *next = weight + (over < 0 ? row * panels.units + unit : over * panels.units + next_unit);
         for (int j = 0; j < panels.width(p); ++j, out += L) {
             const int64_t left = panels.units - unit - j * L;
+            ask(next + j * L);
+            ask_to_write(out + lines_ahead * L);
             store(out, load(weight + k * panels.units + unit + j * L, left < L ? (int)left : L));
         }
+    }
 }
 
 }  // namespace TT_ISA

@@ -24,12 +24,24 @@ template <class F> struct Sweep {
         state_row = (back ? tt::gates(w) : 1) * unit_row + L;  // + L: rows apart in cache sets
         S = tt::state_size(w);
         A = tt::gates(w) * w.H;
-        sizes = {w.H, unit_row, w.G, w.nonlinearity, w.keep != 0, w.grads != 0, w.bias_hh ? (const F *)w.bias_hh + (tt::gates(w) - 1) * w.H : nullptr};
+        sizes = {w.H,         unit_row,     w.G,
+                 w.nonlinearity, w.keep != 0, w.grads != 0, !back && keeps_past_caches(),
+                 w.bias_hh ? (const F *)w.bias_hh + (tt::gates(w) - 1) * w.H : nullptr};
         const int member = sweeps() ? share.member : 0;
         first_panel = panels.count * member / share.members;
         last_panel = panels.count * (member + 1) / share.members;
         in = (F *)share.state[0];
         out = (F *)share.state[1];
+    }
+
+    // Whether what is kept is large enough to be written past the caches, by whole lines. Where
+    // threads share a row's columns one may read at once what another wrote, so not there.
+    bool keeps_past_caches() const {
+        constexpr int64_t line = 64, large = 4 << 20;
+        const auto whole = [](const void *p) { return (uintptr_t)p % line == 0; };
+        const int64_t row = w.H * (int64_t)sizeof(F), bytes = w.T * w.B * (tt::gates(w) + S / w.H) * row;
+        return w.keep && share.members == 1 && bytes >= large && row % line == 0 && whole(w.a) &&
+               whole(w.q) && whole(w.s);
     }
 
     // This thread's units.

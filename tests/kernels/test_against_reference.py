@@ -72,6 +72,19 @@ def test_one_step_and_one_row(name):
         check_kernel(CELLS[name](3, 20), T=T, B=B, V=V)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_tape_written_past_the_caches(name, dtype, isa):
+    """Over 4 MB, and H a multiple of what a line holds."""
+    torch.manual_seed(5)
+    tolerance = 1e-10 if dtype is torch.float64 else 1e-3
+    for span, resets in (("all", False), ("prefix", True)):
+        check_kernel(
+            CELLS[name](4, 64), T=150, B=32, V=1, span=span, resets=resets, dtype=dtype,
+            tolerance=tolerance,
+        )  # fmt: skip
+
+
 @settings(max_examples=40)
 @given(
     name=st.sampled_from(list(CELLS)),
