@@ -1,6 +1,8 @@
 #include "schedule.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <new>
 #include <thread>
 
@@ -9,9 +11,10 @@ namespace tt {
 namespace {
 
 constexpr size_t line = 64;
-// Below this a step is too short to pay for a barrier. With rows enough for all threads, sharing
-// columns gains nothing even where W_h is 16 MB, and a thread that loses its core stops the other.
+// Threads share the columns of a step where W_h is at least so many bytes and that promises this
+// part of the cost. Bytes are what one row uses in the time; a barrier costs so many a thread.
 constexpr int64_t shared_weights = 192 << 10;
+constexpr double barrier_bytes = 64 << 10, promise = 0.98;
 // A thread is not worth waking for fewer operations, nor a spare block worth keeping beyond a size.
 constexpr double thread_operations = 4e5;
 constexpr size_t spare_bytes = 64 << 20;
@@ -101,19 +104,44 @@ void Schedule::choose_team() {
     const double operations = 2.0 * w.T * n * gates(w) * w.H * (w.H + (has_products() ? w.I : 0));
     if (w.members <= 0)
         threads_ = (int)std::max(1.0, std::min((double)threads_, operations / thread_operations));
-    int members = 1;
-    if (w.members > 0)
-        members = w.members;
-    else if (n < threads_ && weights >= shared_weights)
-        members = (int)(threads_ / n);
+    int members = w.members > 0 ? w.members : best_members(weights);
     if (w.norms) members = 1;  // a norm needs all columns of its row
     const int64_t panels = isa_.layout(w, back_, n, false).panels;
     members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members, panels, threads_}));
-    const int at_least = w.members > 0 ? members_ : 1;
-    groups_ = (int)std::min<int64_t>(threads_ / at_least, std::max<int64_t>(n, 1));
+    groups_ = (int)std::min<int64_t>(threads_ / members_, std::max<int64_t>(n, 1));
     team_ = has_products() ? threads_ / groups_ : members_;
     threads_ = groups_ * team_;
     ahead_ = has_products() && team_ == 2 && members_ == 1;
+}
+
+// How many threads should share the columns of a step. The panels come no faster than two rows use
+// them, and rows that do not go up in the threads leave one of them waiting: sharing mends both.
+int Schedule::best_members(int64_t weights) const {
+    const int64_t n = sweep_.V * sweep_.B;
+    if (weights < shared_weights) return 1;
+    const double active = active_rows();
+    int best = 1;
+    double least = 0;
+    for (int members = 1; members <= threads_; ++members) {
+        const double groups = (double)std::min<int64_t>(threads_ / members, n);
+        const double rows = active == (double)n ? std::ceil(n / groups) : active / groups;
+        const double used = std::sqrt(std::hypot(rows * rows, 2.0 * 2.0));  // the larger, smoothly
+        const double cost = (double)weights / members * used + (members > 1) * members * barrier_bytes;
+        if (members == 1 || cost < promise * least) best = members, least = cost;
+    }
+    return best;
+}
+
+// The rows that take a step, in the mean over the steps that any takes.
+double Schedule::active_rows() const {
+    int64_t taken = 0;
+    int32_t begin = std::numeric_limits<int32_t>::max(), end = 0;
+    for (size_t id = 0; id < lo_.size(); ++id) {
+        if (lo_[id] >= hi_[id]) continue;
+        taken += hi_[id] - lo_[id];
+        begin = std::min(begin, lo_[id]), end = std::max(end, hi_[id]);
+    }
+    return taken ? (double)taken / (end - begin) : 0;
 }
 
 // Give each group rows of equal total length. Rows of one b lie together: they share what is saved.

@@ -45,6 +45,8 @@ class Schedule {
   private:
     void take_rows();
     void choose_team();
+    int best_members(int64_t weights) const;
+    double active_rows() const;
     void deal_rows();
     void lay_out();
     void complete(int thread, const Share &first);

@@ -156,8 +156,9 @@ def test_more_steps_than_may_wait(name, span, threads):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_columns_shared_by_threads(name):
-    """One row and a large H: the threads of a group share its columns, with a barrier a step."""
-    torch.manual_seed(5)
-    check_kernel(CELLS[name](4, 300), T=5, B=1, V=1, span="all")
-    check_kernel(CELLS[name](4, 300), T=5, B=1, V=1, span="suffix", resets=True)
+@pytest.mark.parametrize("B", [1, 2, 3, 5, 7])
+def test_columns_shared_by_threads(name, B, threads):
+    """Few rows and a large H: the threads of a group share its columns, with a barrier a step."""
+    torch.manual_seed(B)
+    for span, resets in (("all", False), ("prefix", False), ("suffix", True)):
+        check_kernel(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)

@@ -124,12 +124,14 @@ def test_input_and_gradients_need_not_be_contiguous():
 @needs_native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", [Elman, LSTM, GRU])
-@pytest.mark.parametrize("B", [1, 14])
-def test_bit_for_bit_the_same_again_and_within_a_bound_on_another_number_of_threads(make, B, dtype):
+@pytest.mark.parametrize("B, H", [(1, 70), (14, 70), (3, 230)])
+def test_bit_for_bit_the_same_again_and_within_a_bound_on_another_number_of_threads(
+    make, B, H, dtype
+):
     """A row's arithmetic depends on no thread and no other row; a weight's gradient is a sum."""
     torch.manual_seed(0)
-    cell = make(40, 70).to(dtype)
-    x, g = torch.randn(90, B, 40, dtype=dtype), torch.randn(90, B, 70, dtype=dtype)
+    cell = make(40, H).to(dtype)
+    x, g = torch.randn(90, B, 40, dtype=dtype), torch.randn(90, B, H, dtype=dtype)
     threads, found = torch.get_num_threads(), []
     try:
         for n in (2, 2, 1, 3):
