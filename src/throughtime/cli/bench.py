@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,15 +17,15 @@ from . import bench_apart as apart
 from .bench_calls import MAP_SHAPE, PAIRS, SAMPLED, calls
 from .bench_page import figure, page
 from .bench_rivals import RIVALS, absent, hold_threads, note
-from .bench_rows import KINDS, SHAPES, Findings, Row
+from .bench_rows import KINDS, SHAPES, Findings, Row, Times
 from .bench_targets import outcomes
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["bench"]
 
-# JAX has threads of its own, and either pool spins on for a while: single calls in turn cost both
-# sides a third at (1, 500, 64, 64), turns of 10 ms nothing beside either side alone.
-TURN = {"jax": 0.01}
+# Seconds. A training loop repeats one layer's step, whose second call finds its own code in the
+# caches; single calls in turn would time each side behind the other's (docs/decisions/0011).
+TURN = 0.03
 
 
 def bench(
@@ -44,9 +43,10 @@ def bench(
 ) -> None:
     """Measure throughtime's layers against torch.nn, JAX and FlashRNN on this machine.
 
-    Both sides run in turn in one process, on the same weights and input; so does a plain matrix
-    product, which tells what the machine gave at the time. JAX and FlashRNN are measured where
-    they are installed, and their gradients compared first. Writes a table and a figure.
+    Both sides run in turn in one process, on the same weights and input, 30 ms or one call at a
+    time; so does a plain matrix product, which tells what the machine gave at the time. JAX and
+    FlashRNN are measured where they are installed, and their gradients compared first. Writes a
+    table and a figure.
 
     Raises:
         FileError: the folder cannot be written.
@@ -96,8 +96,10 @@ def _kinds(only: str | None, threads: int) -> tuple[tuple[str, ...], dict[str, s
 
 def _plain(found: Findings, kinds: tuple[str, ...]) -> dict[str, object]:
     """Give what was found with all that follows from it, for machines."""
-    ratios = [{"ratio": row.ratio, "median_ratio": row.median_ratio} for row in found.rows]
-    rows = [asdict(row) | more for row, more in zip(found.rows, ratios, strict=True)]
+    names = ("ratio", "median_ratio", "first_ratio")
+    rows: list[dict[str, object]] = [
+        asdict(row) | {name: getattr(row, name) for name in names} for row in found.rows
+    ]
     targets = [outcome._asdict() for outcome in outcomes(found, kinds)]
     return asdict(found) | {"rows": rows, "targets": targets}
 
@@ -134,31 +136,31 @@ def _row(kind: str, layer: str, shape: tuple[int, int, int, int], seconds: float
     B, T, I, H = shape
     ours, theirs = calls(kind, layer, shape)
     M = torch.randn(768, 768, dtype=torch.float64 if kind == "train64" else torch.float32)
-    times: tuple[list[float], ...] = ([], [], [])
+    turns: tuple[list[list[float]], ...] = ([], [], [])
     for call in (ours, theirs):
         call()
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < 3:
-        for call, taken in zip((ours, theirs, lambda: M @ M), times, strict=True):
-            _turn(call, taken, TURN.get(kind, 0.0))
+    while time.perf_counter() < end or len(turns[0]) < 3:
+        for call, taken in zip((ours, theirs, lambda: M @ M), turns, strict=True):
+            taken.append(_turn(call))
     passes = {"infer": 2, "map": T}.get(kind, 6)  # the map: half of all pairs, 2 operations each
     work = passes * PAIRS[layer][2] * H * (H if kind == "map" else I + H) * T * B
     if kind in {"packed", "padded"}:
         work /= 2
-    best, scale = min(times[0]), T / SAMPLED if kind == "map" else 1
+    scale = T / SAMPLED if kind == "map" else 1
+    mine, other, product = (Times.of(taken) for taken in turns)
     return Row(
-        kind, layer, shape, best, min(times[1]) * scale, statistics.median(times[0]),
-        statistics.median(times[1]) * scale, work / best / 1e9, 2 * 768**3 / min(times[2]) / 1e9,
-        os.getloadavg()[0], len(times[0]),
+        kind, layer, shape, mine, other.times(scale), work / mine.least / 1e9,
+        2 * 768**3 / product.least / 1e9, os.getloadavg()[0], sum(map(len, turns[0])),
     )  # fmt: skip
 
 
-def _turn(call: Callable[[], object], taken: list[float], least: float) -> None:
-    """Time one side's turn: one call, or as many as last ``least`` seconds."""
-    end = time.perf_counter() + least
+def _turn(call: Callable[[], object]) -> list[float]:
+    """Time one side's turn: one call, or as many as last `TURN`."""
+    taken, end = [], time.perf_counter() + TURN
     while True:
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
         if time.perf_counter() >= end:
-            return
+            return taken

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["KINDS", "SHAPES", "Findings", "Kind", "Memory", "Row", "geometric_mean"]
+__all__ = ["KINDS", "SHAPES", "Findings", "Kind", "Memory", "Row", "Times", "geometric_mean"]
 
 SHAPES = (
     (1, 500, 64, 64), (8, 500, 128, 128), (32, 100, 64, 64), (32, 100, 128, 128),
@@ -41,17 +42,40 @@ KINDS = {
 }
 
 
+@dataclass(frozen=True)
+class Times:
+    """What one side's calls took, in seconds.
+
+    Attributes:
+        least: the smallest time, which other programs disturb least.
+        median: the median of all calls.
+        first: the smallest time of a turn's first call, which comes upon the other side's caches.
+    """
+
+    least: float
+    median: float
+    first: float
+
+    @classmethod
+    def of(cls, turns: list[list[float]]) -> Times:
+        """Give those of one side's turns."""
+        every = [taken for turn in turns for taken in turn]
+        return cls(min(every), statistics.median(every), min(turn[0] for turn in turns))
+
+    def times(self, scale: float) -> Times:
+        """Give each ``scale`` times as long."""
+        return Times(scale * self.least, scale * self.median, scale * self.first)
+
+
 @dataclass
 class Row:
-    """One line of the results: seconds, smallest and median, of both, and the machine meanwhile."""
+    """One line of the results: the times of both, and the machine meanwhile."""
 
     kind: str
     layer: str
     shape: tuple[int, int, int, int]
-    ours: float
-    theirs: float
-    ours_median: float
-    theirs_median: float
+    ours: Times
+    theirs: Times
     gflops: float
     machine: float
     load: float
@@ -59,13 +83,18 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast: by the smallest times, which other programs disturb least."""
-        return self.theirs / self.ours
+        """How many times as fast: by the smallest times."""
+        return self.theirs.least / self.ours.least
 
     @property
     def median_ratio(self) -> float:
         """The same by the medians."""
-        return self.theirs_median / self.ours_median
+        return self.theirs.median / self.ours.median
+
+    @property
+    def first_ratio(self) -> float:
+        """The same by the first call of each turn."""
+        return self.theirs.first / self.ours.first
 
     @property
     def share(self) -> float:

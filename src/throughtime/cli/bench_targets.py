@@ -63,6 +63,7 @@ class Outcome(NamedTuple):
         found: what was measured, in words.
         met: None where it was not measured.
         by_medians: the same of the medians, where there are two.
+        by_firsts: the same of the first calls of a turn.
     """
 
     what: str
@@ -70,6 +71,7 @@ class Outcome(NamedTuple):
     found: str
     met: bool | None
     by_medians: str = "—"
+    by_firsts: str = "—"
 
 
 def outcomes(found: Findings, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Outcome]:
@@ -83,19 +85,20 @@ def outcomes(found: Findings, kinds: tuple[str, ...] = tuple(KINDS)) -> list[Out
     for target in TARGETS:
         if target.kind not in kinds:
             continue
-        values, medians = _values(target, found, target.of), []
-        if target.of == "ratio" and target.kind not in {"memory", "import"}:
-            medians = _values(target, found, "median_ratio")
+        values = _values(target, found, target.of)
+        beside = {}
+        if values and target.of == "ratio" and target.kind not in {"memory", "import"}:
+            beside = {name: _values(target, found, of) for name, of in BESIDE.items()}
         refused = bool(found.refused.get(target.kind))
         for how, bound in _bounds(target):
             value = HOW[how](values) if values else math.nan
             outcome = _outcome(target, how, bound, value, refused)
-            if medians:
-                outcome = outcome._replace(by_medians=_number(target, HOW[how](medians)))
-            judged.append(outcome)
+            words = {name: _number(target, HOW[how](those)) for name, those in beside.items()}
+            judged.append(outcome._replace(**words))
     return judged
 
 
+BESIDE = {"by_medians": "median_ratio", "by_firsts": "first_ratio"}
 HOW = {"geometric mean": geometric_mean, "nowhere below": min, "at most": max}
 
 
