@@ -95,7 +95,7 @@ def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Ten
         InputValueError: one is outside 1…T.
     """
     try:
-        steps = torch.as_tensor(lengths)
+        steps = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
             f"lengths must be B={B} integers; got {type(lengths).__name__}: {error}."

@@ -62,9 +62,11 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
     cell = copy.deepcopy(cell).double()
     cell = rebind(cell, {name: w.requires_grad_() for name, w in cell.weights().items()})
     generator = torch.Generator().manual_seed(0)
+    device = next((w.device for w in cell.weights().values()), torch.device("cpu"))
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+        return drawn.to(device)
 
     x, s_0 = draw(T, B, cell.input_size), draw(B, cell.state_size)
     _check_step(cell, x, s_0)
@@ -244,9 +246,9 @@ def _check_sweep(cell: AbstractCell, x: Tensor, s_0: Tensor, draw, rtol: float) 
     """Compare all gradients over T steps with those of an unrolled autograd graph."""
     name = type(cell).__name__
     T, B = x.shape[:2]
-    lengths = torch.arange(T, T - B, -1).clamp(min=1)
-    active = torch.arange(T)[:, None] < lengths
-    reset = torch.zeros(T, B, dtype=torch.bool)
+    lengths = torch.arange(T, T - B, -1, device=x.device).clamp(min=1)
+    active = torch.arange(T, device=x.device)[:, None] < lengths
+    reset = torch.zeros(T, B, dtype=torch.bool, device=x.device)
     reset[T // 2, 0] = True
     x = x.masked_fill(~active[..., None], 0).requires_grad_()
     s_0 = s_0.clone().requires_grad_()

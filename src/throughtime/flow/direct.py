@@ -165,7 +165,9 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
     entered = [(d.g != 0).any(-1) for d in directs]
     clash = [torch.zeros_like(hit) for hit in entered]
     # Weights other than 1 keep two losses from cancelling each other unseen.
-    weights = 0.5 + torch.rand(V, generator=torch.Generator().manual_seed(0)).to(losses)
+    weights = 0.5 + torch.rand(V, generator=torch.Generator().manual_seed(0), device="cpu").to(
+        losses
+    )
     bits = [torch.zeros_like(hit, dtype=torch.long) for hit in entered]
     for j in range((V - 1).bit_length()):
         has_bit = (index >> j) & 1

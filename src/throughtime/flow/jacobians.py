@@ -54,7 +54,8 @@ def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
     if n == S:
         start = torch.eye(S, dtype=like.dtype, device=like.device)
     else:
-        noise = torch.randn(S, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        draw = torch.Generator().manual_seed(0)
+        noise = torch.randn(S, n, generator=draw, dtype=torch.float64, device="cpu")
         start = torch.linalg.qr(noise)[0].to(like)
     q = start.T[:, None, :].expand(n, B, S).contiguous()
     taken = steps_taken(tape)

@@ -89,12 +89,12 @@ def check_kernel(
         raise InputValueError(f"cell must be in float64 and span one of {SPANS}; got {span!r}.")
     draw = torch.Generator().manual_seed(seed)
     S = cell.state_size
-    wide = {"generator": draw, "dtype": torch.float64}
+    wide = {"generator": draw, "dtype": torch.float64, "device": "cpu"}
     x = torch.randn(T, B, cell.input_size, **wide) if x is None else x
     s_0, g = torch.randn(B, S, **wide) * 0.5, torch.randn(V, T, B, S, **wide)
     delta_T = torch.randn(V, B, S, **wide)
     active = _active(T, B, span, draw)
-    reset = torch.rand(T, B, generator=draw) < 0.3 if resets else None
+    reset = torch.rand(T, B, generator=draw, device="cpu") < 0.3 if resets else None
     if reset is not None and active is not None:
         reset &= active
     if dtype != torch.float64:  # the same numbers for both, so that only the arithmetic differs
@@ -128,15 +128,16 @@ def poisoned() -> Iterator[None]:
 def _active(T: int, B: int, span: str, draw: torch.Generator) -> Tensor | None:
     if span == "all":
         return None
-    lengths = torch.randint(0, T + 1, (B,), generator=draw)
-    steps = torch.arange(T)[:, None]
+    lengths = torch.randint(0, T + 1, (B,), generator=draw, device="cpu")
+    steps = torch.arange(T, device="cpu")[:, None]
     return steps < lengths if span == "prefix" else steps >= T - lengths
 
 
 def _entries(V: int, T: int) -> tuple[Tensor, Tensor]:
     """Give where each loss enters, from 0 (nowhere) to T, and how far down it is followed."""
-    enters = torch.arange(V) * T // max(V - 1, 1)
-    return enters, enters // 2 * (torch.arange(V) % 2)
+    v = torch.arange(V, device="cpu")
+    enters = v * T // max(V - 1, 1)
+    return enters, enters // 2 * (v % 2)
 
 
 def _reference(
@@ -187,7 +188,7 @@ def _names(
     tape: Tape, adjoints: Tensor, delta_0: Tensor, weights: dict, grad_x: Tensor, start: Tensor
 ) -> dict[str, Tensor]:
     """Name what is compared; a weight's gradient is one term."""
-    takes = torch.ones(tape.s.shape[:2], dtype=torch.bool)[1:]
+    takes = torch.ones_like(tape.s[1:, :, 0], dtype=torch.bool)
     takes = takes if tape.active is None else tape.active
     # What is saved of a step that a row does not take means nothing.
     saved = {f"saved{i}": t.where(takes[..., None], 0) for i, t in enumerate(tape.saved)}

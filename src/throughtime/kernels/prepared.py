@@ -169,7 +169,7 @@ def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
     """
     s, *own = kept
     T, B = active.shape
-    final = s[active.sum(0), torch.arange(B)]
+    final = s[active.sum(0), torch.arange(B, device=s.device)]
     takes = active[..., None]
     s = torch.cat((s[:1], torch.where(takes, s[1:], final.expand(T, -1, -1))))
     return [s, *(torch.where(takes, part, 0) for part in own)]

@@ -47,7 +47,7 @@ class Span:
     def _read(cls, active: Tensor) -> Span:
         T = active.shape[0]
         last = active.sum(0, dtype=torch.int32)
-        steps = torch.arange(T, dtype=torch.int32)[:, None]
+        steps = torch.arange(T, dtype=torch.int32, device=active.device)[:, None]
         if torch.equal(active, steps < last):
             return cls(None, last, "")
         first = T - last

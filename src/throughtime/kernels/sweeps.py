@@ -165,7 +165,7 @@ def decide_back(
 ) -> int | None:
     """Give the number of the compiled kernel for the way back, or None for the reference."""
     obstacle = size_obstacle(tape.T, V * tape.B)
-    if tape.active is not None:
+    if tape.active is not None and tape.active.is_cpu:  # elsewhere `decide` says no
         obstacle = obstacle or Span.of(tape.active).obstacle
     return decide(cell, tape.x, tape.s, *tape.saved, g, delta_T, obstacle=obstacle)
 

@@ -112,7 +112,7 @@ class BPTT(torch.autograd.Function):
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
             if ctx.run.last is not None:
-                active = mask(torch.tensor(list(ctx.run.last)), x)
+                active = mask(torch.tensor(list(ctx.run.last), device=x.device), x)
                 n = len(cell.weights())
                 rest[n:] = kernels.filled(rest[n:], active)
         own = cell.weights()

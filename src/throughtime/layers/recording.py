@@ -39,7 +39,9 @@ class Recording:
 
     calls: list[Call] = field(default_factory=list)
     switch: Switch = field(default_factory=Switch)
-    anchor: Tensor = field(default_factory=lambda: torch.zeros((), requires_grad=True))
+    anchor: Tensor = field(
+        default_factory=lambda: torch.zeros((), device="cpu", requires_grad=True)
+    )
 
     def numbered(self, name: str) -> str:
         """Give a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""

@@ -57,7 +57,8 @@ def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
                 f"chrono initialisation sets the biases of gates; {type(layer).__name__} has "
                 "none. Use an LSTM or a GRU, or orthogonal_."
             )
-        u = torch.rand(H, generator=generator).to(bias_ih) * (longest - 2) + 1
+        where = generator.device if generator else "cpu"
+        u = torch.rand(H, generator=generator, device=where).to(bias_ih) * (longest - 2) + 1
         with torch.no_grad():
             if gates == 4:
                 bias_ih.zero_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from torch import Generator, nn
 
 from ...errors import InputValueError
@@ -22,7 +23,7 @@ def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None)
     Args:
         layer: an RNN, LSTM or GRU of ``torch.nn`` or of this package, or such a cell.
         gain: of every singular value.
-        generator: for reproducible draws.
+        generator: for reproducible draws, on any device.
 
     Returns:
         ``layer`` itself.
@@ -47,5 +48,6 @@ def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None)
     gates = gates_of(layer)
     for suffix in suffixes(layer):
         for block in getattr(layer, f"weight_hh{suffix}").data.chunk(gates):
-            nn.init.orthogonal_(block, gain, generator=generator)
+            like = torch.empty_like(block, device=generator and generator.device)
+            block.copy_(nn.init.orthogonal_(like, gain, generator=generator))
     return layer
