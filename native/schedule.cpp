@@ -2,9 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 
 namespace tt {
 
@@ -18,6 +23,30 @@ constexpr double barrier_bytes = 64 << 10, promise = 0.98;
 // A thread is not worth waking for fewer operations, nor a spare block worth keeping beyond a size.
 constexpr double thread_operations = 4e5;
 constexpr size_t spare_bytes = 64 << 20;
+
+// Rows that use a panel as fast as it comes: from a core's own cache, and from what lies beyond,
+// which behind the mesh of an Intel server is far slower.
+constexpr double near_rows = 2, mesh_rows = 12;
+
+double rows_beyond_l2(const Isa &isa) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_is("intel") && !std::strcmp(isa.name, "avx512")) return mesh_rows;
+#endif
+    return (void)isa, near_rows;
+}
+
+// Bytes of a core's L2.
+int64_t own_cache() {
+    static const int64_t bytes = [] {
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+        const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+        if (found > 0) return (int64_t)found;
+#endif
+        return (int64_t)1 << 20;
+    }();
+    return bytes;
+}
 
 size_t round_up(size_t bytes) { return (bytes + line - 1) / line * line; }
 
@@ -104,8 +133,8 @@ void Schedule::choose_team() {
     const double operations = 2.0 * w.T * n * gates(w) * w.H * (w.H + (has_products() ? w.I : 0));
     if (w.members <= 0)
         threads_ = (int)std::max(1.0, std::min((double)threads_, operations / thread_operations));
-    int members = w.members > 0 ? w.members : best_members(weights);
-    if (w.norms) members = 1;  // a norm needs all columns of its row
+    // A norm needs all columns of its row.
+    const int members = w.norms ? 1 : w.members > 0 ? w.members : best_members(weights);
     const int64_t panels = isa_.layout(w, back_, n, false).panels;
     members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members, panels, threads_}));
     groups_ = (int)std::min<int64_t>(threads_ / members_, std::max<int64_t>(n, 1));
@@ -114,18 +143,19 @@ void Schedule::choose_team() {
     ahead_ = has_products() && team_ == 2 && members_ == 1;
 }
 
-// How many threads should share the columns of a step. The panels come no faster than two rows use
-// them, and rows that do not go up in the threads leave one of them waiting: sharing mends both.
+// How many threads should share the columns of a step. The panels come no faster than a few rows
+// use them, and rows that do not go up in the threads leave one of them waiting: sharing mends both.
 int Schedule::best_members(int64_t weights) const {
     const int64_t n = sweep_.V * sweep_.B;
     if (weights < shared_weights) return 1;
-    const double active = active_rows();
+    const double active = active_rows(), beyond = rows_beyond_l2(isa_);
     int best = 1;
     double least = 0;
     for (int members = 1; members <= threads_; ++members) {
         const double groups = (double)std::min<int64_t>(threads_ / members, n);
         const double rows = active == (double)n ? std::ceil(n / groups) : active / groups;
-        const double used = std::sqrt(std::hypot(rows * rows, 2.0 * 2.0));  // the larger, smoothly
+        const double fed = weights / members <= own_cache() ? near_rows : beyond;
+        const double used = std::sqrt(std::hypot(rows * rows, fed * fed));  // the larger, smoothly
         const double cost = (double)weights / members * used + (members > 1) * members * barrier_bytes;
         if (members == 1 || cost < promise * least) best = members, least = cost;
     }
@@ -180,8 +210,8 @@ void Schedule::lay_out() {
     const size_t size = element(w);
     shares_.resize(threads_);
     waiting_.resize(2 * groups_);
-    barriers_.reset(new Barrier[groups_ + 1]);
-    barriers_[groups_].members = threads_;
+    barriers_.reset(new Barrier[2 * groups_ + 1]);
+    barriers_[2 * groups_].members = threads_;
     size_t bytes = 0;
     std::vector<std::pair<void **, size_t>> pointers;  // pointers to be set once the memory is there
     const auto reserve = [&](auto **to, int64_t elements, size_t element_size) {
@@ -197,6 +227,7 @@ void Schedule::lay_out() {
         const int64_t n = (int64_t)rows_[g].size();
         const int64_t wait = has_products() ? layout.waiting_rows : 0;
         barriers_[g].members = team_;
+        barriers_[groups_ + g].members = members_;
         for (int side = 0; side < (ahead_ ? 2 : 1); ++side) {
             Waiting &list = waiting_[side * groups_ + g];
             reserve(&list.rows, wait * layout.waiting_row, size);
@@ -244,7 +275,8 @@ void Schedule::complete(int thread, const Share &first) {
     share.thread = thread, share.threads = threads_;
     share.packed = first.packed, share.packed_x = first.packed_x;
     share.waiting = waiting_.data(), share.group = g, share.groups = groups_, share.ahead = ahead_;
-    share.barrier = &barriers_[g], share.all_barrier = &barriers_[groups_];
+    share.barrier = &barriers_[g], share.step_barrier = &barriers_[groups_ + g];
+    share.all_barrier = &barriers_[2 * groups_];
     share.wait = [](void *barrier) { ((Barrier *)barrier)->wait(); };
 }
 
@@ -257,7 +289,7 @@ void Schedule::run(int thread) {
     if (packs_x())
         isa_.pack_x(sweep_, back_, share.packed_x, layout.panels_x * thread / threads_,
                     layout.panels_x * (thread + 1) / threads_);
-    barriers_[groups_].wait();
+    barriers_[2 * groups_].wait();
     (back_ ? isa_.backward : isa_.forward)(share);
 }
 

@@ -63,7 +63,7 @@ class Schedule {
     std::vector<std::vector<int32_t>> rows_;    // by group
     std::vector<Share> shares_;                 // by thread
     std::vector<Waiting> waiting_;              // by group
-    std::unique_ptr<Barrier[]> barriers_;       // one a group, then one for all threads
+    std::unique_ptr<Barrier[]> barriers_;       // a group's, those of its steps, one for all
     std::unique_ptr<Workspace> memory_;
 };
 

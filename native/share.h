@@ -30,7 +30,7 @@ struct Share {
     bool ragged;              // false: lo = 0 and hi = T for every row of the group
     int group, groups;
     int member, team;         // which of the group's threads; they share its products outside steps
-    int members;              // how many of them share the columns of a step: team, or the first alone
+    int members;              // how many of them, the first ones, share the columns of a step
     int thread, threads;      // of all
     bool ahead;               // the first of two takes steps while the other takes products
     void *packed, *packed_x;  // W_h and W_x in panels, shared by all threads
@@ -42,7 +42,8 @@ struct Share {
     int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
     Waiting *waiting;         // every group's, and once more for what is filled meanwhile
-    void *barrier, *all_barrier;
+    void *barrier;            // the group's threads meet; those that take steps; all threads
+    void *step_barrier, *all_barrier;
     void (*wait)(void *barrier);
 };
 

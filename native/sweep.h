@@ -58,7 +58,7 @@ template <class F> struct Sweep {
         if (share.team > 1) share.wait(share.barrier);
     }
     void turn() {
-        if (share.members > 1) share.wait(share.barrier);
+        if (share.members > 1) share.wait(share.step_barrier);
         F *was = in;
         in = out;
         out = was;

@@ -37,7 +37,7 @@ struct Case {
     int cell, span;
     bool resets;
     int64_t T, B, I, H, V;
-    int members;
+    int members, threads = 2;
 };
 
 template <class F> struct Arrays {
@@ -91,7 +91,7 @@ template <class F> bool run(const Case &c) {
     w.cell = c.cell;
     w.dtype = sizeof(F) == 8;
     w.nonlinearity = (int32_t)(c.H % 4);
-    w.threads = 2;
+    w.threads = c.threads;
     w.members = c.members;
     w.T = c.T, w.B = c.B, w.I = c.I, w.H = c.H, w.V = 1;
     w.weight_hh = weight.data(), w.weight_ih = weight_ih.data();
@@ -165,7 +165,10 @@ int main() {
                                       // more steps than may wait; one row for two threads
                                       Case{cell, span, true, 130, 5, 9, 16, 1, 1},
                                       Case{cell, span, true, 300, 1, 40, 48, 1, 0},
-                                      Case{cell, span, false, 3, 1, 5, 300, 1, 0}}) {
+                                      Case{cell, span, false, 3, 1, 5, 300, 1, 0},
+                                      // more threads than share the columns: the others assist
+                                      Case{cell, span, true, 40, 1, 60, 70, 2, 2, 4},
+                                      Case{cell, span, true, 7, 2, 5, 65, 2, 2, 5}}) {
                     if (!run<float>(c) || !run<double>(c)) {
                         std::printf("%s cell %d span %d H %d failed\n", name.c_str(), cell, span,
                                     (int)c.H);
