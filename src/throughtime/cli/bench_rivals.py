@@ -69,7 +69,7 @@ def note(kind: str) -> str:
     return (
         f"JAX {version(kind)}: `jax.jit` of the vector-Jacobian product of `lax.scan`, the input "
         "product hoisted, without unrolling, which gains at some shapes and loses at others. It "
-        f"has a thread pool of its own{counted}. A turn of either side lasts 10 ms or more, so "
+        f"has a thread pool of its own{counted}. A turn of either side lasts 30 ms or more, so "
         "that the other's threads have gone to sleep by its end."
     )
 
