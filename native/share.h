@@ -42,8 +42,8 @@ struct Share {
     int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
     Waiting *waiting;         // every group's, and once more for what is filled meanwhile
-    void *barrier;            // the group's threads meet; those that take steps; all threads
-    void *step_barrier, *all_barrier;
+    // The group's threads meet; those of them that take steps; all threads.
+    void *barrier, *step_barrier, *all_barrier;
     void (*wait)(void *barrier);
 };
 

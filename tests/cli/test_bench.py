@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from throughtime.cli.bench_page import figure, page
 from throughtime.cli.bench_rows import KINDS, Findings, Memory, Row, Times
 from throughtime.cli.bench_targets import TARGETS, outcomes
 from throughtime.errors import CheckError
+from throughtime.testing import assert_close
 
 from .conftest import refused
 
@@ -63,10 +64,15 @@ def test_a_turns_first_call_is_told_from_the_others():
     assert times == Times(1.0, 3.0, 4.0) and times.times(2) == Times(2.0, 6.0, 8.0)
 
 
-def test_a_turn_is_as_many_calls_as_last_it_and_one_at_least():
-    command = import_module("throughtime.cli.bench")
-    assert len(command._turn(lambda: time.sleep(2 * command.TURN))) == 1
-    assert len(command._turn(lambda: time.sleep(command.TURN / 4))) in {2, 3, 4}
+@pytest.mark.parametrize(("part", "calls"), [(2, 1), (1, 1), (0.4, 3), (0.25, 4)])
+def test_a_turn_is_as_many_calls_as_last_it_and_one_at_least(monkeypatch, part, calls):
+    command, now = import_module("throughtime.cli.bench"), [0.0]
+    monkeypatch.setattr(command, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def call() -> None:
+        now[0] += part * command.TURN
+
+    assert command._turn(call) == pytest.approx([part * command.TURN] * calls)
 
 
 def test_share_of_the_machines_rate_counts_large_float32_training_alone():
@@ -94,7 +100,7 @@ def test_what_is_better_when_small_is_judged_the_other_way_round():
 
 
 def test_every_target_is_of_a_kind_that_is_measured_and_the_layers_together_are_all_lines():
-    assert {target.kind for target in TARGETS} == set(KINDS) - {"flashrnn"}
+    assert {target.kind for target in TARGETS} == set(KINDS) - {"flashrnn", "repadded"}
     found = Findings([line("jax", layer, r) for layer, r in (("RNN", 8), ("GRU", 1), ("LSTM", 1))])
     mean, least = outcomes(found, ("jax",))
     assert (mean.found, mean.met, least.found, least.met) == ("2.00", True, "1.00", True)
@@ -126,6 +132,21 @@ def test_page_shows_losses_absences_and_refusals_as_plainly_as_wins():
 
 def rival_of(kind: str, layer: str):
     return bench_calls.calls(kind, layer, (3, 7, 5, 6))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].ragged])
+def test_both_sides_of_a_ragged_line_find_the_same_gradients(monkeypatch, kind):
+    found, step = [], bench_calls._step
+
+    def recorded(model, x, call, g):
+        step(model, x, call, g)
+        found.append([x.grad.clone(), *(p.grad.clone() for p in model.parameters())])
+
+    monkeypatch.setattr(bench_calls, "_step", recorded)
+    for side in rival_of(kind, "LSTM"):
+        side()
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, rtol=1e-5, name=kind)
 
 
 @pytest.mark.parametrize("kind", ["jax", "flashrnn"])

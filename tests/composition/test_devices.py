@@ -14,7 +14,6 @@ from throughtime.testing import assert_close, check_cell, check_kernel
 
 from .loop import KINDS, B, H, I, T
 
-F64 = torch.float64
 CALLS = ("plain", "hx", "lengths", "reset")
 THROUGH = {
     "full": tt.Full(),
@@ -214,7 +213,6 @@ def test_nothing_lands_on_the_default_device(tmp_path):
     """A model on the CPU works where new tensors go elsewhere unless told: to the meta device."""
     with torch.device("meta"):
         for kind in KINDS:
-            torch.set_default_dtype(F64)
             lstm = nn.ModuleDict({"rnn": getattr(tt, kind)(I, H, device="cpu")})
             x = data(T, B, I)
             trained(lstm["rnn"], "lengths", kind, torch.device("cpu"))

@@ -109,7 +109,7 @@ def _measure(kinds: tuple[str, ...], seconds: float) -> Findings:
         (kind, layer, shape)
         for kind in kinds
         if kind not in {"memory", "import"}
-        for layer in (("LSTM",) if kind in {"packed", "padded"} else PAIRS)
+        for layer in (("LSTM",) if KINDS[kind].ragged else PAIRS)
         for shape in ((MAP_SHAPE,) if kind == "map" else SHAPES)
     ]
     found = Findings()
@@ -145,7 +145,7 @@ def _row(kind: str, layer: str, shape: tuple[int, int, int, int], seconds: float
             taken.append(_turn(call))
     passes = {"infer": 2, "map": T}.get(kind, 6)  # the map: half of all pairs, 2 operations each
     work = passes * PAIRS[layer][2] * H * (H if kind == "map" else I + H) * T * B
-    if kind in {"packed", "padded"}:
+    if KINDS[kind].ragged:
         work /= 2
     scale = T / SAMPLED if kind == "map" else 1
     mine, other, product = (Times.of(taken) for taken in turns)

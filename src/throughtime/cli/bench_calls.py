@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import cells, kernels
 from ..layers import GRU, LSTM, RNN
 from .bench_rivals import RIVALS, agree
+from .bench_rows import KINDS
 
 __all__ = ["MAP_SHAPE", "PAIRS", "SAMPLED", "calls"]
 
@@ -47,7 +48,7 @@ def calls(kind: str, layer: str, shape: tuple[int, int, int, int]) -> Calls:
         return _no_grad(mine, x), _no_grad(theirs, x)
     if kind == "map":
         return _map_calls(layer, theirs, x, g)
-    if kind in {"packed", "padded"}:
+    if KINDS[kind].ragged:
         return _ragged_calls(kind, mine, theirs, x, g)
     if kind in RIVALS:
         return _rival_calls(kind, layer, mine, x, g)
@@ -73,7 +74,7 @@ def _no_grad(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def _ragged_calls(kind: str, mine: nn.Module, theirs: nn.Module, x: Tensor, g: Tensor) -> Calls:
-    """Give both runs for rows of lengths drawn from 1…T; torch.nn packs them or pads them."""
+    """Give both runs for rows of lengths drawn from 1…T; torch.nn packs or pads them."""
     T, B, _ = x.shape
     lengths = torch.randint(1, T + 1, (B,))
     if kind == "padded":
@@ -83,9 +84,16 @@ def _ragged_calls(kind: str, mine: nn.Module, theirs: nn.Module, x: Tensor, g: T
             lambda: _step(theirs, x, lambda: theirs(x)[0], ragged),
         )
     pack = partial(nn.utils.rnn.pack_padded_sequence, lengths=lengths, enforce_sorted=False)
+
+    def ours() -> None:
+        _step(mine, x, lambda: mine(x, lengths=lengths)[0], g)
+
+    if kind == "repadded":
+        pad = partial(nn.utils.rnn.pad_packed_sequence, total_length=T)
+        return ours, lambda: _step(theirs, x, lambda: pad(theirs(pack(x))[0])[0], g)
     flat = pack(g).data
     return (
-        lambda: _step(mine, x, lambda: mine(x, lengths=lengths)[0], g),
+        ours,
         lambda: _step(theirs, x, lambda: theirs(pack(x))[0].data, flat),
     )
 

@@ -22,10 +22,12 @@ class Kind(NamedTuple):
     Attributes:
         title: what is measured.
         against: what ours is compared with.
+        ragged: rows have lengths 1…T; measured for the LSTM, whose batch torch.nn packs.
     """
 
     title: str
     against: str = "torch.nn"
+    ragged: bool = False
 
 
 KINDS = {
@@ -34,8 +36,11 @@ KINDS = {
     "jax": Kind("training step, float32, against a jitted JAX scan", "JAX"),
     "flashrnn": Kind("training step, float32, against FlashRNN's torch backend", "FlashRNN"),
     "infer": Kind("no gradient, float32"),
-    "packed": Kind("training step, lengths 1…T, torch.nn on a PackedSequence"),
-    "padded": Kind("training step, lengths 1…T, torch.nn on the padded batch"),
+    "packed": Kind("training step, lengths 1…T, torch.nn on a PackedSequence", ragged=True),
+    "repadded": Kind(
+        "training step, lengths 1…T, torch.nn on a PackedSequence, padded again", ragged=True
+    ),
+    "padded": Kind("training step, lengths 1…T, torch.nn on the padded batch", ragged=True),
     "map": Kind("all (t, k) norms, torch.nn by one autograd call a loss"),
     "memory": Kind("peak memory of a training step, (64, 200, 256, 256), float32"),
     "import": Kind("import of the package, beyond torch's own", "torch"),
