@@ -16,9 +16,9 @@ import torch
 from throughtime import cells
 from throughtime.testing import check_kernel
 
-for threads in (3, 4, 5, 8, 16):
+for threads in (4, 5, 16):
     torch.set_num_threads(threads)
-    for B in (1, 2, 5):
+    for B in (1, 2):
         for I, H in ((4, 256), (70, 300)):
             torch.manual_seed(0)
             cell = cells.{name}(I, H, dtype=torch.float64)
