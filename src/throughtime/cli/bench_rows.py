@@ -23,11 +23,13 @@ class Kind(NamedTuple):
         title: what is measured.
         against: what ours is compared with.
         ragged: rows have lengths 1…T; measured for the LSTM, whose batch torch.nn packs.
+        note: what the reader has to know of it.
     """
 
     title: str
     against: str = "torch.nn"
     ragged: bool = False
+    note: str = ""
 
 
 KINDS = {
@@ -36,11 +38,21 @@ KINDS = {
     "jax": Kind("training step, float32, against a jitted JAX scan", "JAX"),
     "flashrnn": Kind("training step, float32, against FlashRNN's torch backend", "FlashRNN"),
     "infer": Kind("no gradient, float32"),
-    "packed": Kind("training step, lengths 1…T, torch.nn on a PackedSequence", ragged=True),
-    "repadded": Kind(
-        "training step, lengths 1…T, torch.nn on a PackedSequence, padded again", ragged=True
+    "packed": Kind(
+        "training step, lengths 1…T, torch.nn on a PackedSequence",
+        ragged=True,
+        note="Both begin with the padded batch. torch.nn's output stays packed; ours is padded.",
     ),
-    "padded": Kind("training step, lengths 1…T, torch.nn on the padded batch", ragged=True),
+    "repadded": Kind(
+        "training step, lengths 1…T, torch.nn on a PackedSequence, padded again",
+        ragged=True,
+        note="Both begin with the padded batch and give a padded output: the same work.",
+    ),
+    "padded": Kind(
+        "training step, lengths 1…T, torch.nn on the padded batch",
+        ragged=True,
+        note="torch.nn takes all T steps of every row, for which it needs no packing.",
+    ),
     "map": Kind("all (t, k) norms, torch.nn by one autograd call a loss"),
     "memory": Kind("peak memory of a training step, (64, 200, 256, 256), float32"),
     "import": Kind("import of the package, beyond torch's own", "torch"),
