@@ -127,7 +127,8 @@ def _measure(kinds: tuple[str, ...], seconds: float) -> Findings:
         if "memory" in kinds:
             found.memory = apart.memory(tuple(PAIRS))
             bar.advance(task)
-    found.notes = {kind: note(kind) for kind in kinds if kind in RIVALS}
+    words = {kind: note(kind) if kind in RIVALS else KINDS[kind].note for kind in kinds}
+    found.notes = {kind: said for kind, said in words.items() if said}
     return found
 
 

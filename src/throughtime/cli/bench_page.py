@@ -63,13 +63,10 @@ def _section(kind: str, found: Findings) -> list[str]:
         if found.startup is None:
             return []
         return [f"{found.startup:.0f} ms, the best of several processes that had torch.", ""]
-    rows, refused = found.of(kind), found.refused.get(kind, [])
-    if not rows and not refused:
-        return []
-    note = found.notes.get(kind, KINDS[kind].note)
-    lines = [note, ""] if note else []
-    for words in refused:
+    lines = [found.notes[kind], ""] if kind in found.notes else []
+    for words in found.refused.get(kind, []):
         lines += [f"No speed for {words}.", ""]
+    rows = found.of(kind)
     if rows:
         lines += [*_summary(rows), "", *_table(rows, KINDS[kind].against), ""]
     return lines

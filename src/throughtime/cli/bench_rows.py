@@ -23,7 +23,7 @@ class Kind(NamedTuple):
         title: what is measured.
         against: what ours is compared with.
         ragged: rows have lengths 1…T; measured for the LSTM, whose batch torch.nn packs.
-        note: what the reader has to know of it.
+        note: what a reader has to know of it; a rival's depends on the run (`bench_rivals.note`).
     """
 
     title: str
@@ -138,7 +138,7 @@ class Findings:
         startup: milliseconds of the import beyond torch's own, where they were measured.
         refused: by kind, the comparisons that got no speed, because the results disagree.
         absent: by kind, why there is no such comparison on this machine.
-        notes: by kind, what a reader has to know of the other side.
+        notes: by kind, what a reader has to know of it.
     """
 
     rows: list[Row] = field(default_factory=list)
