@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from throughtime.cli.bench_calls import PAIRS, calls
-from throughtime.kernels import native
+from throughtime.kernels.cpu import library as native
 
 SHAPE = (1, 500, 64, 64)  # B, T, I, H
 

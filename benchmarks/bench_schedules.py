@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import throughtime as tt
-from throughtime.schedule import Schedule
+from throughtime.schedules import Schedule
 
 SCHEDULES = {
     "Full()": tt.Full(),

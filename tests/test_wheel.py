@@ -103,7 +103,7 @@ def test_one_wheel_for_every_python_works_in_a_clean_venv(source: Path, tmp_path
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     assert wheel.name.endswith(f"-py3-none-{platform}.whl")
     libraries = [name for name in zipfile.ZipFile(wheel).namelist() if ".so" in name]
-    assert libraries == ["throughtime/kernels/_native.so"]
+    assert libraries == ["throughtime/kernels/cpu/_native.so"]
     found = step_in_clean_venv(tmp_path / "venv", wheel)
     assert found["native"] and found["ran"] == "native", found["reason"]
 

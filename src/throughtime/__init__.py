@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING
 from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
-from .layers import (
-    GRU,
-    LSTM,
-    RNN,
-    Recurrent,
-    Stream,
-    convert,
-    per_sample_grads,
-    segments,
-    set_through,
-    stream,
-)
-from .schedule import Checkpointed, Full, Truncated
+from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through
+from .schedules import Checkpointed, Full, Truncated
+from .streams import Stream, segments, stream
 
 if TYPE_CHECKING:
     from . import testing

@@ -1,12 +1,17 @@
-"""What the forward sweep keeps for the way back."""
+"""What the forward sweep keeps for the backward pass, and what that pass gives a layer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Tape"]
+from .cells.base import AbstractCell
+
+__all__ = ["Gradients", "Tape", "bare", "complete", "filled", "joined", "split", "taken"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,63 @@ class Tape:
             None if self.active is None else self.active[:, window],
             None if self.reset is None else self.reset[:, window],
         )
+
+
+class Gradients(NamedTuple):
+    """What a training step needs.
+
+    Attributes:
+        weights: dE/dW by the names of ``cell.weights()``; only those that were wanted.
+        x: dE/dx (T, B, I), or None.
+        s_0: dE/ds_0 (B, S).
+    """
+
+    weights: dict[str, Tensor]
+    x: Tensor | None
+    s_0: Tensor
+
+
+def bare(cell: AbstractCell, tape: Tape) -> Tape:
+    """Return the tape without what `complete` can put back."""
+    widths = cell.kept_widths()
+    own = len(tape.saved) if widths is None else len(widths)
+    return Tape(tape.x, tape.s, tape.saved[:own], tape.active, tape.reset)
+
+
+def complete(cell: AbstractCell, tape: Tape) -> Tape:
+    """Return the tape as `sweep.forward` would have kept it, from one that may be bare."""
+    widths = cell.kept_widths()
+    told = widths is not None and len(tape.saved) == len(widths)
+    saved = cell.with_states(tape) if told else tape.saved
+    return Tape(taken(tape.x, tape.active), tape.s, saved, tape.active, tape.reset)
+
+
+def taken(rows: Tensor, active: Tensor | None) -> Tensor:
+    """Return rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
+    return rows if active is None else rows.masked_fill(~active[..., None], 0)
+
+
+def split(s_T: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return a final state (B, S) by its parts, (1, B, ·) each with memory of its own."""
+    parts = s_T.unsqueeze(0).split(widths, -1)
+    return tuple(part.clone(memory_format=torch.contiguous_format) for part in parts)
+
+
+def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
+    """Return what was kept, with the steps that rows do not take as `Engine.outputs` leaves them.
+
+    Args:
+        kept: s (T+1, B, S), and the cell's own (T, B, ·), of rows that begin at the first step.
+        active: (T, B) bool.
+    """
+    s, *own = kept
+    T, B = active.shape
+    final = s[active.sum(0), torch.arange(B, device=s.device)]
+    takes = active[..., None]
+    s = torch.cat((s[:1], torch.where(takes, s[1:], final.expand(T, -1, -1))))
+    return [s, *(torch.where(takes, part, 0) for part in own)]
+
+
+def joined(finals: tuple[Tensor, ...]) -> Tensor:
+    """Return a final state (B, S) from its parts (1, B, ·)."""
+    return (finals[0] if len(finals) == 1 else torch.cat(finals, -1)).squeeze(0)

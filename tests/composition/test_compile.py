@@ -140,7 +140,7 @@ def test_the_operations_keep_to_their_contract(kind, schedule):
     weights = [getattr(model, f"{name}_l0") for name in names]
     s_0 = torch.zeros(B, 2 * H if kind == "LSTM" else H)
     x = torch.randn(T, B, I, requires_grad=True)
-    told = tt.layers.compiled._told(schedule)
+    told = schedule.told()
     arguments = (nonlinearity, ",".join(names), *told, x, s_0, weights, None, None)
     torch.library.opcheck(torch.ops.throughtime.layer.default, arguments)
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from throughtime import sweep
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.cells.base import GatedWeights
-from throughtime.flow import jacobians, lags, nonfinite, pairs
+from throughtime.flow import jacobians, lags, nonfinite
 from throughtime.flow.layer_flow import LayerFlow
+from throughtime.kernels.plain import losses
 
 
 class Mutant(NamedTuple):
@@ -244,8 +245,8 @@ MUTANTS = [
     ),
     Mutant(
         "the map reads the step before",
-        pairs,
-        "_reference",
+        losses._WayBack,
+        "run",
         "tape.at(t)",
         "tape.at(max(t - 1, 1))",
         "gru",

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
-from throughtime.kernels import native
 from throughtime.kernels.check import check_kernel, term_error
+from throughtime.kernels.cpu import library as native
 
 pytestmark = pytest.mark.skipif(
     not kernels.available().native, reason=kernels.available().reason or "no kernels"

@@ -8,8 +8,8 @@ from torch import nn
 
 import throughtime as tt
 from throughtime import sweep
-from throughtime.kernels import blocks, recorder
 from throughtime.kernels.check import term_error
+from throughtime.kernels.plain import blocks, recorder
 from throughtime.testing import assert_close
 
 F64 = torch.float64

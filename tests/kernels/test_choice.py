@@ -12,8 +12,8 @@ from throughtime import kernels
 from throughtime import sweep as reference
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.errors import InputValueError, ShapeError, ThroughTimeError, UnsupportedError
-from throughtime.kernels import native
 from throughtime.kernels.check import term_error
+from throughtime.kernels.cpu import library as native
 
 needs_native = pytest.mark.skipif(
     not kernels.available().native, reason=kernels.available().reason or "no kernels"
@@ -210,23 +210,26 @@ def test_the_losses_above_their_entry_are_exactly_zero():
 
 @needs_native
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        lambda x, s: (x, s),
-        lambda x, s: (x, None),
-        lambda x, s: (x.double(), s),
-        lambda x, s: (x.half(), s),
-        lambda x, s: (x.to("meta"), s),
-        lambda x, s: (x, s.to_sparse()),
-        lambda x, s: (torch.func.functionalize(lambda y: y)(x), s),
+        (lambda x, s: (x, s), ""),
+        (lambda x, s: (x, None), ""),
+        (lambda x, s: (x.double(), s), "dtype torch.float64"),
+        (lambda x, s: (x.half(), s), "dtype torch.float16"),
+        (lambda x, s: (x.to("meta"), s), "on meta"),
+        (lambda x, s: (x, s.to_sparse()), "layout torch.sparse_coo"),
+        (lambda x, s: (torch.func.functionalize(lambda y: y)(x), s), ""),
     ],
 )
 @pytest.mark.parametrize("cell", [Elman(2, 3), LSTM(2, 3), LSTM(2, 5, proj_size=3), Own(2, 3)])
-def test_the_quick_decision_is_the_one_that_can_say_why(cell, change):
+def test_what_is_chosen_is_what_choice_says_and_why(cell, change, why):
     tensors = change(torch.zeros(5, 3, 2), torch.zeros(3, cell.state_size))
-    quick = kernels.choose.decide(cell, *tensors)
+    engine = kernels.choose.choose(cell, *tensors)
     assert kernels.last_choice() == kernels.choice(cell, *tensors)
-    assert (quick is not None) == (kernels.choice(cell, *tensors).name == "native")
+    assert engine.name == kernels.choice(cell, *tensors).name
+    if type(cell) is not Own and not getattr(cell, "projected", False):
+        assert (engine.name == "native") == (why == "")
+        assert why in kernels.last_choice().reason
 
 
 @needs_native
@@ -234,11 +237,11 @@ def test_the_quick_decision_sees_what_vmap_hides():
     seen, cell = [], Elman(2, 3)
 
     def one(x):
-        seen.append(kernels.choose.decide(cell, x))
+        seen.append(kernels.choose.choose(cell, x).name)
         return x
 
     torch.func.vmap(one)(torch.zeros(4, 5, 3, 2))
-    assert seen == [None]
+    assert seen == ["reference"]
     assert "vmap" in kernels.last_choice().reason
 
 

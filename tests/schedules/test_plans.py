@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import throughtime as tt
 from throughtime import kernels
-from throughtime.layers.plan import Plan, advances
+from throughtime.schedules.plan import Plan, advances
 from throughtime.testing import assert_close
 
 F64 = torch.float64

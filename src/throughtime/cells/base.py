@@ -117,6 +117,24 @@ class AbstractCell(nn.Module, ABC):
             "and u from the input alone, as that of MinGRU is. Its sweeps go step by step."
         )
 
+    def kept_widths(self) -> tuple[int, ...] | None:
+        """Return how wide each thing is that a sweep has to keep of a step beside the states.
+
+        These are the first of what `step` saves; `with_states` adds the rest. None: all that
+        `step` saves is kept. A subclass with a step of its own starts from None again.
+        """
+        return None
+
+    def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
+        """Return what `step` saves, from a tape that kept only what `kept_widths` names."""
+        return tape.saved
+
+    def __init_subclass__(cls, **named) -> None:
+        """Forget what the parent's step keeps where the class has a step of its own."""
+        super().__init_subclass__(**named)
+        if "step" in vars(cls) and "kept_widths" not in vars(cls):
+            cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
+
     def gain(self) -> tuple[float, float]:
         """Give β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InputValueError
 from .base import GatedWeights
+
+if TYPE_CHECKING:
+    from ..tape import Tape
 
 __all__ = ["NONLINEARITIES", "Elman"]
 
@@ -91,6 +94,14 @@ class Elman(GatedWeights):
         slope = NONLINEARITIES[self.nonlinearity].slope(saved[0])
         adjoint = delta if slope is None else delta * slope
         return adjoint @ self.weight_hh, adjoint
+
+    def kept_widths(self) -> tuple[int, ...]:
+        """Return (): the states tell all."""
+        return ()
+
+    def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
+        """Return what `step` saves: h_t."""
+        return (tape.s[1:],)
 
     def gain(self) -> tuple[float, float]:
         """Give β_W = ‖W_h‖₂ and β_f = sup |f′| (eq. 6)."""

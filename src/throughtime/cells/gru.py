@@ -68,6 +68,14 @@ class GRU(GatedWeights):
         h = n + z * (s_prev - n)
         return h, (torch.cat((r, z, n), 1), q, s_prev)
 
+    def kept_widths(self) -> tuple[int, ...]:
+        """Return the widths of the gates and of q."""
+        return (self.preact_size, self.hidden_size)
+
+    def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
+        """Return what `step` saves: the gates, q and h_{t-1}."""
+        return (*tape.saved, tape.s_prev())
+
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is that of a_t, the input's side (V, B, 3H)."""
         gates, q, h_prev = saved

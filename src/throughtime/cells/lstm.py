@@ -117,6 +117,14 @@ class LSTM(GatedWeights):
         s = torch.cat((h, c), 1)
         return s, (torch.cat((i, f, g, o), 1), s_prev, s)
 
+    def kept_widths(self) -> tuple[int, ...]:
+        """Return the width of the gates."""
+        return (self.preact_size,)
+
+    def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
+        """Return what `step` saves: the gates, s_{t-1} and s_t."""
+        return (*tape.saved, tape.s_prev(), tape.s[1:])
+
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; with a projection the adjoint also carries δh (V, B, P)."""
         gates, s_prev, s = saved

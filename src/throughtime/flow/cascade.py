@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..layers.recording import Call, Recording
+from ..node.recording import Call, Recording
 from .direct import Direct, clock, grads, merge
 from .pairs import Swept, sweep_losses
 

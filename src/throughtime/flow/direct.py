@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import kernels
 from ..errors import GraphError, InputValueError
-from ..layers.recording import Call, Recording
-from ..layers.scheduled import last_steps
+from ..node.recording import Call, Recording
+from ..schedules import last_steps
+from ..tape import taken
 
 __all__ = ["Direct", "attribute", "clock", "grads", "merge", "total"]
 
@@ -126,7 +126,7 @@ def merge(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
     width = H if g_s is None else S
     g = tape.s.new_zeros(*lead, tape.T, tape.B, width)
     if g_h is not None:
-        g[..., :H] += kernels.taken(g_h, tape.active)
+        g[..., :H] += taken(g_h, tape.active)
     if g_s is not None:
         rows = torch.arange(tape.B, device=g.device)
         g[..., last_steps(tape) - 1, rows, :] += g_s

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputTypeError, InputValueError
-from ..layers.recording import Call
-from ..layers.through import check_schedule
+from ..kernels import losses
+from ..kernels.choose import choose_back
+from ..node.recording import Call
 from ..norms import vector_norm
-from ..schedule import Schedule, Truncated
-from ..sweep import adjoints
+from ..schedules import Schedule
+from ..schedules.base import check_schedule
 from . import jacobians, lags
-from .dropped import left_out
 from .nonfinite import NonFinite, first_nonfinite
 
 __all__ = ["LayerFlow"]
@@ -178,9 +178,10 @@ class LayerFlow:
             T·window/every steps back, and T more.
         """
         check_schedule(schedule)
-        if not isinstance(schedule, Truncated):
+        engine = choose_back(self.cell, self.tape, self._g)
+        left = schedule.left_out(engine, self.cell, self.tape, self._g)
+        if left is None:
             return dict.fromkeys(self.weight_names, 0.0)
-        left = left_out(schedule, self.cell, self.tape, self._g)
         sizes = {name: float(vector_norm(grad.flatten())) for name, grad in left.items()}
         whole = {n: float(vector_norm(self.weight_grad(n).flatten())) for n in sizes}
         return {n: sizes[n] and sizes[n] / (whole[n] or math.nan) for n in sizes}
@@ -299,14 +300,9 @@ class LayerFlow:
             self._kept.move_to_end(loss)
             return self._kept[loss]
         g = self._g if loss is None else self._g_of(loss)
-        delta = self.tape.s.new_empty(self.T + 1, self.B, self.S)
-        adjoint: list[Tensor] = []
-        start = delta.new_zeros(1, self.B, self.S)
-        for t, delta_t, adjoint_t in adjoints(self.cell, self.tape, g[None], start):
-            delta[t] = delta_t[0]
-            if t:
-                adjoint.append(adjoint_t[0])
-        self._kept[loss] = (delta, torch.stack(adjoint[::-1]))
+        found = losses(self.cell, self.tape, g[None], norms=False, deltas=True, adjoints=True)
+        assert found.deltas is not None and found.adjoints is not None
+        self._kept[loss] = found.deltas[0], found.adjoints[0]
         singles = [key for key in self._kept if key is not None]
         if len(singles) > KEPT_LOSSES:
             del self._kept[singles[0]]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..layers.recording import Call, Recording
+from ..node.recording import Call, Recording
 from .cascade import Cascade
 from .direct import Direct, attribute, total
 from .flow import Flow

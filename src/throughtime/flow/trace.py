@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
 from ..layers.modules import GRU, LSTM, RNN
-from ..layers.recording import Recording
 from ..layers.recurrent import Recurrent, run_cell
 from ..layers.stack import run
+from ..node.recording import Recording
 from .flow import Flow
 from .measure import measure
 

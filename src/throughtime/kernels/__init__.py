@@ -1,44 +1,37 @@
-"""The same two sweeps as `throughtime.sweep`, compiled; one table chooses.
+"""The engines that run `throughtime.sweep`'s two sweeps faster, and the one place that chooses.
 
 ``available()`` says what there is, ``use(...)`` chooses, ``choice(cell)`` says what runs and why
-not the other. ``gradients`` is a layer's whole way back, ``losses`` many losses at once.
+not what would be preferred. An engine has five verbs: ``outputs`` and ``forward`` move through
+time, ``backward`` moves back, ``gradients`` is a layer's whole backward pass, and ``losses`` takes
+many losses at once.
 """
 
-from .bare import complete, taken
-from .blocks import as_a_graph
-from .choose import Available, Choice, available, choice, last_choice, use
-from .losses import Losses, losses
-from .native import empty
-from .outputs import Outputs, joined, outputs, split
-from .prepared import Prepared, Taken, filled, prepare
-from .steps import know
-from .sweeps import backward, forward
-from .train import Gradients, gradients
+from .choose import ENGINES, choice, leaves_a_graph, prepare, use
+from .chosen import Choice, last_choice
+from .cpu.arguments import know
+from .cpu.engine import Available, available
+from .engine import Demand, Engine, Losses, Outputs, Prepared
+from .verbs import backward, forward, gradients, losses, outputs
 
 __all__ = [
+    "ENGINES",
     "Available",
     "Choice",
-    "Gradients",
+    "Demand",
+    "Engine",
     "Losses",
     "Outputs",
     "Prepared",
-    "Taken",
-    "as_a_graph",
     "available",
     "backward",
     "choice",
-    "complete",
-    "empty",
-    "filled",
     "forward",
     "gradients",
-    "joined",
     "know",
     "last_choice",
+    "leaves_a_graph",
     "losses",
     "outputs",
     "prepare",
-    "split",
-    "taken",
     "use",
 ]

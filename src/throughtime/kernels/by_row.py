@@ -2,67 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..cells import AbstractCell, Function
-from ..tape import Tape
-from . import sweeps
-from .bare import complete, taken
+from ..tape import Gradients, Tape, complete, taken
+from .chosen import Choice
+from .engine import Demand, Engine, Losses, Outputs
 
-__all__ = ["COLLECTORS", "gradients", "param_grads_by_row"]
+__all__ = ["COLLECTORS", "ByRow", "param_grads_by_row"]
 
 # Who wants the rows' shares while backward runs: called with a weight and its share of each row.
 # In all threads, since autograd runs backward in threads of its own.
 COLLECTORS: list[Callable[[Tensor, Tensor], None]] = []
 
 
-def gradients(
-    cell: AbstractCell,
-    tape: Tape,
-    g: Tensor | None,
-    delta_T: Tensor | None,
-    names: Sequence[str],
-    want_x: bool,
-) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
-    """Send one loss back, give every gradient that is wanted and collect the rows' (eq. 5, 9).
+class ByRow(Engine):
+    """An engine, and the rows' shares collected from each backward pass that it takes."""
 
-    Args:
-        cell: the recurrence.
-        tape: what its forward sweep kept.
-        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T; None: nowhere.
-        delta_T: what else arrives at s_T, (B, S).
-        names: the weights whose gradients are wanted.
-        want_x: whether dE/dx is wanted.
+    def __init__(self, engine: Engine) -> None:
+        """Take the engine that does the work."""
+        self.engine, self.name = engine, engine.name
 
-    Returns:
-        dE/dW by name, dE/dx (T, B, I) or None, and dE/ds_0 (B, S).
+    def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
+        """Return what the engine itself says."""
+        return self.engine.obstacle(cell, demand)
 
-    Cost:
-        a backward sweep and a batched GEMM for each weight; memory B times the weights.
+    def chosen(self, cell: AbstractCell) -> Choice:
+        """Return what the engine itself says."""
+        return self.engine.chosen(cell)
 
-    Raises:
-        UnsupportedError: the rows of a step depend on each other.
-    """
-    if isinstance(cell, Function):
-        cell.need_rows_apart(
-            "has no gradient of a row by itself", "take the gradients of batches of one row"
-        )
-    if g is None:
-        g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size)
-    g = taken(g, tape.active)
-    tape = complete(cell, tape)
-    lead = None if delta_T is None else delta_T[None]
-    adjoints, delta_0 = sweeps.backward(cell, tape, g[None], lead)
-    by_row = param_grads_by_row(cell, tape, adjoints[0]) if names else {}
-    weights = cell.weights()
-    for name in names:
-        for collect in COLLECTORS:
-            collect(weights[name], by_row[name])
-    x = cell.input_grad(adjoints[0]) if want_x else None
-    return {name: by_row[name].sum(0) for name in names}, x, delta_0[0]
+    def outputs(self, *args, **named) -> Outputs:
+        """Run the engine forward."""
+        return self.engine.outputs(*args, **named)
+
+    def forward(self, *args, **named) -> Tape:
+        """Run the engine forward."""
+        return self.engine.forward(*args, **named)
+
+    def backward(self, *args, **named) -> tuple[Tensor, Tensor]:
+        """Run the engine backward."""
+        return self.engine.backward(*args, **named)
+
+    def losses(self, *args, **named) -> Losses:
+        """Run the engine backward."""
+        return self.engine.losses(*args, **named)
+
+    def gradients(
+        self,
+        cell: AbstractCell,
+        tape: Tape,
+        g: Tensor | None,
+        delta_T: Tensor | None = None,
+        *,
+        wants: frozenset[str] | None = None,
+        want_x: bool = True,
+    ) -> Gradients:
+        """Send one loss back, return what is wanted, and hand the rows' shares on (eq. 5, 9).
+
+        Args:
+            cell: the recurrence.
+            tape: what its forward sweep kept.
+            g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T; None: nowhere.
+            delta_T: what else arrives at s_T, (B, S).
+            wants: the weights whose gradients are wanted; None: all.
+            want_x: whether dE/dx is wanted.
+
+        Cost:
+            a backward sweep and a batched GEMM for each weight; memory B times the weights.
+
+        Raises:
+            UnsupportedError: the rows of a step depend on each other.
+        """
+        if isinstance(cell, Function):
+            cell.need_rows_apart(
+                "has no gradient of a row by itself", "take the gradients of batches of one row"
+            )
+        weights = cell.weights()
+        names = [name for name in weights if wants is None or name in wants]
+        with torch.no_grad():
+            g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size) if g is None else g
+            g, tape = taken(g, tape.active), complete(cell, tape)
+            lead = None if delta_T is None else delta_T[None]
+            adjoints, delta_0 = self.engine.backward(cell, tape, g[None], lead)
+            by_row = param_grads_by_row(cell, tape, adjoints[0]) if names else {}
+            for name in names:
+                for collect in COLLECTORS:
+                    collect(weights[name], by_row[name])
+            x = cell.input_grad(adjoints[0]) if want_x else None
+            return Gradients({name: by_row[name].sum(0) for name in names}, x, delta_0[0])
 
 
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
@@ -79,7 +109,7 @@ def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict
     Example:
         >>> from throughtime.cells import GRU
         >>> cell = GRU(3, 5)
-        >>> tape = sweeps.forward(cell, torch.ones(7, 2, 3), torch.zeros(2, 5))
+        >>> tape = tt.kernels.forward(cell, torch.ones(7, 2, 3), torch.zeros(2, 5))
         >>> param_grads_by_row(cell, tape, torch.ones(7, 2, 15))["weight_hh"].shape
         torch.Size([2, 15, 5])
     """

@@ -13,8 +13,8 @@ from .. import sweep as reference
 from ..cells import AbstractCell
 from ..errors import InputValueError
 from ..tape import Tape
-from . import choose, sweeps, train
-from .losses import losses
+from .choose import use
+from .verbs import backward, forward, gradients, losses
 
 __all__ = ["check_kernel", "term_error"]
 
@@ -103,7 +103,7 @@ def check_kernel(
     small = copy.deepcopy(cell).to(dtype)
     with torch.no_grad():
         want = _reference(cell, x, s_0, active, reset, g, delta_T)
-        with choose.use("native"), poisoned():
+        with use("native"), poisoned():
             got = _compiled(
                 small, x.to(dtype), s_0.to(dtype), active, reset, g.to(dtype), delta_T.to(dtype)
             )
@@ -158,7 +158,7 @@ def _reference(
     weights = cell.param_grads(tape, one[0])
     found = _names(tape, adjoints, delta_0, weights, cell.input_grad(one[0]), start[0])
     enters, floors = _entries(*g.shape[:2])
-    with choose.use("reference"):
+    with use("reference"):
         dense = losses(cell, tape, g, norms=True, deltas=True)
         sparse = losses(cell, tape, g[0], enters=enters, floors=floors, adjoints=True)
     return found | _loss_names(dense, sparse)
@@ -173,9 +173,9 @@ def _compiled(
     g: Tensor,
     delta_T: Tensor,
 ) -> dict[str, Tensor]:
-    tape = sweeps.forward(cell, x, s_0, active, reset)
-    adjoints, delta_0 = sweeps.backward(cell, tape, g, delta_T)
-    grads = train.gradients(cell, tape, g[0, ..., : cell.hidden_size], delta_T[0])
+    tape = forward(cell, x, s_0, active, reset)
+    adjoints, delta_0 = backward(cell, tape, g, delta_T)
+    grads = gradients(cell, tape, g[0, ..., : cell.hidden_size], delta_T[0])
     assert grads.x is not None
     found = _names(tape, adjoints, delta_0, grads.weights, grads.x, grads.s_0)
     enters, floors = _entries(*g.shape[:2])

@@ -1,118 +1,72 @@
-"""Which kernel runs: one table, and what speaks against it in a given case."""
+"""Which engine runs: one table, in the order of preference, and one function that reads it."""
 
 from __future__ import annotations
 
-import threading
-from functools import cache
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
-from ..cells import GRU, LSTM, AbstractCell, Elman, Function
+from ..cells import AbstractCell
 from ..errors import InputTypeError, InputValueError, UnsupportedError
-from . import native
+from ..tape import Tape
+from .by_row import COLLECTORS, ByRow
+from .chosen import Choice, ask_for, is_free, note, wanted
+from .cpu.engine import NATIVE
+from .engine import Demand, Engine, Prepared
+from .plain import blocks
+from .plain.engine import BLOCKS, REFERENCE, SCAN
 
-__all__ = ["Available", "Choice", "available", "choice", "decide", "last_choice", "use"]
+__all__ = [
+    "ENGINES",
+    "choice",
+    "choose",
+    "choose_back",
+    "leaves_a_graph",
+    "prepare",
+    "use",
+]
 
-# The compiled kernels: (cell, device, dtype) → its number in native/interface.h.
-TABLE: dict[tuple[type[AbstractCell], str, torch.dtype], int] = {
-    (cell, "cpu", dtype): number
-    for number, cell in enumerate((Elman, LSTM, GRU))
-    for dtype in (torch.float32, torch.float64)
-}
-# What runs in torch instead, where it is not simply one step after another.
-HOW = {
-    "scan": " Its recurrence is taken by one scan in torch.",
-    "blocks": " Its steps run in torch, and the way back takes many of them at once.",
-}
-NAMES = ("auto", "native", "reference")
-
-_wanted = "auto"
-_last = threading.local()
-
-
-class Choice(NamedTuple):
-    """What runs, and why not the other.
-
-    Attributes:
-        name: "native"; or in torch, "scan" (a diagonal recurrence), "blocks" (`cells.Function`),
-            "graph" (the same, of few steps), or "reference", one step at a time.
-        reason: one sentence.
-    """
-
-    name: str
-    reason: str
-
-
-class Available(NamedTuple):
-    """What there is on this machine.
-
-    Attributes:
-        native: whether the compiled kernels can be used.
-        isa: the instruction set they run on.
-        isas: all that this build and machine have, best first.
-        threads: the OpenMP library whose threads they use; empty: the calling thread alone.
-        reason: what is missing where ``native`` is False.
-    """
-
-    native: bool
-    isa: str
-    isas: tuple[str, ...]
-    threads: str
-    reason: str
-
-
-def available() -> Available:
-    """Say which kernels there are on this machine, and what is missing.
-
-    Example:
-        >>> available().isas[-1:] in ((), ("portable",))
-        True
-    """
-    library = native.library()
-    found = library.handle is not None
-    return Available(found, native.isa(), native.isas(), library.pool, library.reason)
+# The engines, best first; the last one takes everything. A new one is a folder and a row here.
+ENGINES: list[Engine] = [NATIVE, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`
-    """Choose which kernels run, from now on or within a ``with`` block, in all threads.
+    """Choose which engine runs, from now on or within a ``with`` block, in all threads.
 
     Args:
-        name: "auto" (the compiled ones wherever they apply), "native" (the same, and an error
-            where they do not) or "reference" (the sweep in plain torch).
+        name: "auto" (the best that applies); "reference" (one step at a time in plain torch); or
+            the name of another engine, such as "native", and then it is an error where that one
+            does not apply.
 
     Raises:
         InputValueError: another name.
-        UnsupportedError: "native", and there are no compiled kernels.
+        UnsupportedError: an engine that is not there at all, as "native" without a compiler.
 
     Example:
         >>> with use("reference"):
-        ...     choice(Elman(3, 5)).name
+        ...     choice(tt.cells.Elman(3, 5)).name
         'reference'
     """
 
     def __init__(self, name: str) -> None:
         """Switch over at once; leaving the ``with`` block switches back."""
-        global _wanted
-        if name not in NAMES:
-            raise InputValueError(f"kernels must be one of {', '.join(NAMES)}; got {name!r}.")
-        if name == "native" and native.library().handle is None:
-            raise UnsupportedError(f"There are no native kernels: {native.library().reason}")
-        self._before, _wanted = _wanted, name
+        names = ["auto", *(engine.name for engine in ENGINES if engine.asked_for)]
+        if name not in names:
+            raise InputValueError(f"kernels must be one of {', '.join(names)}; got {name!r}.")
+        missing = "" if name == "auto" else _named(name).missing()
+        if missing:
+            raise UnsupportedError(f"There are no {name} kernels: {missing}")
+        self._before = ask_for(name)
 
     def __enter__(self) -> use:
-        """Give the choice itself; it is in force already."""
+        """Return the choice itself; it is in force already."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Switch back to what was chosen before."""
-        global _wanted
-        _wanted = self._before
+        ask_for(self._before)
 
 
 def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
-    """Say which kernel would run for this cell and these tensors, and why not the other.
+    """Say which engine would run for this cell and these tensors, and why not a preferred one.
 
     Args:
         cell: the recurrence.
@@ -123,7 +77,7 @@ def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
 
     Example:
         >>> with use("reference"):
-        ...     choice(Elman(3, 5)).reason
+        ...     choice(tt.cells.Elman(3, 5)).reason
         "kernels.use('reference') asks for it."
     """
     if not isinstance(cell, AbstractCell):
@@ -131,146 +85,103 @@ def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
             f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. What a "
             "layer ran on is said by kernels.last_choice() after its call."
         )
-    if _wanted == "reference":
-        return Choice("reference", "kernels.use('reference') asks for it.")
-    obstacle = _obstacle(cell, tensors)
-    if obstacle:
-        way = in_torch(cell)
-        return Choice(way, obstacle + HOW.get(way, ""))
-    return _native(type(cell), native.isa())
+    return _pick(cell, Demand(tensors))[1]
 
 
-@cache
-def _native(cell: type[AbstractCell], isa: str) -> Choice:
-    return Choice("native", f"{cell.__name__} has a compiled kernel ({isa}).")
-
-
-def decide(cell: AbstractCell, *tensors: Tensor | None, obstacle: str = "") -> int | None:
-    """Give the number of the compiled kernel to run, or None for the reference; remember why.
+def choose(
+    cell: AbstractCell,
+    x: Tensor,
+    s_0: Tensor | None = None,
+    active: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> Engine:
+    """Return the engine for a forward sweep, and remember the choice for `last_choice`.
 
     Args:
         cell: the recurrence.
-        tensors: what the sweep is given.
-        obstacle: what else speaks against the compiled kernel.
+        x: inputs (T, B, I).
+        s_0: the initial state (B, S), or None.
+        active: (T, B) bool, or None.
+        reset: (T, B) bool, or None.
 
     Raises:
-        UnsupportedError: ``use("native")`` is in force, and the compiled kernel does not apply.
+        UnsupportedError: `use` asks for an engine that cannot take it.
     """
-    number = None if obstacle else number_of(cell, *tensors)
-    if number is not None:
-        ran_natively(cell)
-        return number
-    chosen = choice(cell, *tensors)
-    if chosen.name == "native":
-        chosen = Choice("reference", obstacle)
-    _last.choice = chosen
-    if _wanted == "native":
+    T, B = x.shape[:2]
+    return _chosen(cell, Demand((x, s_0, active, reset), T, B, active))
+
+
+def choose_back(
+    cell: AbstractCell, tape: Tape, g: Tensor | None = None, delta_T: Tensor | None = None
+) -> Engine:
+    """Return the engine for a backward sweep, and remember the choice for `last_choice`.
+
+    Args:
+        cell: the recurrence.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G) or (T, B, G), or None.
+        delta_T: what else arrives at s_T, or None.
+
+    Raises:
+        UnsupportedError: `use` asks for an engine that cannot take it.
+    """
+    lead = g if g is not None and g.dim() == 4 else delta_T
+    V = len(lead) if lead is not None and lead.dim() >= 3 else 1
+    T, B = tape.x.shape[:2]
+    tensors = (tape.x, tape.s, *tape.saved, g, delta_T, tape.active)
+    return _chosen(cell, Demand(tensors, T, V * B, tape.active))
+
+
+def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
+    engine, found = _pick(cell, demand)
+    note(found)
+    if wanted() not in ("auto", engine.name):
         raise UnsupportedError(
-            f"kernels.use('native') is in force, but {chosen.reason} Use kernels.use('auto')."
+            f"kernels.use({wanted()!r}) is in force, but {found.reason} Use kernels.use('auto')."
         )
-    return None
+    return ByRow(engine) if COLLECTORS else engine
 
 
-def in_torch(cell: AbstractCell) -> str:
-    """Give how a cell's sweeps run in torch: "scan", "blocks" or "reference"."""
-    if _wanted == "reference":
-        return "reference"
-    if isinstance(cell, Function):
-        return "blocks"
-    return "scan" if type(cell).affine is not AbstractCell.affine else "reference"
+def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
+    """Return the first engine of the table that nothing speaks against, and why it is that one."""
+    if wanted() == REFERENCE.name:
+        return REFERENCE, _ASKED_FOR
+    why = ""
+    for engine in ENGINES:
+        obstacle = engine.obstacle(cell, demand)
+        if not obstacle:
+            return engine, engine.chosen(cell) if not why else Choice(engine.name, why + engine.how)
+        why = why or obstacle
+    raise AssertionError("the last engine of the table takes everything")
 
 
-def chosen_freely() -> bool:
-    """Say whether `use` leaves the choice to the package."""
-    return _wanted == "auto"
+_ASKED_FOR = Choice("reference", "kernels.use('reference') asks for it.")
 
 
-def note(name: str, reason: str) -> None:
-    """Remember what ran where that showed only on the way."""
-    _last.choice = Choice(name, reason)
+def _named(name: str) -> Engine:
+    return next(engine for engine in ENGINES if engine.name == name)
 
 
-def is_reference_wanted() -> bool:
-    """Say whether `use` asks for plain torch."""
-    return _wanted == "reference"
+def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
+    """Check whether so few steps had best leave autograd's graph on the way forward, and note it.
 
+    That is what a loop written by hand does. A row's own share of a gradient is not to be had so.
 
-def is_faked(like: Tensor) -> bool:
-    """Say whether a mode such as torch's FakeTensorMode makes what is new no ordinary tensor."""
-    return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
-
-
-def ran_natively(cell: AbstractCell) -> None:
-    """Remember that the compiled kernel ran."""
-    _last.choice = _native(type(cell), native.isa())
-
-
-def last_choice() -> Choice | None:
-    """Give what ran last in this thread, and why; None before the first sweep."""
-    return getattr(_last, "choice", None)
-
-
-def number_of(cell: AbstractCell, *tensors: Tensor | None) -> int | None:
-    """Give the number of the compiled kernel where nothing speaks against it; else None.
-
-    The same as no `_obstacle`, in a quarter of its time: every short sweep asks twice.
+    Args:
+        cell: the recurrence.
+        T: how many steps there are.
     """
-    weights = cell._parameters
-    weight = weights.get("weight_hh")
-    if weight is None or _wanted == "reference" or native.library().handle is None:
-        return None
-    dtype = weight.dtype
-    number = TABLE.get((type(cell), "cpu", dtype))
-    if number is None or weights.get("weight_hr") is not None or is_faked(weight):
-        return None
-    for tensor in (*tensors, *weights.values()):
-        if tensor is None:
-            continue
-        if (tensor.dtype is not dtype and tensor.dtype is not torch.bool) or not address(tensor):
-            return None
-    return number
+    few = T < blocks.WORTH_LEARNING and not COLLECTORS and is_free() and BLOCKS.serves(cell)
+    if few:
+        name = type(cell).__name__
+        note(Choice("graph", f"{name} leaves autograd's graph of so few steps, {T}."))
+    return few
 
 
-def address(tensor: Tensor) -> int:
-    """Give where a tensor's values lie in this machine's memory, or 0 where they do not."""
-    if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg():
-        return 0
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:  # vmap or the compiler hides them
-        return 0
+def prepare(cell: AbstractCell) -> Prepared | None:
+    """Settle beforehand what a cell's sweeps need in every call, or return None.
 
-
-def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
-    """Give what speaks against the compiled kernel, or nothing."""
-    if native.library().handle is None:
-        return native.library().reason
-    name = type(cell).__name__
-    if type(cell) not in (Elman, LSTM, GRU):
-        return f"{name} has no compiled kernel."
-    if isinstance(cell, LSTM) and cell.projected:
-        return "a projected LSTM has no compiled kernel."
-    weights = cell.weights()
-    weight = weights["weight_hh"]
-    device, dtype = weight.device, weight.dtype
-    if (type(cell), device.type, dtype) not in TABLE:
-        return f"{name} has no compiled kernel for {dtype} on {device}."
-    if is_faked(weight):
-        return "a mode of torch's dispatcher makes tensors without memory."
-    for tensor in (*tensors, *weights.values()):
-        if tensor is None:
-            continue
-        if tensor.layout != torch.strided:
-            return f"a tensor has the layout {tensor.layout}."
-        if tensor.dtype != dtype and tensor.dtype != torch.bool:
-            return f"a tensor has dtype {tensor.dtype}, and the weights {dtype}."
-        if tensor.device != device:
-            return f"a tensor is on {tensor.device}, and the weights on {device}."
-        if tensor.is_neg():
-            return "a tensor is a view that stands for the negative of its memory."
-        try:
-            if not tensor.data_ptr():
-                return "a tensor has no memory: its storage was emptied."
-        except RuntimeError:
-            return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
-    return ""
+    Args:
+        cell: the recurrence, over weights that stay.
+    """
+    return _pick(cell, Demand(()))[0].prepare(cell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -142,8 +142,9 @@ def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     return mask(check_lengths(lengths, B, T), x)
 
 
-def mask(steps: Tensor, x: Tensor) -> Tensor:
-    """Give the mask (T, B) of the first ``steps`` (B,) of each row of x, known to the kernels."""
+def mask(steps: Tensor | Iterable[int], x: Tensor) -> Tensor:
+    """Return the mask (T, B) of the first ``steps`` (B,) of each row of x, known to the kernels."""
+    steps = steps if isinstance(steps, Tensor) else torch.tensor(list(steps), device=x.device)
     active = torch.arange(x.shape[0], device=x.device)[:, None] < steps.to(x.device)
     if not torch.compiler.is_compiling():
         kernels.know(active, steps)

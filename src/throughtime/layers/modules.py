@@ -11,11 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.elman import check_nonlinearity
 from ..errors import DtypeError, InputTypeError, InputValueError
-from ..schedule import FULL, Schedule
+from ..schedules import FULL, Schedule
+from ..schedules.base import check_schedule
 from ..shapes import check_sizes
 from .quick import quick
 from .stack import run
-from .through import check_schedule, notice
+from .through import notice
 
 __all__ = ["GRU", "LSTM", "RNN"]
 

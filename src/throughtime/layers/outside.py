@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .recurrent import run_here
+from .own_cell import run_here
 
 __all__ = ["outside"]
 

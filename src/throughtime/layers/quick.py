@@ -1,20 +1,22 @@
-"""A call in which nothing is special: one layer, one direction, from zeros, by all steps.
+"""Fast path for the common call: one layer, one direction, from zeros, all steps.
 
-Of a short sequence's time more would go into asking what else there might be than into the sweeps.
+On short sequences the general path's checks cost more than the sweeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import Array, c_int32
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
-from ..schedule import Full
-from .direction import bptt_prepared, is_transformed
+from ..node.eager import bptt_prepared
+from ..schedules import Full
+from ..torch_state import is_transformed
+from .inputs import mask
 from .stack import cell_of
 
 __all__ = ["quick"]
@@ -23,7 +25,7 @@ _PREPARED: WeakKeyDictionary[nn.Module, tuple[str, kernels.Prepared]] = WeakKeyD
 
 
 def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | None):
-    """Give what `run` gives, or None where anything is unusual; `run` then says what is wrong.
+    """Return what `run` returns, or None where anything is unusual; `run` then says what is wrong.
 
     Args:
         module: one of this package's layers, whose state begins at 0.
@@ -43,17 +45,18 @@ def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | N
     x = input.transpose(0, 1) if module.batch_first else input
     if not prepared.takes(x):
         return None
-    last = None
+    known = active = None
     if lengths is not None:
-        last = _last(lengths, x)
-        if last is None:
+        known = prepared.lengths(lengths, x)
+        if known is None:
             return None
-    h, finals = bptt_prepared(prepared, x, last)
+        active = partial(mask, known, x)
+    h, finals = bptt_prepared(prepared, x, known, active)
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
 
 
 def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> kernels.Prepared | None:
-    """Give the compiled sweeps over a module's weights, prepared anew when these have changed."""
+    """Return the sweeps over a module's weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
     if found is not None and found[0] == module.mode and found[1].holds(weights):
         return found[1]
@@ -64,14 +67,3 @@ def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> kernels
         return None
     _PREPARED[module] = (module.mode, prepared)
     return prepared
-
-
-def _last(lengths: Tensor | Sequence[int], x: Tensor) -> Array[c_int32] | None:
-    """Give how many steps each row takes, or None where that is not plain to see."""
-    if isinstance(lengths, Tensor):
-        lengths = lengths.tolist() if lengths.is_cpu and lengths.dim() == 1 else ()
-    T, B = x.shape[:2]
-    if not isinstance(lengths, (list, tuple)) or len(lengths) != B:
-        return None
-    plain = set(map(type, lengths)) == {int} and min(lengths) >= 1 and max(lengths) <= T
-    return (c_int32 * B)(*lengths) if plain else None

@@ -8,21 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import kernels, sweep
-from ..cells import Function
 from ..cells.base import AbstractCell
-from ..cells.computed import with_computed_weights
 from ..errors import InputTypeError
-from ..schedule import FULL, Schedule
+from ..node.compiled import compiled_bptt, kind_of
+from ..node.recording import Recording
+from ..schedules import FULL, Schedule
+from ..schedules.base import check_schedule
 from ..shapes import check
-from .bptt import own_precision
-from .compiled import compiled_bptt, kind_of
-from .direction import bptt
-from .inputs import Batch, read, write
-from .recording import Recording
-from .through import check_schedule, notice
+from ..torch_state import is_transforming
+from .inputs import read, write
+from .own_cell import run_here
+from .through import notice
 
-__all__ = ["Recurrent", "run_cell", "run_here"]
+__all__ = ["Recurrent", "run_cell"]
 
 
 class Recurrent(nn.Module):
@@ -130,7 +128,7 @@ def run_cell(
         s_0 = hx if batch.batched else hx.unsqueeze(0)
     # An old weight norm is a hook before the call, which the cell itself never gets.
     compiling = torch.compiler.is_compiling()
-    transformed = compiling and torch._C._are_functorch_transforms_active()
+    transformed = compiling and is_transforming()
     kind = None if not compiling or transformed or cell._forward_pre_hooks else kind_of(cell)
     if kind is not None:
         h, s_T = compiled_bptt(
@@ -143,40 +141,3 @@ def run_cell(
             run = run_here
         h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0")
     return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)
-
-
-def run_here(
-    module: Recurrent, batch: Batch, s_0: Tensor, recording: Recording | None, name: str
-) -> tuple[Tensor, Tensor]:
-    """Run the cell where its steps can be looked at."""
-    cell = module.cell
-    if not torch.compiler.is_compiling():
-        cell = with_computed_weights(cell)
-    few = False
-    if isinstance(cell, Function) and (torch.is_grad_enabled() or batch.active is not None):
-        few = _is_few(module, cell, batch, recording)
-        with own_precision(batch.x):
-            cell.examine(batch.x[0], s_0, anew=not few)
-        if batch.active is not None:
-            cell.need_rows_apart(
-                "cannot take rows of different lengths: those that have ended would still take "
-                "part",
-                "batches of one length",
-            )
-    if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
-        return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
-    if few:
-        with own_precision(batch.x):
-            return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
-    h, parts = bptt(
-        cell, batch.x, s_0, batch.active, batch.reset,
-        through=module.through, recording=recording, name=name,
-    )  # fmt: skip
-    return h, kernels.joined(parts)
-
-
-def _is_few(module: Recurrent, cell: Function, batch: Batch, recording: Recording | None) -> bool:
-    """Say whether the steps are so few that a graph of them costs least."""
-    if recording is not None or module.through != FULL or not torch.is_grad_enabled():
-        return False
-    return kernels.as_a_graph(cell, batch.x.shape[0])

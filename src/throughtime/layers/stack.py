@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import kernels
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
-from ..schedule import FULL
+from ..node.compiled import compiled_bptt
+from ..node.eager import bptt
+from ..node.recording import Recording
+from ..schedules import FULL
 from ..shapes import check
-from .compiled import compiled_bptt
-from .direction import bptt
+from ..tape import split
+from ..torch_state import is_jit_traced, is_transforming
 from .inputs import Batch, dropout, read, under_autocast, write
-from .recording import Recording
 
 __all__ = ["cell_of", "run", "state_widths"]
 
@@ -45,7 +46,7 @@ def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
     """
     weights = _weights(module, suffix)
     # A tracer's sizes are its own, and a compiler would watch all that is kept.
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or is_jit_traced():
         return _over(module, weights)
     kept, name = _CELLS.get(module), (module.mode, suffix, len(weights))
     cell = None if kept is None else kept.get(name)
@@ -157,7 +158,7 @@ def _one_direction(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
-    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() and not is_transforming():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         kind = ELMAN_MODES.get(module.mode, module.mode)
         weights, widths = _weights(module, suffix), state_widths(module)
@@ -165,7 +166,7 @@ def _one_direction(
         def through(x, s_0, *masks):
             s_0 = x.new_zeros(x.shape[1], sum(widths)) if s_0 is None else s_0
             h, s_T = compiled_bptt(kind, weights, schedule, x, s_0, *masks)
-            return h, kernels.split(s_T, widths)
+            return h, split(s_T, widths)
 
     else:
         through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)

@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ..errors import InputTypeError, LayerNotFoundError
-from ..schedule import Checkpointed, Full, Schedule, Truncated
+from ..schedules import AbstractSchedule
+from ..schedules.base import check_schedule
 
-__all__ = ["check_schedule", "notice", "set_through"]
+__all__ = ["notice", "set_through"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def set_through(model: M, schedule: Schedule) -> M:
+def set_through(model: M, schedule: AbstractSchedule) -> M:
     """Give every layer of this package in ``model`` the same schedule.
 
     Args:
@@ -45,19 +46,6 @@ def set_through(model: M, schedule: Schedule) -> M:
     for layer in layers:
         layer.through = schedule  # pyright: ignore[reportArgumentType]
     return model
-
-
-def check_schedule(schedule: object) -> None:
-    """Raise unless ``schedule`` is one.
-
-    Raises:
-        InputTypeError: it is not.
-    """
-    if not isinstance(schedule, (Full, Truncated, Checkpointed)):
-        raise InputTypeError(
-            "a schedule is tt.Full(), tt.Truncated(window) or tt.Checkpointed(every=); got "
-            f"{schedule!r}."
-        )
 
 
 def notice(layer: Any) -> None:

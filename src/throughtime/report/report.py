@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputValueError
-from ..schedule import Truncated
+from ..schedules import Truncated
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw

@@ -16,10 +16,10 @@ from ..errors import (
     ShapeError,
     UnsupportedError,
 )
-from .modules import GRU, LSTM, RNN
-from .recurrent import Recurrent
-from .segments import leaves
-from .stack import state_widths
+from ..layers.modules import GRU, LSTM, RNN
+from ..layers.recurrent import Recurrent
+from ..layers.stack import state_widths
+from .cutting import leaves
 
 __all__ = [
     "State",

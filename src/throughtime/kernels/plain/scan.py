@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isqrt
 
 import torch
 from torch import Tensor
 
-from ..cells import AbstractCell
-from ..tape import Tape
+from ...cells import AbstractCell
+from ...norms import vector_norm
+from ...tape import Tape
+from ..engine import Losses
 
-__all__ = ["adjoints", "backward", "forward"]
+__all__ = ["backward", "forward", "losses"]
 
 # Numbers a step below which calls cost more than what they compute, so that fewer are better.
 NARROW = 1024
@@ -99,25 +100,20 @@ def backward(
     return adjoint, deltas[:, 0]
 
 
-def adjoints(
-    cell: AbstractCell, tape: Tape, g: Tensor, delta: Tensor
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Give what `sweep.adjoints` gives, from one scan.
+def losses(cell: AbstractCell, tape: Tape, g: Tensor, *, norms: bool, adjoints: bool) -> Losses:
+    """Send V losses back through all steps by one scan, and keep every vector (eq. 9).
 
     Args:
         cell: the recurrence, which has `affine`.
         tape: what its forward sweep kept.
         g: direct gradients (V, T, B, G).
-        delta: what arrives at s_T from beyond it, (V, B, S).
-
-    Yields:
-        t, delta_t (V, B, S), and the adjoint of step t (V, B, A), for t = T … 1; then 0, delta_0
-        and an empty tensor.
+        norms: whether ‖∂E_v/∂s_k‖₂ is wanted.
+        adjoints: whether the adjoints are wanted.
     """
-    deltas, adjoint = _back(cell, tape, g, delta)
-    for t in range(tape.T, 0, -1):
-        yield t, deltas[:, t], adjoint[:, t - 1]
-    yield 0, deltas[:, 0], delta.new_empty(0)
+    deltas, adjoint = _back(cell, tape, g, None)
+    return Losses(
+        vector_norm(deltas) if norms else None, deltas, adjoint if adjoints else None, deltas[:, 0]
+    )
 
 
 def _back(

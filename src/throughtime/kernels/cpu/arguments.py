@@ -1,4 +1,4 @@
-"""The arguments of a native sweep."""
+"""The arguments of a compiled sweep, each checked before native code sees it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..cells import AbstractCell, Elman
-from ..cells.elman import NONLINEARITIES
-from ..errors import DtypeError, ShapeError
-from ..shapes import check
-from ..tape import Tape
-from . import native
+from ...cells import AbstractCell, Elman
+from ...cells.elman import NONLINEARITIES
+from ...errors import DtypeError, ShapeError
+from ...shapes import check
+from ...tape import Tape
+from . import library
 
-__all__ = ["Arguments", "Span", "know"]
+__all__ = ["KEPT", "Arguments", "Span", "know", "side_by_side"]
 
+# Where a sweep writes what a cell's ``kept_widths`` names, in their order.
+KEPT = ("a", "q")
 NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
 
 
@@ -111,7 +113,7 @@ class Arguments:
         A, I, H = cell.preact_size, cell.input_size, cell.hidden_size
         self.cell, self.T, self.B, self.alive = cell, T, B, []
         self.dtype = dtype = weight_hh.dtype
-        self.sweep = sweep = native.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
+        self.sweep = sweep = library.Sweep(cell=number, T=T, B=B, I=I, H=H, V=1, keep=1)
         sweep.dtype = dtype is torch.float64
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
@@ -166,15 +168,10 @@ class Arguments:
 
     def add_tape(self, tape: Tape) -> None:
         """Say what the forward sweep put aside beside the states."""
-        sweep, cell = self.sweep, self.cell
-        if sweep.cell > 0:
-            sweep.a = self.keep(
-                "saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size
-            )
-        if sweep.cell == 2:
-            sweep.q = self.keep(
-                "saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size
-            )
+        widths = self.cell.kept_widths() or ()
+        for number, (field, width) in enumerate(zip(KEPT, widths, strict=False)):
+            kept = self.keep(f"saved[{number}]", tape.saved[number], "T B W", self.T, self.B, width)
+            setattr(self.sweep, field, kept)
 
     def add_direct(self, g: Tensor, V: int) -> None:
         """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import comb, isqrt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from .. import sweep
 from ..cells.base import AbstractCell
 from ..errors import InputValueError
-from ..schedule import Checkpointed
+
+if TYPE_CHECKING:
+    from .checkpointed import Checkpointed
 
 __all__ = ["Plan", "advances", "plan"]
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from ctypes import Array, c_int32
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .. import kernels, sweep
+from .. import sweep
 from ..cells.base import AbstractCell, rebind
-from ..schedule import FULL, Schedule
-from ..tape import Tape
+from ..kernels import Prepared
+from ..schedules import FULL, AbstractSchedule
+from ..schedules.base import check_schedule
+from ..tape import Tape, complete, joined, split
+from ..torch_state import is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
+from .gradients import keep as run_forward
 from .recording import Call, Recording
-from .through import check_schedule
 
-__all__ = ["bptt", "bptt_prepared", "is_transformed"]
+__all__ = ["bptt", "bptt_prepared"]
 
 
 def bptt(
@@ -26,7 +29,7 @@ def bptt(
     active: Tensor | None = None,
     reset: Tensor | None = None,
     *,
-    through: Schedule = FULL,
+    through: AbstractSchedule = FULL,
     recording: Recording | None = None,
     name: str = "",
     inner: bool = False,
@@ -61,28 +64,28 @@ def bptt(
     else:
         anchor = switch = None
         if is_transformed((x, s_0, *weights.values())):
-            if torch.is_grad_enabled() or not _maps_only():
+            if torch.is_grad_enabled() or not only_maps():
                 refuse_truncation(through)
             with own_precision(x):
                 s_0 = begin(cell, x) if s_0 is None else s_0
                 h, s_T = sweep.unroll(cell, x, s_0, active, reset)
-            return h, kernels.split(s_T, cell.parts())
+            return h, split(s_T, cell.parts())
     inputs = (x, s_0, anchor, *weights.values())
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep and recording is None:
         with own_precision(x):
-            return kernels.outputs(cell, x, s_0, active, reset, keep=False)[:2]
+            return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
     h, *parts = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None
-        s_T = kernels.joined(tuple(parts))
+        s_T = joined(tuple(parts))
         node = h.grad_fn
         if node is not None and node.tape is not None:
             copies = {n: w.detach().clone() for n, w in weights.items()}
             t = node.tape
             masks = (None if m is None else m.clone() for m in (active, reset))
             bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
-            tape = kernels.complete(cell, bare)
+            tape = complete(cell, bare)
             node.tape = None
             recording.calls.append(
                 Call(
@@ -99,7 +102,7 @@ def bptt(
                 )
             )
             # What is written into the output in place must not change what was recorded.
-            return h.clone(), kernels.split(s_T, cell.parts())
+            return h.clone(), split(s_T, cell.parts())
     return h, tuple(parts)
 
 
@@ -108,14 +111,15 @@ _apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAtt
 
 
 def bptt_prepared(
-    prepared: kernels.Prepared, x: Tensor, last: Array[c_int32] | None
+    prepared: Prepared, x: Tensor, lengths: Any, mask: Callable[[], Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Do what `bptt` does from s_0 = 0 where compiled sweeps are known to take ``x``.
+    """Do what `bptt` does from s_0 = 0 where prepared sweeps are known to take ``x``.
 
     Args:
         prepared: the sweeps, over the weights as they are now.
         x: inputs (T, B, I), seen by no transform and no tracer.
-        last: (B,) how many steps each row takes; None: all T.
+        lengths: how many steps each row takes, as ``prepared`` has them; None: all T.
+        mask: gives the lengths as ``active`` (T, B).
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
@@ -123,27 +127,8 @@ def bptt_prepared(
     weights = prepared.weights
     keep = torch.is_grad_enabled() and any(i.requires_grad for i in (x, *weights))
     if not keep:
-        h, finals, *_ = prepared.forward(x, last, keep=False)
+        h, finals, *_ = prepared.forward(x, lengths, keep=False)
         return h, finals
-    run = Run(prepared.cell, None, None, FULL, None, True, prepared, last)
+    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask)
     h, *parts = _apply(run, x, None, None, *weights)
     return h, tuple(parts)
-
-
-def _maps_only() -> bool:
-    """Say whether vmap alone is at work, which asks for no gradient."""
-    if forward_ad._current_level >= 0:
-        return False
-    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    stack = functorch.get_interpreter_stack() or []
-    return all(level.key() == functorch.TransformType.Vmap for level in stack)
-
-
-def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
-    """Say whether `torch.func`, forward mode or `torch.jit.trace` wants to see operations."""
-    # torch has no public question for the first; torch.autograd.Function asks the same one.
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
-        return True
-    if forward_ad._current_level < 0:
-        return False
-    return any(i is not None and forward_ad.unpack_dual(i).tangent is not None for i in inputs)

@@ -1,21 +1,16 @@
-"""The layer as one operation that ``torch.compile`` sees whole, whatever T is."""
+"""The node as one operation that ``torch.compile`` sees whole, whatever T is."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .. import kernels
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..schedule import Checkpointed, Full, Schedule, Truncated
-from ..tape import Tape
-from .grads import One, grads
-from .plan import plan
-from .scheduled import checkpointed, forward_keeping, truncated
-from .through import check_schedule
+from ..schedules import AbstractSchedule
+from ..schedules.base import check_schedule
+from ..tape import joined
+from .gradients import keep, send_back
 
 __all__ = ["compiled_bptt", "kind_of"]
 
@@ -32,7 +27,7 @@ def kind_of(cell: AbstractCell) -> str | None:
 def compiled_bptt(
     kind: str,
     weights: dict[str, Tensor],
-    through: Schedule,
+    through: AbstractSchedule,
     x: Tensor,
     s_0: Tensor,
     active: Tensor | None,
@@ -49,31 +44,11 @@ def compiled_bptt(
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
     """
+    check_schedule(through)
     h, s_T, *_ = torch.ops.throughtime.layer(
-        kind, ",".join(weights), *_told(through), x, s_0, list(weights.values()), active, reset
+        kind, ",".join(weights), *through.told(), x, s_0, list(weights.values()), active, reset
     )
     return h, s_T
-
-
-def _told(through: Schedule) -> tuple[str, int | None, int | None, str | None]:
-    """Give a schedule as an operation takes it: its name, window, every and memory."""
-    check_schedule(through)
-    if isinstance(through, Truncated):
-        return "Truncated", through.window, through.every, None
-    if isinstance(through, Checkpointed):
-        memory = None if through.memory is None else str(through.memory)
-        return "Checkpointed", None, through.every, memory
-    return "Full", None, None, None
-
-
-def _schedule(name: str, window: int | None, every: int | None, memory: str | None) -> Schedule:
-    """Give the schedule that `_told` was given."""
-    if name == "Truncated":
-        assert window is not None
-        return Truncated(window, every)
-    if name == "Checkpointed":
-        return Checkpointed(every, int(memory) if memory and memory.isdigit() else memory)
-    return Full()
 
 
 def _cell(kind: str, names: str, weights: list[Tensor]) -> Elman | LSTM | GRU:
@@ -98,49 +73,35 @@ torch.library.define(
 
 @torch.library.impl("throughtime::layer", "CompositeExplicitAutograd")
 def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
-    cell, through = _cell(kind, names, weights), _schedule(name, window, every, memory)
-    if isinstance(through, Checkpointed):
-        found = forward_keeping(plan(through, cell, x, s_0), cell, x, s_0, active, reset)
-        return [found.h, found.s_T.clone(), found.states]
-    h, finals, tape, shared = kernels.outputs(cell, x, s_0, active, reset)
-    assert tape is not None
+    cell = _cell(kind, names, weights)
+    through = AbstractSchedule.of(name, window, every, memory)
+    h, finals, kept, shared = keep(through, cell, x, s_0, active, reset)
     # An operation's outputs must not share memory.
-    return [h.clone() if shared else h, kernels.joined(finals), tape.s, *tape.saved]
+    return [h.clone() if shared else h, joined(finals), *kept]
 
 
 @torch.library.register_fake("throughtime::layer")
 def _layer_fake(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
-    cell, through = _cell(kind, names, weights), _schedule(name, window, every, memory)
+    cell = _cell(kind, names, weights)
+    shapes = AbstractSchedule.of(name, window, every, memory).kept_shapes(cell, x, s_0)
     T, B, _ = x.shape
-    H, A, S = cell.hidden_size, cell.preact_size, cell.state_size
-    outputs = [x.new_empty(T, B, H), x.new_empty(B, S)]
-    if isinstance(through, Checkpointed):
-        if isinstance(T, int) and isinstance(B, int):
-            how = plan(through, cell, x, s_0)
-            kept = len(list(how.descent(0, T, how.slots))) - 1
-        else:  # it follows from values that the compiler leaves open
-            kept = torch.library.get_ctx().new_dynamic_size()
-        return [*outputs, x.new_empty(kept, B, S)]
-    own = {Elman: (), LSTM: (A,), GRU: (A, H)}[type(cell)]
-    return [*outputs, x.new_empty(T + 1, B, S), *(x.new_empty(T, B, width) for width in own)]
+    outputs = [x.new_empty(T, B, cell.hidden_size), x.new_empty(B, cell.state_size)]
+    for shape in shapes:
+        # What follows from values that the compiler leaves open is None.
+        sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for n in shape]
+        outputs.append(x.new_empty(sizes))
+    return outputs
 
 
 @torch.library.impl("throughtime::layer_back", "CompositeExplicitAutograd")
 def _layer_back(
     kind, names, name, window, every, memory, x, s_0, kept, weights, active, reset, g_h, g_s
 ):
-    cell, through = _cell(kind, names, weights), _schedule(name, window, every, memory)
-    one: One | None = None
-    if isinstance(through, Checkpointed):
-        how, tape = plan(through, cell, x, s_0), Tape(x, s_0[None], (), active, reset)
-        stretches = list(how.descent(0, x.shape[0], how.slots))
-        one = partial(checkpointed, how, cell, tape, stretches, [s_0, *kept[0]])
-    else:
-        tape = Tape(x, kept[0], tuple(kept[1:]), active, reset)
-        if isinstance(through, Truncated):
-            one = partial(truncated, through, cell, tape)
-    found = grads(cell, tape, [True] * (2 + len(weights)), g_h[None], g_s[None], one)
-    return [g[0].contiguous() for g in found if g is not None]
+    cell = _cell(kind, names, weights)
+    through = AbstractSchedule.of(name, window, every, memory)
+    tape = through.tape(x, s_0, tuple(kept), active, reset)
+    found = send_back(through, cell, tape, [True] * (2 + len(weights)), g_h, g_s)
+    return [g.contiguous() for g in found if g is not None]
 
 
 @torch.library.register_fake("throughtime::layer_back")

@@ -15,7 +15,7 @@ from ..errors import (
     UnsupportedError,
 )
 from .carried import State, carried_layers, check_kind, check_mask, check_rows, each, title
-from .segments import Segments
+from .cutting import Segments
 
 __all__ = ["Stream", "stream"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
-from ..schedule import FULL, Schedule
+from ..schedules import FULL, AbstractSchedule
 from ..tape import Tape
 
 __all__ = ["Call", "Recording", "Switch"]
@@ -80,4 +80,4 @@ class Call:
     s_T: Tensor
     inner: bool
     reverse: bool
-    through: Schedule = FULL
+    through: AbstractSchedule = FULL

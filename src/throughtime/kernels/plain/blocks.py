@@ -7,32 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..cells import Function
-from ..cells.base import rebind
-from ..cells.function import DEPENDS, alike
-from ..tape import Tape
-from .by_row import COLLECTORS
-from .choose import chosen_freely, note
+from ...cells import Function
+from ...cells.base import rebind
+from ...cells.function import DEPENDS, alike
+from ...tape import Tape
+from ..chosen import Choice, note
 from .recorder import Follower, Program, Recorder, Refusal, way_back
 
-__all__ = ["as_a_graph", "backward", "gradients"]
+__all__ = ["backward", "gradients"]
 
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
 BLOCK_BYTES = 1 << 19
 # With fewer steps in all, a graph of them costs less than learning a step's way back.
 WORTH_LEARNING = 32
-
-
-def as_a_graph(cell: Function, T: int) -> bool:
-    """Say whether so few steps had best leave autograd's graph on the way forward, and note it.
-
-    That is what a loop written by hand does. A row's own share of a gradient is not to be had so.
-    """
-    few = T < WORTH_LEARNING and not COLLECTORS and chosen_freely()
-    if few:
-        note("graph", f"{type(cell).__name__} leaves autograd's graph of so few steps, {T}.")
-    return few
 
 
 def gradients(
@@ -130,7 +118,8 @@ class _WayBack:
     def say(self) -> None:
         """Say what ran, where it was not by blocks."""
         if self.reason:
-            note("reference", f"Function goes back one step at a time: {self.reason}.")
+            why = f"Function goes back one step at a time: {self.reason}."
+            note(Choice("reference", why))
 
     def _unrolled(self, first: int, last: int, delta: Tensor) -> Tensor:
         """Go back through some steps by a graph of them, as a loop written by hand does."""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from ctypes import Array, c_int32
 from functools import partial
 from operator import is_not
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import kernels, sweep
+from .. import sweep
 from ..cells.base import AbstractCell, rebind
 from ..errors import UnsupportedError
-from ..schedule import Checkpointed, Schedule, Truncated
-from ..tape import Tape
-from .grads import batched_grads, grads, grads_of_one, is_batched
-from .inputs import mask
-from .plan import plan
+from ..kernels import Prepared
+from ..kernels.verbs import forward
+from ..schedules import FULL, AbstractSchedule
+from ..tape import filled, joined
+from ..torch_state import is_batched
+from .gradients import batched_gradients, keep, send_back
 from .recording import Switch
-from .scheduled import checkpointed, forward_keeping, truncated
 
 __all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
 
@@ -52,19 +52,21 @@ class Run(NamedTuple):
         reset: (T, B) bool, or None.
         through: the schedule.
         switch: of the recording that collects the run, or None.
-        keep: whether the way back may be taken.
-        prepared: the compiled sweeps over the whole input, where they are known to apply.
-        last: (B,) how many steps each row takes, with ``prepared``; None: all.
+        keep: whether the backward pass may be taken.
+        prepared: sweeps over the whole input, where they are known to apply.
+        lengths: how many steps each row takes, as ``prepared`` has them; None: all.
+        mask: gives ``active`` for the lengths, where the plain backward pass is taken after all.
     """
 
     cell: AbstractCell
     active: Tensor | None
     reset: Tensor | None
-    through: Schedule
+    through: AbstractSchedule
     switch: Switch | None
     keep: bool
-    prepared: kernels.Prepared | None = None
-    last: Array[c_int32] | None = None
+    prepared: Prepared | None = None
+    lengths: Any = None
+    mask: Callable[[], Tensor] | None = None
 
 
 class BPTT(torch.autograd.Function):
@@ -74,62 +76,64 @@ class BPTT(torch.autograd.Function):
     def forward(ctx, run: Run, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), and s_T by its parts, each (1, B, ·)."""
         del anchor
-        cell, active, reset, through, switch, keep, prepared, last = run
-        ctx.run, ctx.tape, ctx.kept, ctx.shown, ctx.sweep = run, None, None, None, None
+        ctx.run, ctx.tape, ctx.shown, ctx.done = run, None, None, None
         ctx.set_materialize_grads(False)
-        if prepared is not None:
-            h, finals, saved, shared, ctx.sweep = prepared.forward(x, last, keep=True)
+        if run.prepared is not None:
+            h, finals, saved, shared, ctx.done = run.prepared.forward(x, run.lengths, keep=True)
             ctx.shown = Shown(h.detach(), 0) if shared else None
             ctx.save_for_backward(x, None, None, None, *weights, *saved)
             return h, *finals
+        through = run.through if run.switch is None else run.through.whole()
         with own_precision(x):
-            if isinstance(through, Checkpointed) and switch is None:
-                s_0 = begin(cell, x) if s_0 is None else s_0
-                how = plan(through, cell, x, s_0)
-                kept = forward_keeping(how, cell, x, s_0, active, reset)
-                h, finals = kept.h, kernels.split(kept.s_T, cell.parts())
-                ctx.kept, saved = (how, kept.stretches), (kept.states,)
-            else:
-                h, finals, tape, shared = kernels.outputs(cell, x, s_0, active, reset, keep=keep)
-                ctx.tape = tape if switch is not None else None
-                saved = () if tape is None else (tape.s, *tape.saved)
-                ctx.shown = Shown(h.detach(), h._version) if shared else None
-        if keep:
-            # The masks too, so that one that is changed before the way back is noticed.
-            ctx.save_for_backward(x, s_0, active, reset, *weights, *saved)
+            h, finals, saved, shared = keep(
+                through, run.cell, x, s_0, run.active, run.reset, wanted=run.keep
+            )
+        if run.switch is not None and run.keep:
+            ctx.tape = through.tape(x, s_0, saved, run.active, run.reset)
+        ctx.shown = Shown(h.detach(), h._version) if shared else None
+        if run.keep:
+            # The masks too, so that one that is changed before the backward pass is noticed.
+            ctx.save_for_backward(x, s_0, run.active, run.reset, *weights, *saved)
         return h, *finals
 
     @staticmethod
     def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
-        cell, switch = ctx.run.cell, ctx.run.switch
+        run: Run = ctx.run
+        cell, switch = run.cell, run.switch
         g_s = _joined(g_finals, cell)
         if (switch is not None and switch.cut) or (g_h is None and g_s is None):
             return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
-        if ctx.sweep is not None:
+        if run.prepared is not None:
             found = None if g_s is not None else _prepared_grads(ctx, x, rest, g_h)
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
-            if ctx.run.last is not None:
-                active = mask(torch.tensor(list(ctx.run.last), device=x.device), x)
+            if run.mask is not None:
+                active = run.mask()
                 n = len(cell.weights())
-                rest[n:] = kernels.filled(rest[n:], active)
+                rest[n:] = filled(rest[n:], active)
         own = cell.weights()
         if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
             cell = rebind(cell, dict(zip(own, rest, strict=False)))
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, active, reset, g_h, g_s)
-        needs = _needs(ctx)
-        tape, one = _way_back(ctx, cell, x, s_0, active, reset, rest[len(own) :])
+        through, kept = run.through, tuple(rest[len(own) :])
+        if switch is not None:
+            through = FULL if switch.exact else through.whole()
+        needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
         with own_precision(x):
+            if ctx.shown is not None and ctx.shown.changed():
+                tape = forward(cell, x, kept[0][0], active, reset)
+            else:
+                tape = through.tape(x, s_0, kept, active, reset)
             if is_batched(g_h) or is_batched(g_s):
                 inputs = (x, s_0, *rest[: len(own)])
                 shapes = [i.shape if n else None for i, n in zip(inputs, needs, strict=True)]
-                back = partial(grads, cell, tape, needs, one=one)
-                found = batched_grads(back, g_h, g_s, shapes)
+                back = partial(send_back, through, cell, tape, needs)
+                found = batched_gradients(back, cell, g_h, g_s, shapes)
             else:
-                found = grads_of_one(cell, tape, needs, g_h, g_s, one)
+                found = send_back(through, cell, tape, needs, g_h, g_s)
         return (None, *found[:2], None, *found[2:])
 
 
@@ -138,12 +142,7 @@ def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
     if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
         return None
     needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
-    return ctx.run.prepared.back(ctx.sweep, (x, *rest), g_h, needs)
-
-
-def _needs(ctx) -> tuple[bool, ...]:
-    """Say whether the gradient of x, of s_0 and of each weight is wanted."""
-    return ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
+    return ctx.run.prepared.back(ctx.done, (x, *rest), g_h, needs)
 
 
 def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor | None:
@@ -152,7 +151,7 @@ def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor |
     if there is None:
         return None
     widths = cell.parts()
-    return kernels.joined(
+    return joined(
         tuple(
             there.new_zeros(*there.shape[:-1], width) if g is None else g
             for g, width in zip(g_finals, widths, strict=True)
@@ -163,24 +162,6 @@ def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor |
 def begin(cell: AbstractCell, x: Tensor) -> Tensor:
     """Give the initial state (B, S) where none was given."""
     return x.new_zeros(x.shape[1], cell.state_size)
-
-
-def _way_back(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset, saved: list[Tensor]):
-    """Give the tape, and one loss's way back over it where a schedule says which it is."""
-    through, switch = ctx.run.through, ctx.run.switch
-    if ctx.kept is not None:
-        assert s_0 is not None
-        how, stretches = ctx.kept
-        tape = Tape(x, s_0[None], (), active, reset)
-        return tape, partial(checkpointed, how, cell, tape, stretches, [s_0, *saved[0]])
-    if ctx.shown is not None and ctx.shown.changed():
-        tape = kernels.forward(cell, x, saved[0][0], active, reset)
-    else:
-        tape = Tape(x, saved[0], tuple(saved[1:]), active, reset)
-    exact = switch is not None and switch.exact
-    if isinstance(through, Truncated) and not exact:
-        return tape, partial(truncated, through, cell, tape)
-    return tape, None
 
 
 def own_precision(x: Tensor) -> AbstractContextManager[object]:
@@ -195,7 +176,7 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset
 
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """
-    needs = _needs(ctx)
+    needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
     refuse_truncation(ctx.run.through)
     s_0 = begin(cell, x) if s_0 is None else s_0
     with own_precision(x):
@@ -218,13 +199,13 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset
     return (None, g_x, g_s0, None, *g_weights)
 
 
-def refuse_truncation(through: Schedule) -> None:
+def refuse_truncation(through: AbstractSchedule) -> None:
     """Raise where the exact recurrence is asked for and the schedule cuts it.
 
     Raises:
         UnsupportedError: it does.
     """
-    if isinstance(through, Truncated):
+    if not through.exact:
         raise UnsupportedError(
             "second derivatives, torch.func and forward mode are taken of the exact recurrence, "
             f"which {through} is not; call tt.set_through(model, tt.Full()) for them."

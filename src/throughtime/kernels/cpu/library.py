@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InputValueError, ThroughTimeError
+from ...errors import InputValueError, ThroughTimeError
 
 __all__ = [
     "Library",
     "Sweep",
+    "address",
     "empty",
     "isa",
     "isas",
@@ -183,6 +184,16 @@ def empty(like: Tensor, *shape: int) -> Tensor:
     if tensor.nbytes >= _LARGE and (found := library().handle) is not None:
         found.tt_advise(tensor.data_ptr(), tensor.nbytes)
     return tensor
+
+
+def address(tensor: Tensor) -> int:
+    """Return where a tensor's values lie in this machine's memory, or 0 where they do not."""
+    if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg():
+        return 0
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # vmap or the compiler hides them
+        return 0
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -1,0 +1,157 @@
+"""The compiled sweeps, run into tensors that are made for their results."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...cells import AbstractCell
+from ...shapes import check
+from ...tape import Gradients, Tape
+from . import library
+from .arguments import KEPT, Arguments
+
+__all__ = ["back_arguments", "make_room", "run_back", "run_forward", "run_gradients"]
+
+
+def run_forward(
+    cell: AbstractCell,
+    number: int,
+    x: Tensor,
+    s_0: Tensor | None,
+    active: Tensor | None,
+    reset: Tensor | None,
+    h: Tensor | None = None,
+    keep: bool = True,
+) -> tuple[tuple[Tensor, ...], Tape | None]:
+    """Run the compiled sweep into ``h``; give the final state, and where it is kept the bare tape.
+
+    The final state comes by the cell's ``parts``, each (1, B, ·) with memory of its own.
+    """
+    T, B, _ = x.shape
+    arguments = Arguments(cell, number, T, B, x, active, reset, back=False)
+    sweep = arguments.sweep
+    sweep.keep, sweep.h = keep, library.pointer(h)
+    if s_0 is not None:
+        sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, cell.state_size)
+    finals, kept = make_room(sweep, cell, x)
+    library.run(sweep, back=False)
+    return finals, Tape(x, kept[0], kept[1:], active, reset) if keep else None
+
+
+def make_room(
+    sweep: library.Sweep, cell: AbstractCell, x: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Make what a forward sweep is to write beside h, and say where it is.
+
+    Returns:
+        The final state by parts, each (1, B, H); and what is kept, if anything is: s (T+1, B, S)
+        and the cell's own, (T, B, ·).
+    """
+    T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
+    h_T = x.new_empty(1, B, H)
+    finals, sweep.h_T = (h_T,), h_T.data_ptr()
+    if S > H:
+        c_T = x.new_empty(1, B, H)
+        finals, sweep.c_T = (h_T, c_T), c_T.data_ptr()
+    if not sweep.keep:
+        return finals, ()
+    s = library.empty(x, T + 1, B, S)
+    kept, sweep.s = [s], s.data_ptr()
+    for field, width in zip(KEPT, cell.kept_widths() or (), strict=False):
+        kept.append(library.empty(x, T, B, width))
+        setattr(sweep, field, kept[-1].data_ptr())
+    return finals, tuple(kept)
+
+
+def run_back(
+    cell: AbstractCell,
+    number: int,
+    tape: Tape,
+    g: Tensor | None,
+    delta_T: Tensor | None = None,
+    *,
+    V: int = 1,
+    enters: Tensor | None = None,
+    floors: Tensor | None = None,
+    **out: Tensor | None,
+) -> Tensor:
+    """Run the compiled backward sweep into the arrays given, and give dE/ds_0 (V, B, S).
+
+    Args:
+        cell: the recurrence.
+        number: of its compiled kernel.
+        tape: what its forward sweep kept.
+        g: direct gradients (V, T, B, G); or (T, B, G), of which loss v has step ``enters[v]``.
+        delta_T: what else arrives at s_T, (V, B, S).
+        V: how many losses there are, where neither ``g`` nor ``delta_T`` says so.
+        enters: (V,) the last step, counted from 0, at which a loss enters; -1: nowhere.
+        floors: (V,) the lowest k that a loss is followed to.
+        out: what to write: adjoints (V, T, B, A), norms (V, T+1, B), deltas (V, T+1, B, S).
+    """
+    V = g.shape[0] if g is not None and g.dim() == 4 else V if delta_T is None else len(delta_T)
+    arguments = back_arguments(cell, number, tape, g, delta_T, V=V)
+    sweep = arguments.sweep
+    sweep.g_sparse = g is not None and g.dim() == 3
+    for name, where in (("enters", enters), ("floors", floors)):
+        if where is not None:
+            numbers = where.to(torch.int32).clamp(-1, tape.T)
+            setattr(sweep, name, arguments.keep(name, numbers, "V", V, dtype=torch.int32))
+    for name, array in out.items():
+        if array is not None:
+            assert array.is_contiguous() and array.dtype == tape.s.dtype
+            setattr(sweep, name, array.data_ptr())
+    delta_0 = tape.s.new_empty(V, tape.B, cell.state_size)
+    sweep.delta_0 = delta_0.data_ptr()
+    library.run(sweep, back=True)
+    return delta_0
+
+
+def back_arguments(
+    cell: AbstractCell,
+    number: int,
+    tape: Tape,
+    g: Tensor | None,
+    delta_T: Tensor | None,
+    *,
+    V: int = 1,
+    with_x: bool = False,
+) -> Arguments:
+    """Describe the way back over a tape, with what enters it; where to write is still open."""
+    T, B, S = tape.T, tape.B, cell.state_size
+    s = tape.s.contiguous()
+    if s.shape[2] != S or s.dtype is not cell.weight_hh.dtype:
+        check("tape.s", s, "T B S", {"S": S}, like=cell.weight_hh)  # pyright: ignore
+    x = tape.x if with_x else None
+    arguments = Arguments(cell, number, T, B, x, tape.active, tape.reset, back=True)
+    arguments.alive.append(s)
+    arguments.add_tape(tape)
+    arguments.sweep.s, arguments.sweep.V = s.data_ptr(), V
+    if g is not None:
+        arguments.add_direct(g, V)
+    if delta_T is not None:
+        lead = delta_T if delta_T.dim() == 3 else delta_T[None]
+        arguments.sweep.delta_T = arguments.keep("delta_T", lead, "V B S", V, B, S)
+    return arguments
+
+
+def run_gradients(
+    sweep: library.Sweep, cell: AbstractCell, x: Tensor, weights: dict[str, Tensor], want_x: bool
+) -> Gradients:
+    """Run the compiled way back into gradients that are made for it.
+
+    Args:
+        sweep: the arguments, but for what is to be written.
+        cell: the recurrence.
+        x: inputs (T, B, I).
+        weights: those whose gradients are wanted, by name.
+        want_x: whether dE/dx is wanted.
+    """
+    found = {name: x.new_empty(weight.shape) for name, weight in weights.items()}
+    grad_x = library.empty(x, *x.shape) if want_x else None
+    delta_0 = x.new_empty(sweep.B, cell.state_size)
+    sweep.grads, sweep.delta_0, sweep.grad_x = 1, delta_0.data_ptr(), library.pointer(grad_x)
+    for name, grad in found.items():
+        setattr(sweep, f"grad_{name}", grad.data_ptr())
+    library.run(sweep, back=True)
+    return Gradients(found, grad_x, delta_0)

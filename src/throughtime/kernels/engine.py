@@ -1,0 +1,267 @@
+"""What an engine is: five verbs that move a recurrence through time, and what they take and return.
+
+Every engine gives what `throughtime.sweep` gives, which is the reference. `kernels.choose` decides
+which one runs; nothing else asks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..cells import AbstractCell
+from ..tape import Gradients, Tape
+from .chosen import Choice
+
+__all__ = [
+    "Demand",
+    "Engine",
+    "Gradients",
+    "Losses",
+    "Outputs",
+    "Prepared",
+    "states",
+]
+
+
+class Demand(NamedTuple):
+    """What a sweep would be given: what an engine looks at before it says that it can take it.
+
+    Attributes:
+        tensors: all of them but the weights; None where there is none.
+        T: steps.
+        rows: batch rows, times the losses carried at once.
+        active: (T, B) bool, or None; it is among ``tensors`` too.
+    """
+
+    tensors: Sequence[Tensor | None]
+    T: int = 1
+    rows: int = 1
+    active: Tensor | None = None
+
+
+class Outputs(NamedTuple):
+    """What a layer puts out.
+
+    Attributes:
+        h: (T, B, H), 0 where a row takes no step.
+        finals: the final state by the cell's ``parts``, each (1, B, ·) with memory of its own.
+        tape: what the backward pass needs, bare, or None.
+        shared: whether ``h`` is the tape's states, so that whoever writes into it changes them.
+    """
+
+    h: Tensor
+    finals: tuple[Tensor, ...]
+    tape: Tape | None
+    shared: bool = False
+
+
+class Losses(NamedTuple):
+    """What V losses left on their backward pass.
+
+    Attributes:
+        norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B); exactly 0 above the loss and below its floor. None if not
+            asked for; so with the next two.
+        deltas: ∂E_v/∂s_k itself (V, T+1, B, S).
+        adjoints: the adjoints that ``cell.vjp`` gives, (V, T, B, ·).
+        s_0: ∂E_v/∂s_0 (V, B, S); 0 for a loss that is not followed so far.
+    """
+
+    norms: Tensor | None
+    deltas: Tensor | None
+    adjoints: Tensor | None
+    s_0: Tensor
+
+
+class Prepared(Protocol):
+    """Sweeps of one cell over weights that stay where they are, for calls as plain as can be.
+
+    A short sweep takes less time than the question whether it can be taken. So the answer is kept,
+    and a call asks only whether the weights are where they were. Whatever is unusual gets None,
+    and goes by `Engine.outputs` and `Engine.gradients`.
+    """
+
+    cell: AbstractCell
+    weights: tuple[Tensor, ...]
+
+    def holds(self, weights: Sequence[Tensor | None]) -> bool:
+        """Check whether these are the weights, in the memory and of the kind they were of."""
+        ...
+
+    def takes(self, x: Tensor) -> bool:
+        """Check whether ``x`` is (T, B, I) and plain."""
+        ...
+
+    def lengths(self, lengths: object, x: Tensor) -> object | None:
+        """Return the rows' lengths as `forward` takes them; None where they are not plain."""
+        ...
+
+    def forward(self, x: Tensor, lengths: object | None = None, *, keep: bool) -> tuple:
+        """Run the recurrence from s_0 = 0 over an input that it `takes` (eq. 1)."""
+        ...
+
+    def back(
+        self, done: object, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
+    ) -> list[Tensor | None] | None:
+        """Send one loss back (eq. 9, 5), or return None where something is unusual."""
+        ...
+
+
+class Engine(ABC):
+    """A way to move a recurrence through time: five verbs, each equal to the reference's.
+
+    Attributes:
+        name: what `kernels.use`, `kernels.choice` and `kernels.last_choice` call it.
+        asked_for: whether `kernels.use` takes the name.
+        how: how it runs, which `kernels.choice` adds to why no other one does.
+    """
+
+    name: str
+    asked_for: bool = True
+    how: str = ""
+
+    def missing(self) -> str:
+        """Return in one sentence why this engine is not there at all; "" where it is."""
+        return ""
+
+    def chosen(self, cell: AbstractCell) -> Choice:
+        """Return the choice of this engine where no other one is preferred to it."""
+        return Choice(self.name, f"{type(cell).__name__} runs on {self.name}.")
+
+    @abstractmethod
+    def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
+        """Return in one sentence why this engine cannot take the sweep; "" where it can.
+
+        Args:
+            cell: the recurrence.
+            demand: what the sweep is given.
+        """
+
+    @abstractmethod
+    def outputs(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor | None,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+        *,
+        keep: bool = True,
+    ) -> Outputs:
+        """Run the recurrence over all steps and return what a layer puts out (eq. 1).
+
+        Args:
+            cell: the recurrence.
+            x: inputs (T, B, I).
+            s_0: the initial state (B, S); None: zeros.
+            active: (T, B) bool; rows that are False keep their state and put out 0.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+            keep: whether the backward pass will be taken.
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tape:
+        """Run the recurrence over all steps and return the tape (eq. 1), as `sweep.forward` does.
+
+        Args:
+            cell: the recurrence.
+            x: inputs (T, B, I).
+            s_0: the initial state (B, S).
+            active: (T, B) bool; rows that are False keep their state.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        """
+
+    @abstractmethod
+    def backward(
+        self, cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Send V losses back through all steps in one sweep (eq. 9), as `sweep.backward` does.
+
+        Args:
+            cell: the recurrence.
+            tape: what its forward sweep kept.
+            g: direct gradients (V, T, B, G) into the first G ≤ S entries of s_1…s_T.
+            delta_T: what else arrives at s_T, (V, B, S).
+
+        Returns:
+            The adjoints (V, T, B, ·), and dE/ds_0 (V, B, S).
+        """
+
+    @abstractmethod
+    def gradients(
+        self,
+        cell: AbstractCell,
+        tape: Tape,
+        g: Tensor | None,
+        delta_T: Tensor | None = None,
+        *,
+        wants: frozenset[str] | None = None,
+        want_x: bool = True,
+    ) -> Gradients:
+        """Send one loss back and return every gradient that is wanted (eq. 5, 9).
+
+        Args:
+            cell: the recurrence.
+            tape: what its forward sweep kept.
+            g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, of which those of
+                steps that a row does not take do not count, since it puts out 0 there; None:
+                nowhere.
+            delta_T: what else arrives at s_T, (B, S).
+            wants: the weights whose gradients are wanted; None: all.
+            want_x: whether dE/dx is wanted.
+        """
+
+    @abstractmethod
+    def losses(
+        self,
+        cell: AbstractCell,
+        tape: Tape,
+        g: Tensor,
+        *,
+        enters: Tensor | None = None,
+        floors: Tensor | None = None,
+        norms: bool = True,
+        deltas: bool = False,
+        adjoints: bool = False,
+    ) -> Losses:
+        """Send V losses back in one sweep, each only between its entry and its floor (eq. 9).
+
+        Args:
+            cell: the recurrence.
+            tape: what its forward sweep kept.
+            g: direct gradients (V, T, B, G); or, with ``enters``, (T, B, G): loss v enters at step
+                ``enters[v]`` alone, and with ``g`` of that step.
+            enters: (V,) steps from 1 to T; 0 for a loss that does not enter.
+            floors: (V,) the lowest k that each loss is followed to; None: 0.
+            norms: whether the norms are wanted; they neither overflow nor underflow where the
+                vectors do not, and the vectors are not kept for them.
+            deltas: whether the vectors are wanted.
+            adjoints: whether the adjoints are wanted; down to step floor (from 1).
+        """
+
+    def empty(self, like: Tensor, *shape: int) -> Tensor:
+        """Return a tensor to be written for the first time, in memory that suits the engine."""
+        return like.new_empty(shape)
+
+    def prepare(self, cell: AbstractCell) -> Prepared | None:
+        """Return sweeps with all settled that is the same in every call; None where it has none."""
+        del cell
+        return None
+
+
+def states(s: Tensor) -> Tensor:
+    """Return the states without the first in their own memory, under another name.
+
+    Whatever is written into it counts as a change of h, not of s.
+    """
+    return s.narrow(0, 1, s.shape[0] - 1).data

@@ -1,0 +1,1 @@
+"""The engines that run in plain torch."""

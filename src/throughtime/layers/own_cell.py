@@ -1,0 +1,63 @@
+"""The run of one layer over any cell: what is looked at before, and which way the steps go."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import kernels, sweep
+from ..cells import Function
+from ..cells.computed import with_computed_weights
+from ..node.bptt import own_precision
+from ..node.eager import bptt
+from ..node.recording import Recording
+from ..schedules import FULL
+from ..tape import joined
+from .inputs import Batch
+
+__all__ = ["run_here"]
+
+
+def run_here(
+    module, batch: Batch, s_0: Tensor, recording: Recording | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """Run a cell, which may be one of the user's own, where its steps can be looked at.
+
+    Args:
+        module: the `Recurrent`.
+        batch: its input.
+        s_0: the initial state (B, S).
+        recording: where a trace collects the run.
+        name: the layer's name in the flow.
+    """
+    cell = module.cell
+    if not torch.compiler.is_compiling():
+        cell = with_computed_weights(cell)
+    few = False
+    if isinstance(cell, Function) and (torch.is_grad_enabled() or batch.active is not None):
+        few = _is_few(module, cell, batch, recording)
+        with own_precision(batch.x):
+            cell.examine(batch.x[0], s_0, anew=not few)
+        if batch.active is not None:
+            cell.need_rows_apart(
+                "cannot take rows of different lengths: those that have ended would still take "
+                "part",
+                "batches of one length",
+            )
+    if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
+        return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
+    if few:
+        with own_precision(batch.x):
+            return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)
+    h, parts = bptt(
+        cell, batch.x, s_0, batch.active, batch.reset,
+        through=module.through, recording=recording, name=name,
+    )  # fmt: skip
+    return h, joined(parts)
+
+
+def _is_few(module, cell: Function, batch: Batch, recording: Recording | None) -> bool:
+    """Check whether the steps are so few that a graph of them costs least."""
+    if recording is not None or module.through != FULL or not torch.is_grad_enabled():
+        return False
+    return kernels.leaves_a_graph(cell, batch.x.shape[0])

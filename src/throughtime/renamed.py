@@ -1,0 +1,32 @@
+"""Old import paths: they go on working, and say where things are now."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+__all__ = ["moved"]
+
+
+def moved(old: str, new: ModuleType, names: tuple[str, ...]) -> Callable[[str], Any]:
+    """Return a module's ``__getattr__`` that takes names from where they are now, and warns.
+
+    Args:
+        old: the old module's name.
+        new: the module that has the names now.
+        names: what the old module had.
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{old} is called {new.__name__} now; import {name} from there.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(new, name)
+
+    return look_up

@@ -1,0 +1,64 @@
+"""What torch is doing around a call: every question that torch has no public function for.
+
+The private names of torch that this package reads all stand here, so that a new version of torch
+is checked against one file.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+__all__ = [
+    "is_batched",
+    "is_faked",
+    "is_jit_traced",
+    "is_transformed",
+    "is_transforming",
+    "only_maps",
+]
+
+
+def is_transforming() -> bool:
+    """Check whether a transform of `torch.func` is at work."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_jit_traced() -> bool:
+    """Check whether `torch.jit.trace` is recording."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
+    """Check whether `torch.func`, forward mode or `torch.jit.trace` has to see the operations."""
+    if is_transforming() or is_jit_traced():
+        return True
+    if forward_ad._current_level < 0:
+        return False
+    return any(i is not None and forward_ad.unpack_dual(i).tangent is not None for i in inputs)
+
+
+def only_maps() -> bool:
+    """Check whether vmap alone is at work, which asks for no gradient."""
+    if forward_ad._current_level >= 0:
+        return False
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    stack = functorch.get_interpreter_stack() or []
+    return all(level.key() == functorch.TransformType.Vmap for level in stack)
+
+
+def is_batched(tensor: Tensor | None) -> bool:
+    """Check whether a tensor is a batch that vmap hides behind one tensor.
+
+    Both kinds are met; ``is_grads_batched`` of `torch.autograd.grad` makes the older one.
+    """
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor is not None and (
+        functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
+    )
+
+
+def is_faked(like: Tensor) -> bool:
+    """Check whether a mode such as torch's FakeTensorMode makes new tensors without memory."""
+    return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
