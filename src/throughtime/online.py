@@ -17,6 +17,7 @@ from .errors import (
     InputTypeError,
     InputValueError,
     ShapeError,
+    UnsupportedError,
 )
 from .shapes import check, check_lengths
 
@@ -147,6 +148,9 @@ def derivatives(
     """Give s_t, J_t (B, S, S), and ∂⁺s_t/∂W (B, S, P) of each weight, by autograd of the step.
 
     The cell's own `vjp` is not asked, so that it can be judged by the result.
+
+    Raises:
+        UnsupportedError: rows depend on each other.
     """
     B, S = s_prev.shape
     weights = {name: w.detach().requires_grad_() for name, w in cell.weights().items()}
@@ -165,8 +169,16 @@ def derivatives(
         s_t.new_zeros(B * S, *i.shape) if by is None else by
         for by, i in zip(found, inputs, strict=True)
     )
-    # Rows are independent: of ∂s_t[b]/∂s_prev[c] only b = c is not 0.
-    J = by_s.view(B, S, B, S).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    # Of ∂s_t[b]/∂s_prev[c] only b = c is carried, so the others must be 0.
+    blocks = by_s.view(B, S, B, S)
+    J = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    across = ~torch.eye(B, dtype=torch.bool, device=by_s.device)[:, None, :, None]
+    if bool(((blocks != 0) & blocks.isfinite() & across).any()):
+        raise UnsupportedError(
+            "a step in which a row's state depends on the other rows of the batch cannot be "
+            "carried forward row by row. Give the step statistics of its own row (layer norm), or "
+            "take batches of one row."
+        )
     named = zip(weights, by_weights, strict=True)
     return s_t.detach(), J, {name: by.reshape(B, S, -1) for name, by in named}
 
@@ -238,7 +250,9 @@ def rtrl(
     check("s_0", s_0, "B S", {"B": first.shape[0], "S": cell.state_size}, like=like)
     if isinstance(cell, Function):
         cell.examine(first, s_0)
-        cell.need_rows_apart("cannot be carried forward row by row", "batches of one row")
+        cell.need_rows_apart(
+            "cannot be carried forward row by row", "take batches of one row", rows=first.shape[0]
+        )
     T = len(x) if isinstance(x, Tensor) else None
     steps = None if lengths is None else check_lengths(lengths, first.shape[0], T)
     resets = None if reset is None else iter(reset)

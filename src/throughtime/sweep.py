@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -82,6 +82,7 @@ def adjoints(
     delta: Tensor,
     last: int | None = None,
     first: int = 1,
+    under_way: Callable[[int], slice | None] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Go back through time (eq. 9), one step at a time: delta_{t-1} = J_tᵀ delta_t + g_{t-1}.
 
@@ -92,23 +93,33 @@ def adjoints(
         delta: what arrives at s_last from beyond it, (V, B, S); not written to.
         last: the step to begin at; T by default.
         first: the step to end at.
+        under_way: the losses that take step t, as a slice of V; None for a step that none takes.
+            The others' delta stays as it is. Without it, every loss takes every step.
 
     Yields:
-        t, delta_t (V, B, S), and the adjoint of step t (V, B, A), for t = last … first; then
-        first − 1, delta_{first−1} and an empty tensor.
+        t, delta_t (V, B, S), and the adjoint of step t (V, B, A), of the losses under way, for
+        t = last … first; then first − 1, delta_{first−1} of all and an empty tensor.
     """
     G = g.shape[-1]
-    top = tape.T if last is None else last
-    for t in range(top, first - 1, -1):
+    checked = False
+    if under_way is not None:
         delta = delta.clone()
-        delta[..., :G] += g[:, t - 1]
-        result = cell.vjp(tape.at(t), delta)
-        if t == top:
-            _check_result(cell, "vjp", result, delta.shape, "J_tᵀ delta", "the adjoint")
-        delta_prev, adjoint = result
-        delta_prev, adjoint = mask(tape, t, delta, delta_prev, adjoint)
-        yield t, delta, adjoint
-        delta = delta_prev
+    for t in range(tape.T if last is None else last, first - 1, -1):
+        here = slice(None) if under_way is None else under_way(t)
+        if here is None:
+            continue
+        delta_t = delta[here].clone()
+        delta_t[..., :G] += g[here, t - 1]
+        result = cell.vjp(tape.at(t), delta_t)
+        if not checked:
+            _check_result(cell, "vjp", result, delta_t.shape, "J_tᵀ delta", "the adjoint")
+            checked = True
+        delta_prev, adjoint = mask(tape, t, delta_t, *result)
+        yield t, delta_t, adjoint
+        if under_way is None:
+            delta = delta_prev
+        else:
+            delta[here] = delta_prev
     yield first - 1, delta, delta.new_empty(0)
 
 

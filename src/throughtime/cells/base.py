@@ -94,11 +94,14 @@ class AbstractCell(nn.Module, ABC):
         """Give dE/dx from the adjoints: (..., A) → (..., I), the transpose of `drive`."""
 
     def jacobian(self, saved: tuple[Tensor, ...]) -> Tensor:
-        """Give J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9)."""
+        """Give J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9).
+
+        Of a complex state autograd gives the conjugate of J_tᵀ, so that is undone.
+        """
         B, S = saved[0].shape[0], self.state_size
         identity = torch.eye(S, dtype=saved[0].dtype, device=saved[0].device)
         delta_prev, _ = self.vjp(saved, identity[:, None, :].expand(S, B, S).contiguous())
-        return delta_prev.transpose(0, 1)
+        return delta_prev.transpose(0, 1).conj().resolve_conj()
 
     def affine(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Give d and u of s_t = d ⊙ s_{t-1} + u, each (T, B, S), for a cell that is of this form.
@@ -134,6 +137,23 @@ class AbstractCell(nn.Module, ABC):
         super().__init_subclass__(**named)
         if "step" in vars(cls) and "kept_widths" not in vars(cls):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
+
+    def takes_steps_at_once(self, tape: Tape) -> bool:
+        """Check whether `param_grads` may take the rows of many steps; a `Function`'s may not."""
+        del tape
+        return True
+
+    def need_rows_apart(
+        self, cannot: str, instead: str, tape: Tape | None = None, rows: int | None = None
+    ) -> None:
+        """Raise where a row's state depends on the other rows; only a `Function`'s may.
+
+        Args:
+            cannot: what such a step cannot do, as the end of a sentence.
+            instead: what else is there, as the end of another.
+            tape: steps of which some are looked at.
+            rows: how many rows there are, where there is no tape.
+        """
 
     def gain(self) -> tuple[float, float]:
         """Give β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.

@@ -13,11 +13,12 @@ from ..errors import (
     GraphError,
     InputTypeError,
     InputValueError,
-    NonFiniteError,
     ShapeError,
     UnsupportedError,
 )
 from ..shapes import check_sizes
+from ..torch_state import is_transforming
+from . import probes
 from .base import AbstractCell, rebind
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ __all__ = ["Function"]
 
 # Rows that one recomputation of the step for the weight gradients may hold at a time.
 ROWS_AT_ONCE = 8192
-DEPENDS = "a row's state depends on the other rows of the batch"
 
 
 class Function(AbstractCell):
@@ -105,6 +105,7 @@ class Function(AbstractCell):
         self.step_function = step
         self.apart = ""
         self._tried: dict[tuple, str] = {}
+        self._no_batch: list[bool] = []  # shared with the cells that `rebind` makes of this one
         if weights is not None and not isinstance(weights, Mapping):
             raise InputTypeError(
                 f"weights must be a dict of tensors by name; got {type(weights).__name__}."
@@ -173,74 +174,140 @@ class Function(AbstractCell):
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Give s_t = step(x_t, s_{t-1}); a_t is x_t."""
-        return self.next(a_t, s_prev), (a_t, s_prev)
+        s_t = self.next(a_t, s_prev)
+        return s_t, (a_t, s_prev, s_t)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S)."""
-        V, B, S = delta.shape
-        if self.apart and V > 1:
-            each = [self.vjp(saved, one[None]) for one in delta]
-            return tuple(torch.cat(parts) for parts in zip(*each, strict=True))  # pyright: ignore
-        # The V losses become rows: rows are independent, so no step need support vmap.
-        x_t, s_prev = (kept.detach().expand(V, *kept.shape).flatten(0, 1) for kept in saved)
+        """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S).
+
+        The step runs once more on its own rows, whatever V is, so rows may depend on each other.
+        """
+        x_t, s_prev, s_t = saved
         frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
-        x_t.requires_grad_()
-        s_prev.requires_grad_()
+        x, s = x_t.detach().requires_grad_(), s_prev.detach().requires_grad_()
         with torch.enable_grad():
-            s_t = frozen.next(x_t, s_prev)
-        if not s_t.requires_grad:
+            again = frozen.next(x, s)
+        probes.check_repeats(again.detach(), s_t, s_prev)
+        if not again.requires_grad:
             return torch.zeros_like(delta), torch.cat(
-                (delta.new_zeros(V, B, x_t.shape[1]), delta), -1
+                (delta.new_zeros(*delta.shape[:2], x.shape[1]), delta), -1
             )
-        grad_x, grad_s = torch.autograd.grad(
-            s_t, (x_t, s_prev), delta.flatten(0, 1), allow_unused=True, materialize_grads=True
-        )
-        grad_x, grad_s = grad_x.view(V, B, -1), grad_s.view(V, B, S)
+        grad_x, grad_s = self._pull(again, (x, s), delta)
         return grad_s, torch.cat((grad_x, delta), -1)
 
+    def _pull(self, s_t: Tensor, of: tuple[Tensor, ...], delta: Tensor) -> list[Tensor]:
+        """Return what V losses (V, B, S) send from s_t to each of some tensors, (V, ·)."""
+        V = len(delta)
+        if V > 1 and not self._no_batch:
+            try:
+                found = torch.autograd.grad(
+                    s_t, of, delta, allow_unused=True, is_grads_batched=True, retain_graph=True
+                )
+                return [
+                    i.new_zeros(V, *i.shape) if g is None else g
+                    for g, i in zip(found, of, strict=True)
+                ]
+            except RuntimeError:
+                # A backward of somebody's own need not know vmap: then one loss at a time.
+                self._no_batch.append(True)
+        each = [
+            torch.autograd.grad(
+                s_t, of, one, allow_unused=True, materialize_grads=True, retain_graph=V > 1
+            )
+            for one in delta
+        ]
+        return [torch.stack(parts) for parts in zip(*each, strict=True)]
+
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give dE/dW by one backward of the step over many steps' rows at once (eq. 5)."""
+        """Give dE/dW by one backward of the step over many steps' rows at once (eq. 5).
+
+        Where the step looks at values, or its rows are not the same beside other rows, steps are
+        taken one by one.
+        """
         weights = {name: w.detach() for name, w in self.weights().items()}
         if not weights:
             return {}
-        x, s_prev = tape.x.flatten(0, 1), tape.s_prev().flatten(0, 1)
-        delta = adjoints[..., self.input_size :].flatten(0, 1)
-        if _transformed():
-            pull = torch.func.vjp(lambda w: rebind(self, w).next(x, s_prev), weights)[1]
-            return pull(delta)[0]
-        weights = {name: w.requires_grad_() for name, w in weights.items()}
-        cell = rebind(self, weights)
+        x, s_prev = tape.x, tape.s_prev()
+        delta = adjoints[..., self.input_size :]
+        if is_transforming():
+            rows = x.flatten(0, 1), s_prev.flatten(0, 1)
+            pull = torch.func.vjp(lambda w: rebind(self, w).next(*rows), weights)[1]
+            return pull(delta.flatten(0, 1))[0]
+        cell = rebind(self, {name: w.requires_grad_() for name, w in weights.items()})
         total = [torch.zeros_like(w) for w in weights.values()]
-        for rows in torch.arange(len(x), device=x.device).split(self._rows_at_once(tape.B)):
-            with torch.enable_grad():
-                s_t = cell.next(x[rows].detach(), s_prev[rows].detach())
-            if not s_t.requires_grad:
-                break
-            grads = torch.autograd.grad(
-                s_t, list(weights.values()), delta[rows], allow_unused=True, materialize_grads=True
+        whole = not self.apart and (tape.T == 1 or not probes.mixes_steps(self, tape))
+        K = max(1, ROWS_AT_ONCE // max(1, tape.B)) if whole else 1
+        for first in range(0, tape.T, K):
+            steps = slice(first, min(first + K, tape.T))
+            found = self._of_steps(
+                cell, x[steps], s_prev[steps], tape.saved[2][steps], delta[steps]
             )
-            for sum_, grad in zip(total, grads, strict=True):
+            for sum_, grad in zip(total, found, strict=True):
                 sum_ += grad
         return dict(zip(weights, total, strict=True))
 
-    def _rows_at_once(self, B: int) -> int:
-        return B if self.apart else ROWS_AT_ONCE
+    def takes_steps_at_once(self, tape: Tape) -> bool:
+        """Check whether the rows of many steps give together what each step gives by itself."""
+        if self.apart or (tape.T > 1 and probes.mixes_steps(self, tape)):
+            return False
+        s_prev, rows = tape.s_prev(), max(1, ROWS_AT_ONCE // max(1, tape.B))
+        for first in range(0, tape.T, rows):
+            steps = slice(first, first + rows)
+            x, before, s = (p[steps].flatten(0, 1) for p in (tape.x, s_prev, tape.s[1:]))
+            with torch.no_grad(), probes.LooksAtValues() as values:
+                again = self.next(x, before)
+            stayed = (s == before).all(-1, keepdim=True)
+            if values.seen or not probes.alike(torch.where(stayed, s, again), s):
+                return False
+        return True
+
+    def _of_steps(
+        self, cell: Function, x: Tensor, s_prev: Tensor, s: Tensor, delta: Tensor
+    ) -> list[Tensor]:
+        """Return some steps' share of dE/dW: at once where that is the same, else one by one."""
+        weights = list(cell.weights().values())
+        before, given = s_prev.detach().flatten(0, 1), s.flatten(0, 1)
+        with torch.enable_grad(), probes.LooksAtValues() as values:
+            again = cell.next(x.detach().flatten(0, 1), before)
+        if len(x) > 1:
+            stayed = (given == before).all(-1, keepdim=True)
+            same = probes.alike(torch.where(stayed, given, again.detach()), given)
+            if values.seen or not same:
+                each = [
+                    self._of_steps(cell, *(part[k : k + 1] for part in (x, s_prev, s, delta)))
+                    for k in range(len(x))
+                ]
+                return [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
+        else:
+            probes.check_repeats(again.detach(), given, before)
+        if not again.requires_grad:
+            return [torch.zeros_like(w) for w in weights]
+        found = torch.autograd.grad(
+            again, weights, delta.flatten(0, 1), allow_unused=True, materialize_grads=True
+        )
+        return list(found)
 
     def input_grad(self, adjoints: Tensor) -> Tensor:
         """Give dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
-    def need_rows_apart(self, cannot: str, instead: str) -> None:
-        """Raise where a row's state depends on the other rows, as `examine` found.
+    def need_rows_apart(
+        self, cannot: str, instead: str, tape: Tape | None = None, rows: int | None = None
+    ) -> None:
+        """Raise where a row's state depends on the others: `examine` found it, or steps show it.
 
         Args:
             cannot: what such a step cannot do, as the end of a sentence.
             instead: what else is there, as the end of another.
+            tape: steps of which some are looked at.
+            rows: how many rows there are, where there is no tape.
 
         Raises:
             UnsupportedError: it does.
         """
-        if self.apart == DEPENDS:
+        if (rows if tape is None else tape.B) == 1:
+            return  # there is no other row
+        if self.apart == probes.DEPENDS or (tape is not None and probes.mixes_rows(self, tape)):
             raise UnsupportedError(
                 f"a step in which a row's state depends on the other rows of the batch {cannot}. "
                 f"Give the step statistics of its own row (layer norm), or {instead}."
@@ -280,77 +347,16 @@ class Function(AbstractCell):
                 "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
                 "step an nn.Module that owns it."
             )
-        if x.is_meta or _transformed() or torch.compiler.is_compiling():
+        if x.is_meta or is_transforming() or torch.compiler.is_compiling():
             return  # there are no values to look at
         with torch.no_grad():
             if case not in self._tried:
-                _check_finite(s_t, (x, s, *cell.weights().values()))
-                _check_graph(self, x, s)
+                probes.check_finite(s_t, (x, s, *cell.weights().values()))
+                probes.check_graph(self, x, s)
                 if len(self._tried) >= 64:
                     self._tried.clear()
-                self._tried[case] = _apart(cell, x, s, s_t)
+                self._tried[case] = probes.why_apart(cell, x, s)
             self.apart = self._tried[case]
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):  # a write would spoil a graph it is part of
                     buffer.copy_(before)
-
-
-def _transformed() -> bool:
-    """Say whether `torch.func` is at work: within it autograd's own functions are refused."""
-    return torch._C._are_functorch_transforms_active()
-
-
-def alike(a: Tensor, b: Tensor) -> bool:
-    """Say whether two states or what a step made on its way are equal but for rounding."""
-    if not b.is_floating_point():
-        return torch.equal(a, b)
-    tolerance = torch.finfo(b.dtype).eps ** 0.5
-    largest = b.abs().max() if b.numel() else b.new_zeros(())
-    if bool((a - b).abs().max() <= tolerance * largest) if b.numel() else True:
-        return True
-    scale = float(b.nan_to_num(0, 0, 0).abs().max())  # inf and NaN may stand where they should
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def _check_finite(s_t: Tensor, given: tuple[Tensor, ...]) -> None:
-    if s_t.isnan().any() and all(tensor.isfinite().all() for tensor in given):
-        row, unit = s_t.isnan().nonzero()[0].tolist()
-        raise NonFiniteError(
-            "the step function makes NaN of finite input, state and weights: at step 1 got NaN in "
-            f"row {row}, unit {unit}. Look at logarithms, roots and quotients in it."
-        )
-
-
-def _check_graph(cell: Function, x: Tensor, s: Tensor) -> None:
-    """Raise where nothing that the step is given gets a gradient."""
-    weights = {name: w.detach().requires_grad_() for name, w in cell.weights().items()}
-    x, s = x.clone().requires_grad_(), s.clone().requires_grad_()
-    with torch.enable_grad():
-        # Not the given ones, which a step may not write into: leaves refuse that in other words.
-        s_t = rebind(cell, weights).next(x * 1, s * 1)
-    # A state that depends on nothing has no gradient either, and that is right.
-    if not s_t.requires_grad and not alike(rebind(cell, weights).next(1 - x, 1 - s), s_t):
-        raise GraphError(
-            "autograd sees nothing of what the step function does, so all its gradients would be "
-            "0; got a state without a graph. Leave out detach(), no_grad() and NumPy."
-        )
-
-
-def _apart(cell: Function, x: Tensor, s: Tensor, s_t: Tensor) -> str:
-    """Say why rows cannot be computed beside other rows; nothing where they can."""
-    before = torch.get_rng_state()
-    again = cell.next(x.clone(), s.clone())
-    drew = not torch.equal(before, torch.get_rng_state())
-    if drew or not alike(again, s_t):
-        raise InputValueError(
-            "the step function must give the same state when called again with the same, since the "
-            f"way back calls it again; got {'one that draws random numbers' if drew else 'another'}"
-            ". Draw what is random outside and pass it in as part of the input, or call eval() on "
-            "what drops units."
-        )
-    more = torch.cat((x, 1 - 2 * x.flip(0))), torch.cat((s, 1 - 2 * s.flip(0)))
-    try:
-        beside = cell.next(*more)[: len(s)]
-    except Exception as error:
-        return f"the step cannot take {len(more[0])} rows instead of {len(s)} ({error})"
-    return "" if alike(beside, s_t) else DEPENDS

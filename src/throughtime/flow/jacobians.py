@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
-from ..sweep import adjoints
+from ..cells.probes import alike
+from ..errors import UnsupportedError
+from ..kernels.choose import choose_back
 from ..tape import Tape
 
 __all__ = ["jacobian_product", "lyapunov", "singular_values", "steps_taken"]
+
+
+NO_JACOBIAN = "has no Jacobian of each row by itself"
 
 
 def jacobian_product(cell: AbstractCell, tape: Tape, to: int, since: int) -> Tensor:
@@ -17,14 +22,31 @@ def jacobian_product(cell: AbstractCell, tape: Tape, to: int, since: int) -> Ten
 
     Cost:
         (to − since) steps of S·B rows.
+
+    Raises:
+        UnsupportedError: rows depend on each other, or a complex step is not holomorphic.
     """
-    S, B = cell.state_size, tape.B
+    S, B, tape = cell.state_size, tape.B, tape.steps(since + 1, to)
     identity = torch.eye(S, dtype=tape.s.dtype, device=tape.s.device)
-    delta = identity[:, None, :].expand(S, B, S)
-    nothing = delta.new_zeros(1).expand(S, tape.T, B, 1)
-    for _, delta_t, _ in adjoints(cell, tape, nothing, delta, last=to, first=since + 1):
-        delta = delta_t
-    return delta.transpose(0, 1).contiguous()
+    if to == since:
+        return identity.expand(B, S, S).clone()
+    cell.need_rows_apart(NO_JACOBIAN, "ask for batches of one row", tape)
+    if tape.s.is_complex():
+        identity = torch.cat((identity, 1j * identity))
+    delta = identity[:, None, :].expand(len(identity), B, S).contiguous()
+    nothing = delta.new_zeros(1).expand(len(identity), tape.T, B, 1)
+    product = choose_back(cell, tape, nothing, delta).backward(cell, tape, nothing, delta)[1]
+    if not tape.s.is_complex():
+        return product.transpose(0, 1).contiguous()
+    product, turned = product.chunk(2)
+    if not alike(turned, 1j * product):
+        raise UnsupportedError(
+            "the step is no holomorphic function of its complex state (it takes conj, abs, real or "
+            "imag of it), so there is no Jacobian of S × S numbers. Give the state as real "
+            "numbers: torch.view_as_real."
+        )
+    # Autograd sends gradients back by the conjugate of J_tᵀ.
+    return product.conj().transpose(0, 1).resolve_conj().contiguous()
 
 
 def singular_values(jacobian: Tensor) -> Tensor:
@@ -51,6 +73,7 @@ def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
     """
     B, S = tape.B, cell.state_size
     like = tape.s
+    cell.need_rows_apart(NO_JACOBIAN, "ask for batches of one row", tape)
     if n == S:
         start = torch.eye(S, dtype=like.dtype, device=like.device)
     else:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells import AbstractCell, Function
+from ..errors import UnsupportedError
 from ..tape import Gradients, Tape, complete, taken
 from .chosen import Choice
 from .engine import Demand, Engine, Losses, Outputs
@@ -17,6 +18,9 @@ __all__ = ["COLLECTORS", "ByRow", "param_grads_by_row"]
 # Who wants the rows' shares while backward runs: called with a weight and its share of each row.
 # In all threads, since autograd runs backward in threads of its own.
 COLLECTORS: list[Callable[[Tensor, Tensor], None]] = []
+
+
+NO_SHARE = "has no gradient of a row by itself"
 
 
 class ByRow(Engine):
@@ -76,15 +80,12 @@ class ByRow(Engine):
         Raises:
             UnsupportedError: the rows of a step depend on each other.
         """
-        if isinstance(cell, Function):
-            cell.need_rows_apart(
-                "has no gradient of a row by itself", "take the gradients of batches of one row"
-            )
         weights = cell.weights()
         names = [name for name in weights if wants is None or name in wants]
         with torch.no_grad():
             g = tape.s.new_zeros(tape.T, tape.B, cell.hidden_size) if g is None else g
             g, tape = taken(g, tape.active), complete(cell, tape)
+            cell.need_rows_apart(NO_SHARE, "take the gradients of batches of one row", tape)
             lead = None if delta_T is None else delta_T[None]
             adjoints, delta_0 = self.engine.backward(cell, tape, g[None], lead)
             by_row = param_grads_by_row(cell, tape, adjoints[0]) if names else {}
@@ -124,10 +125,24 @@ def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict
         )
         return cell.param_grads(lone, adjoint.unsqueeze(1))
 
+    if cell.takes_steps_at_once(tape):
+        try:
+            return torch.func.vmap(one, in_dims=1)(tape.x, tape.s, tape.saved, adjoints, masks)
+        except Exception:
+            pass
+    rows = [_of_row(cell, tape.rows(b, b + 1), adjoints[:, b : b + 1]) for b in range(tape.B)]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _of_row(cell: AbstractCell, row: Tape, adjoints: Tensor) -> dict[str, Tensor]:
+    """Return one row's share, or say why a step of somebody's own cannot be run on it alone."""
+    if not isinstance(cell, Function):
+        return cell.param_grads(row, adjoints)
     try:
-        return torch.func.vmap(one, in_dims=1)(tape.x, tape.s, tape.saved, adjoints, masks)
-    except Exception:  # the same again without vmap: what is wrong with the cell itself shows there
-        rows = [
-            cell.param_grads(tape.rows(b, b + 1), adjoints[:, b : b + 1]) for b in range(tape.B)
-        ]
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return cell.param_grads(row, adjoints)
+    except Exception as error:
+        raise UnsupportedError(
+            f"the step function gives nothing, or another state, when it is run on a row by "
+            f"itself, so a row {NO_SHARE}: {error} What it holds for each row of the batch (a "
+            "mask, a constant) can be passed in as part of the input."
+        ) from error

@@ -43,6 +43,7 @@ def run_here(
                 "cannot take rows of different lengths: those that have ended would still take "
                 "part",
                 "batches of one length",
+                rows=s_0.shape[0],
             )
     if torch.compiler.is_compiling():  # torch.export, which wants operations that it can see
         return sweep.unroll(cell, batch.x, s_0, batch.active, batch.reset)

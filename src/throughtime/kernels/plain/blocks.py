@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...cells import Function
+from ...cells import Function, probes
 from ...cells.base import rebind
-from ...cells.function import DEPENDS, alike
+from ...cells.probes import DEPENDS, alike
 from ...tape import Tape
 from ..chosen import Choice, note
 from .recorder import Follower, Program, Recorder, Refusal, way_back
@@ -136,6 +136,7 @@ class _WayBack:
                 s = s_t if takes is None else torch.where(takes, s_t, s)
                 taken.append(s_t)
                 ends.append(s[:, :G])
+        self._check_repeats(tape, torch.stack([s_t.detach() for s_t in taken]))
         outputs, enters = [s], [delta]
         if self.g is not None:
             outputs += ends
@@ -145,6 +146,13 @@ class _WayBack:
         if self.deltas is not None:
             torch.stack(deltas, out=self.deltas[first - 1 : last])
         return delta
+
+    def _check_repeats(self, tape: Tape, again: Tensor) -> None:
+        """Raise where the steps gave other states than on the way forward."""
+        if not alike(again, tape.s[1:]):
+            # Each from the state that it had: rounding may have grown over the steps.
+            for x_t, before, after in zip(tape.x, tape.s_prev(), tape.s[1:], strict=True):
+                probes.check_repeats(self.cell.next(x_t, before).detach(), after, before)
 
     def _pull(
         self,
@@ -197,6 +205,8 @@ class _WayBack:
             self._by_step(kept, like.shape, K)
             for kept, like in zip(follower.tensors(), program.kept, strict=True)
         ]
+        if fresh and probes.mixes_steps(self.cell, tape):
+            raise Refusal(DEPENDS)
         if fresh and not all(alike(c[-1], k) for c, k in zip(columns, program.kept, strict=True)):
             raise Refusal("the step does not keep the batch's rows in their order")
         rows = list(zip(*columns, strict=True)) if columns else [()] * K

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ... import sweep
 from ...cells import AbstractCell
 from ...norms import vector_norm
-from ...sweep import mask
 from ...tape import Tape
 from ..engine import Losses
 
@@ -45,6 +45,17 @@ def losses(
     return way.run(norms, deltas, adjoints)
 
 
+class _EachAtItsStep:
+    """Direct gradients (T, B, G), of which each loss has that of its own step; indexed like g."""
+
+    def __init__(self, g: Tensor, entry: Tensor) -> None:
+        self.g, self.entry, self.shape = g, entry, g.shape
+
+    def __getitem__(self, at: tuple[slice, int]) -> Tensor:
+        rows, k = at
+        return torch.where((self.entry[rows] == k + 1)[:, None, None], self.g[k], 0)
+
+
 class _WayBack:
     """The losses in the order of their entry, so that those under way at a step are neighbours."""
 
@@ -56,7 +67,8 @@ class _WayBack:
         enters: Tensor | None,
         floors: Tensor | None,
     ) -> None:
-        self.cell, self.tape, self.g, self.lone = cell, tape, g, enters is not None
+        self.cell, self.tape, self.lone = cell, tape, enters is not None
+        self.g: Tensor | _EachAtItsStep = g
         if enters is None:
             steps = torch.arange(1, tape.T + 1, device=g.device)
             entered = (g != 0).flatten(2).any(-1)
@@ -65,42 +77,41 @@ class _WayBack:
         else:
             self.entry = self.final_entry = enters
         self.floors = torch.zeros_like(self.entry) if floors is None else floors
+        self.done = torch.zeros_like(self.entry, dtype=torch.bool)
+        self.rows = slice(0)
         order = torch.argsort(self.entry, stable=True)
         self.back = None if bool((order[:-1] < order[1:]).all()) else torch.argsort(order)
         if self.back is not None:
             self.g = g if self.lone else g[order]
             self.entry, self.floors = self.entry[order], self.floors[order]
             self.final_entry = self.final_entry[order]
+        if self.lone:
+            self.g = _EachAtItsStep(g, self.entry)
 
     def run(self, want_norms: bool, want_deltas: bool, want_adjoints: bool) -> Losses:
         g, tape, V, B, S = self.g, self.tape, len(self.entry), self.tape.B, self.cell.state_size
-        norms = g.new_zeros(V, tape.T + 1, B) if want_norms else None
-        deltas = g.new_zeros(V, tape.T + 1, B, S) if want_deltas else None
+        new = tape.s.new_zeros
+        norms = new(V, tape.T + 1, B) if want_norms else None
+        deltas = new(V, tape.T + 1, B, S) if want_deltas else None
         adjoints: Tensor | None = None
-        delta = g.new_zeros(V, B, S)
-        done = torch.zeros(V, dtype=torch.bool, device=g.device)
-        last, lowest = int(self.entry[-1]), int(self.floors.min())
-        for t in range(last, max(lowest, 1) - 1, -1):
-            under_way = ((self.entry >= t) & (self.floors <= t) & ~done).nonzero()
-            if not len(under_way):
-                continue
-            rows = slice(int(under_way[0]), int(under_way[-1]) + 1)
-            self._enter(delta, rows, t)
-            size = vector_norm(delta[rows])
+        last, first = int(self.entry[-1]), max(int(self.floors.min()), 1)
+        way = sweep.adjoints(self.cell, tape, g, new(V, B, S), last, first, self.under_way)
+        delta = new(V, B, S)
+        for t, delta, adjoint in way:
+            if t < first:
+                break
+            size = vector_norm(delta)
             # A loss that has underflowed to exactly 0, with nothing more to enter, is done.
-            done[rows] = (size == 0).all(1) & (self.final_entry[rows] >= t)
+            self.done[self.rows] = (size == 0).all(1) & (self.final_entry[self.rows] >= t)
             if norms is not None:
-                norms[rows, t] = size
+                norms[self.rows, t] = size
             if deltas is not None:
-                deltas[rows, t] = delta[rows]
-            delta_prev, adjoint = self.cell.vjp(tape.at(t), delta[rows])
-            delta_prev, adjoint = mask(tape, t, delta[rows], delta_prev, adjoint)
+                deltas[self.rows, t] = delta
             if want_adjoints:
                 if adjoints is None:
                     adjoints = adjoint.new_zeros(V, tape.T, B, adjoint.shape[-1])
-                adjoints[rows, t - 1] = adjoint
-            delta[rows] = delta_prev
-        delta.masked_fill_((self.floors > 0)[:, None, None], 0)
+                adjoints[self.rows, t - 1] = adjoint
+        delta = delta.masked_fill((self.floors > 0)[:, None, None], 0)
         if want_adjoints and adjoints is None:
             adjoints = self._no_adjoints()
         if norms is not None:
@@ -113,20 +124,19 @@ class _WayBack:
             return found
         return Losses(*(None if part is None else part[self.back] for part in found))  # pyright: ignore
 
-    def _enter(self, delta: Tensor, rows: slice, t: int) -> None:
-        """Add what the losses send directly into step t."""
-        G = self.g.shape[-1]
-        if self.lone:
-            here = (self.entry[rows] == t)[:, None, None]
-            delta[rows, :, :G] += torch.where(here, self.g[t - 1], 0)
-        else:
-            delta[rows, :, :G] += self.g[rows, t - 1]
+    def under_way(self, t: int) -> slice | None:
+        """Return the losses that are between their entry and their floor at step t."""
+        there = ((self.entry >= t) & (self.floors <= t) & ~self.done).nonzero()
+        if not len(there):
+            return None
+        self.rows = slice(int(there[0]), int(there[-1]) + 1)
+        return self.rows
 
     def _no_adjoints(self) -> Tensor:
         """Return the adjoints of losses that no step is taken for: 0, as wide as the cell's."""
         V, tape, S = len(self.entry), self.tape, self.cell.state_size
-        _, like = self.cell.vjp(tape.at(1), self.g.new_zeros(1, tape.B, S))
-        return self.g.new_zeros(V, tape.T, tape.B, like.shape[-1])
+        _, like = self.cell.vjp(tape.at(1), tape.s.new_zeros(1, tape.B, S))
+        return like.new_zeros(V, tape.T, tape.B, like.shape[-1])
 
     def _clear_below_floors(self, *found: Tensor | None) -> None:
         """Leave 0 below each loss's floor, where neighbours were taken along."""

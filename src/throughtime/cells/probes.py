@@ -1,0 +1,297 @@
+"""Trying a step function: what it does to rows, to values and to itself when called again.
+
+A step is known by what it does. It is tried on made-up rows before anything rests on it, and what
+was computed for many steps or rows at once is held against steps by themselves, so that a gradient
+of another function never passes for the step's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import GraphError, InputValueError, NonFiniteError
+from .base import rebind
+
+if TYPE_CHECKING:
+    from ..tape import Tape
+    from .function import Function
+
+__all__ = [
+    "DEPENDS",
+    "LooksAtValues",
+    "alike",
+    "check_finite",
+    "check_graph",
+    "check_repeats",
+    "mixes_rows",
+    "mixes_steps",
+    "sampled_steps",
+    "why_apart",
+]
+
+DEPENDS = "a row's state depends on the other rows of the batch"
+# Made-up states are tried at these sizes, so many rows each: a dependence may show only far from
+# s = 0, or in few rows.
+SCALES = (1.0, 10.0)
+MADE_UP_ROWS = 16
+_VALUES_MATTER = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class LooksAtValues(TorchDispatchMode):
+    """Notice whether what runs inside reads the values of a tensor, as a branch on them does."""
+
+    def __init__(self) -> None:
+        """Begin without having seen any."""
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run one operation."""
+        self.seen = self.seen or bool(_VALUES_MATTER & set(func.tags))
+        return func(*args, **(kwargs or {}))
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Check whether two states, or what a step made on its way, are equal but for rounding."""
+    if a.shape != b.shape:
+        return False
+    if b.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    if not b.is_floating_point():
+        return torch.equal(a, b)
+    if not b.numel():
+        return True
+    tolerance = torch.finfo(b.dtype).eps ** 0.5
+    if bool((a - b).abs().max() <= tolerance * b.abs().max()):
+        return True
+    scale = float(b.nan_to_num(0, 0, 0).abs().max())  # inf and NaN may stand where they should
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def check_repeats(again: Tensor, s: Tensor, s_prev: Tensor) -> None:
+    """Raise unless a step that was called again gave the states that it gave before.
+
+    Args:
+        again: what it gave now (…, S).
+        s: what it gave before; a row that did not take the step kept ``s_prev``.
+        s_prev: what it was given.
+
+    Raises:
+        InputValueError: it gave others, so there is no step to take the derivative of.
+    """
+    if alike(again, s):
+        return
+    stayed = (s == s_prev).all(-1, keepdim=True)
+    if not alike(torch.where(stayed, s, again), s):
+        raise InputValueError(
+            "the step function gave another state when it was called again for the backward pass "
+            "with the same input and state, so its gradient would be that of another step. Draw "
+            "what is random outside and pass it in as part of the input, and let the step change "
+            "nothing that it reads."
+        )
+
+
+def check_finite(s_t: Tensor, given: Sequence[Tensor]) -> None:
+    """Raise where a step made NaN of finite numbers.
+
+    Raises:
+        NonFiniteError: it did.
+    """
+    if s_t.isnan().any() and all(tensor.isfinite().all() for tensor in given):
+        row, unit = s_t.isnan().nonzero()[0].tolist()
+        raise NonFiniteError(
+            "the step function makes NaN of finite input, state and weights: at step 1 got NaN in "
+            f"row {row}, unit {unit}. Look at logarithms, roots and quotients in it."
+        )
+
+
+def check_graph(cell: Function, x: Tensor, s: Tensor) -> None:
+    """Raise where nothing that the step is given gets a gradient.
+
+    Raises:
+        GraphError: nothing does.
+    """
+    weights = {name: w.detach().requires_grad_() for name, w in cell.weights().items()}
+    x, s = x.clone().requires_grad_(), s.clone().requires_grad_()
+    with torch.enable_grad():
+        # Not the given ones, which a step may not write into: leaves refuse that in other words.
+        s_t = rebind(cell, weights).next(x * 1, s * 1)
+    # A state that depends on nothing has no gradient either, and that is right.
+    if not s_t.requires_grad and not alike(rebind(cell, weights).next(1 - x, 1 - s), s_t):
+        raise GraphError(
+            "autograd sees nothing of what the step function does, so all its gradients would be "
+            "0; got a state without a graph. Leave out detach(), no_grad() and NumPy."
+        )
+
+
+def why_apart(cell: Function, x: Tensor, s: Tensor) -> str:
+    """Return why rows cannot be computed beside other rows; "" where they can.
+
+    Tried on the rows given and on made-up ones, since what multiplies the state shows nothing at
+    s_0 = 0.
+
+    Args:
+        cell: the cell, over weights without a graph.
+        x: an input (B, I).
+        s: a state (B, S).
+
+    Raises:
+        InputValueError: the step gives another state the second time.
+    """
+    draw = torch.Generator().manual_seed(0)  # never the user's: it must stay where it is
+    _refuse_random(cell, x, s)
+    why = _beside(cell, (x, s), (1 - 2 * x.flip(0), 1 - 2 * s.flip(0)))
+    for scale in SCALES:
+        if why:
+            break
+        rows, others = _made_up(draw, x, s, 1.0, len(x)), _made_up(draw, x, s, scale, MADE_UP_ROWS)
+        try:
+            cell.next(*(torch.cat(pair) for pair in zip(rows, others, strict=True)))
+        except Exception:
+            continue  # made-up rows may be no rows for this step; the user's own are tried above
+        _refuse_random(cell, *others)
+        why = _beside(cell, rows, others)
+    return why
+
+
+def _made_up(
+    draw: torch.Generator, x: Tensor, s: Tensor, scale: float, rows: int
+) -> tuple[Tensor, Tensor]:
+    def like(tensor: Tensor) -> Tensor:
+        dtype = torch.complex128 if tensor.is_complex() else torch.float64
+        drawn = torch.randn(rows, *tensor.shape[1:], generator=draw, dtype=dtype, device="cpu")
+        return (scale * drawn).to(tensor)
+
+    return like(x), like(s)
+
+
+def _refuse_random(cell: Function, x: Tensor, s: Tensor) -> None:
+    before = torch.get_rng_state()
+    first = cell.next(x.clone(), s.clone())
+    second = cell.next(x.clone(), s.clone())
+    drew = not torch.equal(before, torch.get_rng_state())
+    # On a CPU the same numbers give the same bits; elsewhere sums may be taken in another order.
+    same = torch.equal(first.nan_to_num(0), second.nan_to_num(0)) or (
+        not x.is_cpu and alike(first, second)
+    )
+    if drew or not same:
+        raise InputValueError(
+            "the step function must give the same state when called again with the same, since the "
+            "backward pass calls it again; got "
+            f"{'one that draws random numbers' if drew else 'another'}. Draw what is random "
+            "outside and pass it in as part of the input, or call eval() on what drops units."
+        )
+
+
+def _beside(cell: Function, rows: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> str:
+    """Return why these rows are not computed alike beside the others."""
+    B = len(rows[0])
+    try:
+        together = cell.next(*(torch.cat(pair) for pair in zip(rows, others, strict=True)))
+    except Exception as error:
+        return f"the step cannot take {B + len(others[0])} rows instead of {B} ({error})"
+    if not alike(together[:B], cell.next(*(part.clone() for part in rows))):
+        return DEPENDS
+    return DEPENDS if mixes(cell, *rows, *others) else ""
+
+
+def mixes(cell: Function, x: Tensor, s: Tensor, x_other: Tensor, s_other: Tensor) -> bool:
+    """Check whether rows' states or gradients change where other rows stand beside them.
+
+    Args:
+        cell: the cell.
+        x: inputs of some rows.
+        s: their states.
+        x_other: inputs of the rows that stand beside.
+        s_other: their states.
+    """
+    weights = {name: w.detach() for name, w in cell.weights().items()}
+    draw = torch.Generator().manual_seed(1)
+    delta = torch.randn(s.shape, generator=draw, dtype=torch.float64, device="cpu").to(s)
+    alone, grads = _pulled(cell, weights, x, s, delta)
+    beside, more = _pulled(
+        cell,
+        weights,
+        torch.cat((x, x_other)),
+        torch.cat((s, s_other)),
+        torch.cat((delta, torch.zeros_like(s_other))),
+    )
+    n = len(x)
+    if not alike(beside[:n], alone):
+        return True
+    for number, (own, wide) in enumerate(zip(grads, more, strict=True)):
+        if number < 2:  # those of x and s, which have rows
+            if bool((wide[n:] != 0).any()):
+                return True
+            wide = wide[:n]
+        if not alike(wide, own):
+            return True
+    return False
+
+
+def _pulled(
+    cell: Function, weights: Mapping[str, Tensor], x: Tensor, s: Tensor, delta: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the next state, and what delta sends to x, s and each weight."""
+    own = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    x, s = x.detach().clone().requires_grad_(), s.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        s_t = rebind(cell, own).next(x * 1, s * 1)
+    of = [x, s, *own.values()]
+    if not s_t.requires_grad:
+        return s_t.detach(), [torch.zeros_like(i) for i in of]
+    found = torch.autograd.grad(s_t, of, delta, allow_unused=True, materialize_grads=True)
+    return s_t.detach(), list(found)
+
+
+def sampled_steps(T: int, most: int = 4) -> list[int]:
+    """Return some of the steps 1…T, the first and the last among them, always the same."""
+    if most >= T:
+        return list(range(1, T + 1))
+    draw = torch.Generator().manual_seed(T)
+    between = torch.randperm(T - 2, generator=draw, device="cpu")[: most - 2] + 2
+    return [1, *sorted(between.tolist()), T]
+
+
+def mixes_steps(cell: Function, tape: Tape) -> bool:
+    """Check on a sample whether the rows of one step change beside those of another.
+
+    Args:
+        cell: the cell.
+        tape: of at least two steps.
+    """
+    s_prev, steps = tape.s_prev(), sampled_steps(tape.T)
+    pairs = zip(steps, steps[1:] + steps[:1], strict=True)
+    return any(
+        mixes(cell, tape.x[k - 1], s_prev[k - 1], tape.x[other - 1], s_prev[other - 1])
+        for k, other in pairs
+    )
+
+
+def mixes_rows(cell: Function, tape: Tape) -> bool:
+    """Check on a sample of steps whether rows of the batch depend on each other there.
+
+    Each row is sent back with a factor of its own: where rows are independent, its gradient has
+    that factor and nothing else.
+
+    Args:
+        cell: the cell.
+        tape: the steps.
+    """
+    s_prev = tape.s_prev()
+    weights = {name: w.detach() for name, w in cell.weights().items()}
+    draw = torch.Generator().manual_seed(2)
+    for t in sampled_steps(tape.T):
+        x, s = tape.x[t - 1], s_prev[t - 1]
+        delta = torch.randn(s.shape, generator=draw, dtype=torch.float64, device="cpu").to(s)
+        factor = torch.randn(len(s), 1, generator=draw, dtype=torch.float64, device="cpu").to(s)
+        _, plain = _pulled(cell, weights, x, s, delta)
+        _, scaled = _pulled(cell, weights, x, s, factor * delta)
+        if not all(alike(scaled[i], factor * plain[i]) for i in (0, 1)):
+            return True
+    return False
