@@ -75,7 +75,7 @@ def _table(flow: Flow) -> str:
                 str(layer.T),
                 str(layer.B),
                 str(layer.S),
-                f"{layer.horizon()} of {len(profile) - 1} steps",
+                f"{layer.horizon_text()} of {len(profile) - 1} steps",
                 f"{float(profile[-1]):.3g}",
                 "none" if bad is None else f"{bad.kind}, {bad.direction}, step {bad.step}",
             )
