@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ..tape import Tape
 
-__all__ = ["beginning", "by_lag", "by_row", "farthest", "horizon", "last_measured",
- "lengths", "profile"]
+__all__ = [
+    "beginning",
+    "by_lag",
+    "by_row",
+    "farthest",
+    "horizon",
+    "last_measured",
+    "lengths",
+    "profile",
+]
 
 # How many pairs are laid out by lag at a time.
 PAIRS = 2**20
