@@ -230,6 +230,15 @@ def test_parts_that_grow_together_do_not_explode_by_their_number():
     assert judged(lambda out: out.sum(), module, draw(200, 2, 1)).verdict is Verdict.HEALTHY
 
 
+@pytest.mark.parametrize("split", [lambda loss: loss, lambda loss: loss[None]])
+def test_an_initial_state_that_alone_gets_nothing_is_no_step_that_vanishes(split):
+    """Row 0 is saturated at step 1; the loss enters at every step, and reaches every one."""
+    x = torch.randn(40, 10, 3)
+    x[0, 0] = 1e4
+    found = judged(lambda out: split(out.sum()), tt.RNN(3, 16), x)
+    assert found.shares == {Verdict.HEALTHY: 1.0}
+
+
 def test_one_step_at_which_two_parts_cancel_is_no_vanishing():
     module = tt.RNN(1, 1, nonlinearity="identity", bias=False, dtype=F64)
     nn.init.ones_(module.weight_hh_l0)

@@ -227,15 +227,16 @@ def _shares(verdict: Verdict, holds: Mapping[Verdict, Tensor], judged: int) -> l
 def _coverage(whole: Total, group: Tensor, fraction: float) -> Evidence | None:
     """Return the least that any step of these rows gets from all losses together.
 
-    The state s_0 is no step: nothing that a weight did led to it.
+    The initial state is no step: no weight led to it.
     """
-    reach = torch.where(group, whole.reach, torch.nan)[1:].nan_to_num(torch.inf)
-    least, row = reach.min(1)
+    each = torch.arange(len(whole.reach), device=group.device)[:, None]
+    steps = group & (each > whole.initial) & ~whole.reach.isnan()
+    least = torch.where(steps, whole.reach, torch.inf).amin(1)
     k = int(least.argmin())
     if not math.isfinite(float(least[k])):
         return None
     name = "smallest norm dE/ds_k of all losses together, relative to the largest that entered"
-    return Evidence(f"{name} since", float(least[k]), None, f"step {k + 1}", "eq. 9")
+    return Evidence(f"{name} since", float(least[k]), None, f"step {k}", "eq. 9")
 
 
 def _beside(layer: LayerFlow, found: Found, fraction: float) -> list[Evidence]:

@@ -15,7 +15,7 @@ __all__ = ["Total", "by_step", "total"]
 
 
 class Total(NamedTuple):
-    """The summed loss's gradient at every state s_k, each (T+1, B).
+    """The summed loss's gradient at every state s_k, (T+1, B) unless told.
 
     Attributes:
         reach: ‖dE/ds_k‖ over the largest ‖g_t‖ that entered at or after k; NaN where none did.
@@ -24,6 +24,7 @@ class Total(NamedTuple):
         counts: bool, whether what enters at k itself is at least ``fraction`` of the largest.
         start: the first k that is connected to s_k: a reset begins anew.
         last: the last step at or after k at which anything enters; 0 where there is none.
+        initial: (B,), the k of the state before the row's first step.
     """
 
     reach: Tensor
@@ -31,6 +32,7 @@ class Total(NamedTuple):
     counts: Tensor
     start: Tensor
     last: Tensor
+    initial: Tensor
 
 
 def total(layer: LayerFlow, fraction: float) -> Total:
@@ -47,15 +49,31 @@ def total(layer: LayerFlow, fraction: float) -> Total:
         summed[k] = entering[k] + torch.where(joined, summed[k + 1], 0)
         later = torch.where(joined, last[k + 1], 0)
         last[k] = torch.where((later == 0) & (entering[k] > 0), k, later)
+    counts = (last > 0) & (entering >= fraction * largest) & (entering > 0)
+    # The initial state is no step. Where the first step is entered at, what the initial state gets
+    # says nothing of any step, unless there is no other to look at.
+    initial = _initial(layer)
+    first = counts.gather(0, initial[None] + 1)[0]
+    skipped = (start == initial) & first & (counts.sum(0) > 1)
+    start = torch.where(skipped, initial + 1, start)
     k = torch.arange(layer.T + 1, device=norms.device)[:, None]
     inside = (last > 0) & (k >= start)
     return Total(
         reach=torch.where(inside, norms / largest, torch.nan),
         growth=torch.where(inside, norms / summed, torch.nan),
-        counts=inside & (entering >= fraction * largest) & (entering > 0),
+        counts=inside & counts,
         start=start,
         last=last,
+        initial=initial,
     )
+
+
+def _initial(layer: LayerFlow) -> Tensor:
+    """Return the k of each row's initial state: 0, or the steps before the first that it takes."""
+    active = layer.tape.active
+    if active is None:
+        return torch.zeros(layer.B, dtype=torch.long, device=layer.norms.device)
+    return (~active.cummax(0).values).sum(0).clamp(max=layer.T - 1)
 
 
 def by_step(found: Total, fraction: float) -> Rows:

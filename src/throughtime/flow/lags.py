@@ -104,7 +104,7 @@ def _at(lags: Tensor, norms: Tensor, enters: Tensor, starts: Tensor) -> Tensor:
 
 
 def _in_parts(norms: Tensor, enters: Tensor, tape: Tape) -> Iterator[Tensor]:
-    """Yield what `by_lag` returns, some lags at a time: whole, it would be as large as the norms."""
+    """Yield what `by_lag` returns, some lags at a time: the whole is as large as the norms."""
     starts = _starts(enters, tape)
     lags = torch.arange(int(enters.max()) + 1, device=norms.device)
     for some in lags.split(max(1, PAIRS // max(1, enters.numel()))):

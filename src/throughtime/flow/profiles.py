@@ -46,7 +46,7 @@ class LagProfiles:
         return lags.by_row(self.norms, self.enters, self.tape)
 
     def norms_by_lag(self) -> Tensor:
-        """Return every pair's norm by lag, relative to lag 0: (V, L, B), NaN where there is none."""
+        """Return every pair's norm, relative to lag 0, by lag: (V, L, B), NaN where none is."""
         return lags.by_lag(self.norms, self.enters, self.tape)
 
     def horizon(self, fraction: float = 0.01) -> int:
