@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 
@@ -189,7 +191,8 @@ def test_the_lag_profile_is_the_median_over_losses_and_rows_and_the_horizon_read
     profile = one.lag_profile()
     assert len(profile) == max(by_lag) + 1
     for lag, values in by_lag.items():
-        assert_close(profile[lag], torch.tensor(values, dtype=F64).nanmedian(), name=f"lag {lag}")
+        want = torch.tensor(statistics.median(values), dtype=F64)
+        assert_close(profile[lag], want, name=f"lag {lag}")
     for fraction in (1.0, 0.3, 1e-9):
         reached = [lag for lag in range(len(profile)) if profile[lag] >= fraction]
         assert one.horizon(fraction) == reached[-1]

@@ -68,7 +68,7 @@ def profile(
         console = results()
         console.print(table(flow, diagnosis))
         for name, judged in diagnosis.items():
-            console.print(f"\n[bold]{name}: {judged.verdict.name}[/bold]")
+            console.print(f"\n[bold]{name}: {judged.headline()}[/bold]")
             for evidence in judged.evidence:
                 console.print(f"  {evidence}", markup=False)
             console.print(f"  {judged.advice}", markup=False)
@@ -87,6 +87,7 @@ def layers_json(flow: Flow, diagnosis: dict[str, Diagnosis]) -> dict[str, Any]:
     return {
         name: {
             "verdict": diagnosis[name].verdict.name,
+            "shares": {v.name: share for v, share in diagnosis[name].shares.items()},
             "evidence": [vars(evidence) for evidence in diagnosis[name].evidence],
             "advice": diagnosis[name].advice,
             "horizon": layer.horizon(),

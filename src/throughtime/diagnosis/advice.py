@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
 from ..cells import GRU, LSTM, Elman
-from ..flow import LayerFlow, NonFinite
-from .evidence import Verdict
+from ..flow import LayerFlow
+from ..flow.nonfinite import NonFinite
+from .evidence import Verdict, percent
+from .rows import Rows
 
-__all__ = ["advice"]
+__all__ = ["Found", "advice"]
 
 
-def advice(verdict: Verdict, layer: LayerFlow, bad: NonFinite | None) -> str:
-    """Give what to change, in a sentence or two.
+@dataclass(frozen=True)
+class Found:
+    """What a verdict came from.
+
+    Attributes:
+        verdict: the layer's.
+        rows: what was measured in each row.
+        group: (B,) bool, the rows in which the verdict holds.
+        shares: of the rows, for each verdict that holds in one.
+        covered: whether every step of the group gets its share from all losses together.
+    """
+
+    verdict: Verdict
+    rows: Rows
+    group: Tensor
+    shares: Mapping[Verdict, float]
+    covered: bool
+
+    def horizon(self, layer: LayerFlow, fraction: float) -> int:
+        """Return how far back a single loss lasts in a typical row of the group, by lag."""
+        if not self.rows.followed and (len(self.shares) < 2 or self.verdict is Verdict.NONFINITE):
+            return layer.horizon(fraction)
+        return self.rows.horizon(self.group, fraction)
+
+
+def advice(found: Found, layer: LayerFlow, fraction: float) -> str:
+    """Return what to change, in a few sentences.
 
     Args:
-        verdict: the layer's.
+        found: the verdict and what it came from.
         layer: the layer.
-        bad: its first non-finite number, if there is one.
+        fraction: what share of the norm still counts as arriving.
     """
-    cell = layer.cell
+    verdict, cell, bad = found.verdict, layer.cell, layer.first_nonfinite
     if verdict is Verdict.NONFINITE and bad is not None:
         return _after_nonfinite(bad)
     if verdict is Verdict.EXPLODING:
-        if isinstance(cell, Elman):
-            return (
-                "Clip the gradient's norm, and start from an orthogonal W_h, whose Jacobian "
-                "cannot stretch a gradient."
-            )
-        return "Clip the gradient's norm; a smaller learning rate or smaller W_h lowers the gain."
-    if verdict is Verdict.VANISHING and not bool((layer.total_norms != 0).any()):
+        return _in_some_rows(found) + _after_exploding(found, layer)
+    if verdict is Verdict.VANISHING and not bool(found.rows.reached.any()):
         return "No loss sends any gradient into this layer: look at what lies between it and them."
     if verdict is Verdict.VANISHING:
-        reach = _reach(layer)
+        reach = _in_some_rows(found) + _reach(found, layer, fraction)
         if isinstance(cell, (LSTM, GRU)):
             return reach + (
                 "Set the gate biases for the lag that the task needs (chrono initialisation) "
@@ -42,18 +69,77 @@ def advice(verdict: Verdict, layer: LayerFlow, bad: NonFinite | None) -> str:
                 "W_h with identity or ReLU."
             )
         return reach + "Give the state a path from step to step that is close to the identity."
-    return "Nothing to change: the gradient arrives at every lag that was measured."
+    return _healthy(found)
 
 
-def _reach(layer: LayerFlow) -> str:
-    horizon, farthest = layer.horizon(), len(layer.lag_profile()) - 1
-    if horizon < farthest:
-        steps = "1 step" if horizon == 1 else f"{horizon} steps"
-        return f"What lies more than {steps} back hardly moves the weights. "
-    return (
-        f"The gradient still arrives over these {farthest} steps, but it falls from step to step, "
-        "and over longer ones it will not. "
+def _in_some_rows(found: Found) -> str:
+    """Return what the rest of the advice speaks of, where that is not all rows."""
+    if len(found.shares) < 2:
+        return ""
+    what = "explodes" if found.verdict is Verdict.EXPLODING else "vanishes"
+    return f"The gradient {what} in {percent(found.shares[found.verdict])} of the rows. "
+
+
+def _after_exploding(found: Found, layer: LayerFlow) -> str:
+    if isinstance(layer.cell, Elman):
+        words = (
+            "Clip the gradient's norm, and start from an orthogonal W_h, whose Jacobian "
+            "cannot stretch a gradient."
+        )
+    else:
+        words = "Clip the gradient's norm; a smaller learning rate or smaller W_h lowers the gain."
+    vanishing = found.shares.get(Verdict.VANISHING)
+    if vanishing is None:
+        return words
+    return words + (
+        f" In {percent(vanishing)} of the rows it vanishes instead, and clipping does not bring "
+        "that back."
     )
+
+
+def _reach(found: Found, layer: LayerFlow, fraction: float) -> str:
+    """Return what the weights learn little from."""
+    rows = found.rows
+    if rows.unit == "step":
+        first, last = rows.silent(found.group, fraction)
+        if last < 0:
+            return (
+                "The gradient still arrives at every step, but it falls from step to step, and "
+                "over longer sequences it will not. "
+            )
+        span = f"Step {first} gets" if first == last else f"Steps {first} to {last} get"
+        return (
+            f"{span} less than {percent(fraction)} of the gradient that entered after: what "
+            "happens there hardly moves the weights. "
+        )
+    horizon, farthest = found.horizon(layer, fraction), int(rows.length[found.group].max())
+    if horizon >= farthest:
+        return (
+            f"The gradient still arrives over these {farthest} steps, but it falls from step to "
+            "step, and over longer ones it will not. "
+        )
+    steps = "1 step" if horizon == 1 else f"{horizon} steps"
+    if found.covered:
+        return (
+            f"A single loss reaches back only {steps}. Every step is still reached, by the losses "
+            "nearer to it, so the weights learn from all of them, but not what takes more than "
+            f"{steps}. "
+        )
+    return f"What lies more than {steps} back hardly moves the weights. "
+
+
+def _healthy(found: Found) -> str:
+    few = found.shares.get(Verdict.VANISHING)
+    beside = "" if few is None else f" In {percent(few)} of the rows it vanishes."
+    if found.rows.unit == "lag":
+        return f"Nothing to change: the gradient arrives at every lag that was measured.{beside}"
+    words = "Nothing to change: the gradient of this loss arrives at every step before it."
+    if bool(found.rows.several[found.group].any()):
+        words += (
+            " It enters at more than one step; give one loss a step to see how far back each of "
+            "them reaches."
+        )
+    return words + beside
 
 
 def _after_nonfinite(bad: NonFinite) -> str:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["Diagnosis", "Evidence", "Verdict"]
+__all__ = ["Diagnosis", "Evidence", "Verdict", "percent"]
+
+
+def percent(share: float) -> str:
+    """Return a share of rows in words: "40 %", "0.5 %"."""
+    return f"{100 * share:.3g} %"
 
 
 class Verdict(Enum):
@@ -53,14 +59,33 @@ class Diagnosis:
         verdict: one of `Verdict`.
         evidence: what was looked at; what decided comes first.
         advice: what to change, in a sentence or two.
+        shares: for which share of the batch rows each verdict holds; they sum to 1 over the rows
+            that a loss reaches. The worst one that holds is the layer's: NONFINITE and EXPLODING
+            from a single row on, VANISHING from 5 % of the rows on.
     """
 
     layer: str
     verdict: Verdict
     evidence: tuple[Evidence, ...]
     advice: str
+    shares: Mapping[Verdict, float] = field(default_factory=dict, hash=False)
+
+    def headline(self) -> str:
+        """Return the verdict, with the shares of the rows where not all have the same.
+
+        Example:
+            >>> shares = {tt.Verdict.EXPLODING: 0.4, tt.Verdict.VANISHING: 0.6}
+            >>> tt.Diagnosis("l0", tt.Verdict.EXPLODING, (), "", shares).headline()
+            'EXPLODING in 40 % of the rows (VANISHING in 60 %)'
+        """
+        others = {v: share for v, share in self.shares.items() if v is not self.verdict and share}
+        if not others:
+            return self.verdict.name
+        beside = ", ".join(f"{v.name} in {percent(share)}" for v, share in others.items())
+        own = percent(self.shares.get(self.verdict, 0.0))
+        return f"{self.verdict.name} in {own} of the rows ({beside})"
 
     def __str__(self) -> str:
-        """Give a few lines."""
-        lines = [f"{self.layer}: {self.verdict.name}", *(f"  {e}" for e in self.evidence)]
+        """Return a few lines."""
+        lines = [f"{self.layer}: {self.headline()}", *(f"  {e}" for e in self.evidence)]
         return "\n".join((*lines, f"  {self.advice}"))

@@ -1,8 +1,9 @@
 """What the gradient does on its way back: measured, neither judged nor drawn."""
 
+from . import lags
 from .flow import Flow
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite
 from .trace import Trace, trace
 
-__all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "trace"]
+__all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "lags", "trace"]

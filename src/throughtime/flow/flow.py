@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from torch import Tensor
+
 from ..errors import LayerNotFoundError
 from .layer_flow import LayerFlow
 
@@ -62,6 +64,13 @@ class Flow(Mapping[str, LayerFlow]):
         return None if html is None else html(self)
 
 
+def _at_farthest(profile: Tensor, window: int | None) -> str:
+    """Return the profile at the last lag; where a window ends before it, at the window's end."""
+    if window is None:
+        return f"{float(profile[-1]):.3g}"
+    return f"{float(profile[window]):.3g} (lag {window})"
+
+
 def _table(flow: Flow) -> str:
     head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
     rows: list[tuple[str, ...]] = [head]
@@ -75,8 +84,8 @@ def _table(flow: Flow) -> str:
                 str(layer.T),
                 str(layer.B),
                 str(layer.S),
-                f"{layer.horizon()} of {len(profile) - 1} steps",
-                f"{float(profile[-1]):.3g}",
+                f"{layer.horizon_text()} of {len(profile) - 1} steps",
+                _at_farthest(profile, layer.window_ends),
                 "none" if bad is None else f"{bad.kind}, {bad.direction}, step {bad.step}",
             )
         )

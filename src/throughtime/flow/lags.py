@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..tape import Tape
 
-__all__ = ["beginning", "by_lag", "horizon", "profile"]
+__all__ = [
+    "beginning",
+    "by_lag",
+    "by_row",
+    "farthest",
+    "horizon",
+    "last_measured",
+    "lengths",
+    "profile",
+]
+
+# How many pairs are laid out by lag at a time.
+PAIRS = 2**20
 
 
 def beginning(tape: Tape) -> Tensor:
@@ -24,33 +38,84 @@ def beginning(tape: Tape) -> Tensor:
 
 
 def by_lag(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
-    """Give norms by lag, relative to lag 0: (V, L, B), NaN where there is no such pair.
+    """Return norms by lag, relative to lag 0: (V, L, B), NaN where there is no such pair.
 
     Args:
         norms: (V, T+1, B).
         enters: (V, B), the step of each loss; 0 where there is none.
         tape: knows rows' beginnings; pairs that a reset separates are left out.
     """
-    V, _, B = norms.shape
-    L = int(enters.max()) + 1
-    lag = torch.arange(L, device=norms.device)[None, :, None]
-    k = enters[:, None, :] - lag
-    rows = torch.arange(B, device=norms.device).expand(V, B)
-    start = beginning(tape)[enters, rows]
-    there = (k >= start[:, None, :]) & (enters > 0)[:, None, :]
-    along = norms.gather(1, k.clamp(min=0))
-    at_zero = along[:, :1]
+    lags = torch.arange(int(enters.max()) + 1, device=norms.device)
+    return _at(lags, norms, enters, _starts(enters, tape)).to(norms.dtype)
+
+
+def profile(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+    """Return the median over losses and rows of the norm at each lag, relative to lag 0, (L,)."""
+    parts = _in_parts(norms, enters, tape)
+    medians = [_median(part.transpose(0, 1).flatten(1), 1) for part in parts]
+    return torch.cat(medians).to(norms.dtype)
+
+
+def by_row(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+    """Return the median over the losses alone, for each row: (L, B), float64."""
+    return torch.cat([_median(part, 0) for part in _in_parts(norms, enters, tape)])
+
+
+def farthest(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+    """Return each row's longest lag, (B,), measured or not; −1 in a row that no loss reaches.
+
+    A loss whose norm at lag 0 is 0 or not finite does not count, as in the profile.
+    """
+    return lengths(norms, enters, tape).amax(0)
+
+
+def lengths(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+    """Return how many steps lie behind each loss, (V, B); −1 where it does not reach the row."""
+    at_zero = norms.gather(1, enters[:, None])[:, 0]
+    counts = (enters > 0) & (at_zero > 0) & at_zero.isfinite()
+    return torch.where(counts, enters - _starts(enters, tape), -1)
+
+
+def horizon(profile: Tensor, fraction: float) -> int:
+    """Return the last lag at which the profile is at or above ``fraction``; 0 if none is."""
+    lags = (profile >= fraction).nonzero().flatten()
+    return int(lags[-1]) if len(lags) else 0
+
+
+def last_measured(profile: Tensor) -> int:
+    """Return the last lag at which the profile is a number; 0 if there is none."""
+    lags = (~profile.isnan()).nonzero().flatten()
+    return int(lags[-1]) if len(lags) else 0
+
+
+def _starts(enters: Tensor, tape: Tape) -> Tensor:
+    """Return the first k that is connected to each loss's step, (V, B)."""
+    return beginning(tape).gather(0, enters)
+
+
+def _at(lags: Tensor, norms: Tensor, enters: Tensor, starts: Tensor) -> Tensor:
+    """Return the norms at these lags, relative to lag 0: (V, len(lags), B), float64."""
+    k = enters[:, None, :] - lags[None, :, None]
+    there = (k >= starts[:, None, :]) & (enters > 0)[:, None, :]
+    along = norms.gather(1, k.clamp(min=0)).double()
+    at_zero = norms.gather(1, enters[:, None, :]).double()
     there = there & (at_zero > 0) & at_zero.isfinite()
     return torch.where(there, along / at_zero, torch.nan)
 
 
-def profile(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
-    """Give the median over losses and rows of the norm at each lag, relative to lag 0, (L,)."""
-    relative = by_lag(norms, enters, tape)
-    return torch.nanmedian(relative.transpose(0, 1).flatten(1), 1).values
+def _in_parts(norms: Tensor, enters: Tensor, tape: Tape) -> Iterator[Tensor]:
+    """Yield what `by_lag` returns, some lags at a time: the whole is as large as the norms."""
+    starts = _starts(enters, tape)
+    lags = torch.arange(int(enters.max()) + 1, device=norms.device)
+    for some in lags.split(max(1, PAIRS // max(1, enters.numel()))):
+        yield _at(some, norms, enters, starts)
 
 
-def horizon(profile: Tensor, fraction: float) -> int:
-    """Give the last lag at which the profile is still at or above ``fraction``; 0 if none is."""
-    lags = (profile >= fraction).nonzero().flatten()
-    return int(lags[-1]) if len(lags) else 0
+def _median(values: Tensor, dim: int) -> Tensor:
+    """Return the median along an axis without its NaN; of an even count, the mean of the middle.
+
+    ``nanmedian`` takes the lower of the two middle values, and that of −x gives the upper one.
+    """
+    lower = torch.nanmedian(values, dim).values
+    upper = -torch.nanmedian(-values, dim).values
+    return torch.where(lower == upper, lower, lower / 2 + upper / 2)

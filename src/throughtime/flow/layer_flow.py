@@ -17,8 +17,10 @@ from ..node.recording import Call
 from ..norms import vector_norm
 from ..schedules import Schedule
 from ..schedules.base import check_schedule
-from . import jacobians, lags
+from . import jacobians
 from .nonfinite import NonFinite, first_nonfinite
+from .pairs import sweep_losses
+from .profiles import LagProfiles
 
 __all__ = ["LayerFlow"]
 
@@ -26,7 +28,7 @@ __all__ = ["LayerFlow"]
 KEPT_LOSSES = 4
 
 
-class LayerFlow:
+class LayerFlow(LagProfiles):
     """The gradient's way back through one layer in one direction (eq. 3 to 10).
 
     Steps are counted in the order in which the layer takes them: for a reverse direction step 1
@@ -42,6 +44,7 @@ class LayerFlow:
             NaN where ``window=`` left it out.
         loss_index: (V,), which losses the rows of ``norms`` are.
         enters: (V, B), the step at which each loss stands; 0 where it does not reach the row.
+        split: "loss", or "step" where a scalar was split by the step at which its gradient enters.
 
     Example:
         >>> model = torch.nn.RNN(3, 5)
@@ -61,6 +64,7 @@ class LayerFlow:
         g: Tensor,
         g_of: Callable[[int], Tensor],
         losses: int,
+        split: str = "loss",
     ) -> None:
         """Take what the trace measured.
 
@@ -72,6 +76,7 @@ class LayerFlow:
             g: all that enters the layer, summed over losses (T, B, G).
             g_of: the same for one loss.
             losses: how many losses there are.
+            split: as the attribute.
         """
         self.name, self.cell, self.tape, self.reverse = (
             call.name,
@@ -81,7 +86,7 @@ class LayerFlow:
         )
         self.through = call.through
         self.norms, self.loss_index, self.enters = norms, loss_index, enters
-        self._g, self._g_of, self._losses = g, g_of, losses
+        self._g, self._g_of, self._losses, self.split = g, g_of, losses, split
         self._kept: OrderedDict[int | None, tuple[Tensor, Tensor]] = OrderedDict()
 
     @property
@@ -108,6 +113,16 @@ class LayerFlow:
     def total_norms(self) -> Tensor:
         """‖dE/ds_k‖₂ of the summed loss, (T+1, B)."""
         return vector_norm(self.adjoint())
+
+    @cached_property
+    def entering_norms(self) -> Tensor:
+        """‖g_t‖₂ of what the summed loss sends into step t, from above and directly, (T, B)."""
+        return vector_norm(self._g)
+
+    @property
+    def one_loss(self) -> bool:
+        """Whether there is only one loss: a scalar, or a vector of one entry."""
+        return self.split == "step" or self._losses == 1
 
     def adjoint(self, loss: int | None = None) -> Tensor:
         """Give dE_v/ds_k for all k, (T+1, B, S) (eq. 9); ``loss=None`` sums over the losses.
@@ -252,31 +267,25 @@ class LayerFlow:
             )
         return jacobians.lyapunov(self.cell, self.tape, n, since)
 
-    def lag_profile(self) -> Tensor:
-        """Give the typical norm at each lag, relative to lag 0: the median over losses and rows.
+    def follow(self, losses: Tensor) -> Tensor:
+        """Return ‖∂E_v/∂s_k‖₂ of one loss a row, all the way to its beginning: (T+1, B).
 
-        Lag is the loss's step minus k. Pairs that a reset separates do not count. NaN where no
-        pair has that lag.
-        """
-        return self._profile.clone()
-
-    @cached_property
-    def _profile(self) -> Tensor:
-        return lags.profile(self.norms, self.enters, self.tape)
-
-    def norms_by_lag(self) -> Tensor:
-        """Give every pair's norm by lag, relative to lag 0: (V, L, B), NaN where there is none."""
-        return lags.by_lag(self.norms, self.enters, self.tape)
-
-    def horizon(self, fraction: float = 0.01) -> int:
-        """Give the last lag at which `lag_profile` is still at or above ``fraction``.
+        Args:
+            losses: (B,), which loss v each row is followed for, from 0.
 
         Raises:
-            InputValueError: ``fraction`` is not above 0.
+            GraphError: the graph between the layers was freed.
+
+        Cost:
+            one sweep; and one more through the layers above for each loss that is named.
         """
-        if not fraction > 0:
-            raise InputValueError(f"fraction must be above 0; got {fraction}.")
-        return lags.horizon(self._profile, fraction)
+        g = self.tape.s.new_zeros(self.T, self.B, self.S)
+        for loss in losses.unique().tolist():
+            rows = losses == loss
+            entering = self._g_of(loss)
+            g[:, rows, : entering.shape[-1]] = entering[:, rows]
+        floor = torch.zeros(1, dtype=torch.long, device=g.device)
+        return sweep_losses(self.cell, self.tape, g[None], floor).norms[0]
 
     @cached_property
     def first_nonfinite(self) -> NonFinite | None:
@@ -287,7 +296,7 @@ class LayerFlow:
         """Give one line."""
         return (
             f"LayerFlow({self.name}: {type(self.cell).__name__}, T={self.T}, B={self.B}, "
-            f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon()})"
+            f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon_text()})"
         )
 
     def _swept(self, loss: int | None) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ def _by_step(
         g,
         direct.one,
         T,
+        "step",
     )
 
 

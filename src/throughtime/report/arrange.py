@@ -172,7 +172,10 @@ def by_lag(layer: Any) -> ByLag:
             relative = np.where(broken, np.inf, here / unit)
         out[5, lag] = n = len(here)
         if n:
-            out[:3, lag] = np.stack(quantiles(relative[:, None], 0.1, 0.5, 0.9))[:, 0]
+            low, below = (q[0] for q in quantiles(relative[:, None], 0.1, 0.5))
+            high, above = (-q[0] for q in quantiles(-relative[:, None], 0.1, 0.5))
+            # The median is that of `LayerFlow.lag_profile`: the mean of two middle values.
+            out[:3, lag] = low, below if below == above else below / 2 + above / 2, high
             out[3, lag] = ((here == 0) & (unit > 0)).mean()
             out[4, lag] = broken.mean()
     return ByLag(*out, losses=len(chosen), losses_in_all=V)

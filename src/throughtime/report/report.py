@@ -153,6 +153,7 @@ def _layer(
         "verdict": diagnosis.verdict.name,
         "colour": colour,
         "sign": sign,
+        "headline": "" if diagnosis.headline() == diagnosis.verdict.name else diagnosis.headline(),
         "meaning": meaning(layer),
         "began": began(layer),
         "advice": diagnosis.advice,
@@ -176,7 +177,8 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
         fraction: what the horizon's gradient must still be of lag 0.
     """
     horizon = int(layer.horizon(fraction))
-    longest = len(layer.lag_profile()) - 1
+    window = layer.window_ends
+    longest = len(layer.lag_profile()) - 1 if window is None else window
     if layer.first_nonfinite is not None:
         return "There are values that are not finite, so no update of these weights can be used."
     if horizon >= longest:
@@ -184,8 +186,10 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
             f"The gradient keeps at least {percent(fraction)} of its size over "
             f"{'the one step' if longest == 1 else f'all {longest} steps'} measured."
         )
+    # Of a scalar, each step's part is followed by itself, whatever the parts make together.
+    what = "What enters at one step" if layer.split == "step" else "The gradient"
     return (
-        f"The gradient falls below {percent(fraction)} of its size at lag 0 after {horizon} of the "
+        f"{what} falls below {percent(fraction)} of its size at lag 0 after {horizon} of the "
         f"{steps(longest)} that were measured."
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .arrange import array
-from .numbers import number
+from .numbers import number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -100,11 +100,12 @@ class FlowTable:
             out.add_column(head, no_wrap=True)
         for name, layer in self.flow.items():
             profile = array(layer.lag_profile()).tolist()
-            verdict = self.diagnosis[name].verdict.name
+            judged = self.diagnosis[name]
+            verdict = judged.verdict.name
             row = [
                 Text(name),
-                Text(verdict, style=f"bold {STYLES.get(verdict, '')}"),
-                f"{layer.horizon()} of {len(profile) - 1}",
+                Text.assemble((verdict, f"bold {STYLES.get(verdict, '')}"), _shares(judged)),
+                _horizon(layer, len(profile) - 1, ascii_only),
                 sparkline(profile, ascii_only=ascii_only),
                 _at_lags(profile, ascii_only),
             ]
@@ -112,9 +113,25 @@ class FlowTable:
         return out
 
 
+def _shares(judged: Any) -> str:
+    """Return the share of the rows for each verdict, one a line, where not all have the same."""
+    if sum(share > 0 for share in judged.shares.values()) < 2:
+        return ""
+    ordered = sorted(judged.shares.items(), key=lambda item: item[0] is not judged.verdict)
+    lines = [f"{percent(share)} of rows" for _, share in ordered[:1]]
+    lines += [f"{percent(share)} {verdict.name.lower()}" for verdict, share in ordered[1:]]
+    return "".join(f"\n{line}" for line in lines)
+
+
+def _horizon(layer: Any, longest: int, ascii_only: bool) -> str:
+    """Return the horizon; "≥" where it is the end of the window that was measured."""
+    text = f"{layer.horizon_text()} of {longest}"
+    return text.replace("≥", ">=") if ascii_only else text
+
+
 def _at_lags(profile: list[float], ascii_only: bool) -> str:
-    """Give the profile at the last lag and at the two powers of ten before, one a line."""
-    last = len(profile) - 1
+    """Return the profile at the last lag measured and the two powers of ten before, one a line."""
+    last = max((lag for lag, value in enumerate(profile) if not math.isnan(value)), default=0)
     lags = [lag for lag in (1, 10, 100, 1000) if lag < last] + [last]
     show = "{:.1e}".format if ascii_only else lambda value: number(value, 2)
     return "\n".join(f"lag {lag}: {show(profile[lag])}" for lag in lags[-3:])

@@ -77,7 +77,8 @@ def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
 
 
 def _caption(horizons: dict[str, int], profiles: dict[str, np.ndarray], broken: list[str]) -> str:
-    longest = {name: len(profile) - 1 for name, profile in profiles.items()}
+    measured = {name: np.flatnonzero(~np.isnan(profile)) for name, profile in profiles.items()}
+    longest = {name: int(lags[-1]) if len(lags) else 0 for name, lags in measured.items()}
     if broken:
         return (
             f"{_names(broken)} {'has' if len(broken) == 1 else 'have'} values that are inf or NaN. "

@@ -220,7 +220,9 @@ def _caption(layer: Any, pairs: Pairs, horizon: int) -> str:
             f" {max(100 * share, 1):.0f} % of all pairs are exactly 0: too small for {dtype}, or "
             "cut off on the way."
         )
-    return f"{text}\n{_what_follows(pairs, horizon, len(layer.lag_profile()) - 1)}"
+    window = layer.window_ends
+    longest = len(layer.lag_profile()) - 1 if window is None else window
+    return f"{text}\n{_what_follows(pairs, horizon, longest)}"
 
 
 def _last_line(pairs: Pairs) -> str:
