@@ -44,8 +44,9 @@ def cells(tt, I: int, H: int, dtype: torch.dtype) -> Iterator[tuple[str, object]
         yield name, getattr(tt.cells, name)(I, H, dtype=dtype)
     W, U = torch.randn(H, H, dtype=dtype) / H, torch.randn(H, I, dtype=dtype) / I
     weights = {"W": W, "U": U}
-    yield "Function", tt.cells.Function(
-        lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T), I, H, weights=weights
+    yield (
+        "Function",
+        tt.cells.Function(lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T), I, H, weights=weights),
     )
 
 
@@ -133,6 +134,7 @@ def timed_calls() -> dict[str, Callable[[], object]]:
             torch.manual_seed(0)
             layer, x, g = getattr(tt, kind)(I, H), torch.randn(T, B, I), torch.randn(T, B, H)
             hx = layer(x)[1]
+            hx = tuple(part.detach() for part in hx) if kind == "LSTM" else hx.detach()
 
             def infer(layer=layer, x=x):
                 with torch.no_grad():
@@ -142,8 +144,8 @@ def timed_calls() -> dict[str, Callable[[], object]]:
                 output = layer(x) if hx is None else layer(x, hx)
                 output[0].backward(g)
 
-            def carried(train=train, hx=tuple(p.detach() for p in hx) if kind == "LSTM" else hx):
-                train(hx=hx.detach() if isinstance(hx, Tensor) else hx)
+            def carried(train=train, hx=hx):
+                train(hx=hx)
 
             def summed(layer=layer, x=x):
                 layer(x)[0].sum().backward()

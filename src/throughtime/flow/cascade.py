@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ..node.recording import Call, Recording
 from .direct import Direct, clock, grads, merge
+from .links import inherited, links
 from .pairs import Swept, sweep_losses
 
-__all__ = ["Cascade"]
+__all__ = ["Cascade", "floor"]
 
 
 class Cascade:
@@ -20,7 +21,9 @@ class Cascade:
         losses: (V,).
         directs: what each loss sends straight into each layer.
         told_apart: whether every direct gradient has the one loss that it comes from.
-        joined: for each call, whether its input or initial state depends on an earlier call.
+        links: for each call, the earlier calls that its input or initial state depends on.
+        joined: for each call, whether there are any.
+        cuttable: for each call, whether it may be left at a window's end.
         lone: for each call (V,), the one step at which each loss enters it, where that is so and
             nothing comes in through later calls; else None.
     """
@@ -28,7 +31,9 @@ class Cascade:
     def __init__(self, recording: Recording, losses: Tensor, directs: list[Direct]) -> None:
         """Look which calls feed which."""
         self.recording, self.losses, self.directs = recording, losses, directs
-        self.joined = [self._is_joined(i) for i in range(len(recording.calls))]
+        self.links = links(recording)
+        self.joined = [bool(own) for own in self.links]
+        self.cuttable = self._cuttable()
         self.told_apart = all(direct.owner is not None for direct in directs)
         self.lone = [
             direct.lone_steps(losses.numel())
@@ -37,28 +42,18 @@ class Cascade:
             for i, direct in enumerate(directs)
         ]
 
-    def _is_joined(self, i: int) -> bool:
-        call, earlier = self.recording.calls[i], self.recording.calls[:i]
-        ends = [end for end in (call.x, call.s_0) if end.requires_grad]
-        if not earlier or not ends:
-            return False
-        found = grads(
-            self.recording, ends, [torch.zeros_like(end) for end in ends], earlier, cut=True
-        )
-        return any(g is not None for pair in found for g in pair)
+    def _cuttable(self) -> list[bool]:
+        """Check for each call whether it may be left at a window's end.
 
-    def may_cut(self, i: int) -> bool:
-        """Say whether call i may be left at a window's end without changing the calls before it.
-
-        What it passes on from steps beyond the window must stay beyond the window there too. That
-        holds between the layers of one module that only look back. A reverse direction, or what a
-        user does between two modules, may bring it back to steps that are measured.
+        What it passes on from steps beyond the window must stay beyond the window in every call
+        before it. That holds where all on the way is step by step, and all calls look back.
         """
-        call = self.recording.calls[i]
-        if not self.joined[i]:
-            return True
-        turned = any(other.reverse for other in self.recording.calls)
-        return call.inner and not call.s_0.requires_grad and not turned
+        calls = self.recording.calls
+        turned = any(call.reverse for call in calls)
+        found: list[bool] = []
+        for own in self.links:
+            found.append(not own or (not turned and all(k.aligned and found[k.to] for k in own)))
+        return found
 
     def bytes_per_loss(self) -> int:
         """Give the memory that one loss needs while it is sent back."""
@@ -73,37 +68,47 @@ class Cascade:
         return total
 
     def run(
-        self, which: Tensor, direct: list[Tensor], floors: list[Tensor]
-    ) -> tuple[list[Tensor], list[Swept]]:
+        self, which: Tensor, direct: list[Tensor], window: int | None = None
+    ) -> tuple[list[Tensor], list[Swept], list[Tensor]]:
         """Send the losses ``which`` back through all layers.
 
         Args:
             which: (V,) loss numbers.
             direct: what `direct` gave for them.
-            floors: for each call (V,), the lowest k that each loss is followed to.
+            window: how many steps each loss is followed at most; None: to the beginning.
 
         Returns:
             For each call g_v (V, T, B, G), all that enters it, or (T, B, G) where the call is
-            `lone`; and what its sweep gave.
+            `lone`; what its sweep gave; and the step at which each loss stands there, (V, B).
         """
         calls = self.recording.calls
         g = list(direct)
         swept: list[Swept | None] = [None] * len(calls)
+        # By the input's clock: the last step that each loss reads of a call, directly or through
+        # calls that hang on it step by step.
+        clocks = self.latest_reads(which, direct)
+        stands: list[Tensor] = list(clocks)
         for i in reversed(range(len(calls))):
             call, lone = calls[i], self.lone[i]
+            if lone is None:
+                clocks[i] = torch.where(clocks[i] > 0, clocks[i], _last_arrival(call, g[i]))
+            stands[i] = inherited(clocks[i], call.tape.T, call.reverse)
             swept[i] = found = sweep_losses(
                 call.cell,
                 call.tape,
                 g[i],
-                floors[i],
+                floor(stands[i], window if self.cuttable[i] else None),
                 enters=None if lone is None else lone[which],
                 want_x=self.joined[i],
             )
+            for link in self.links[i]:
+                if link.aligned:
+                    clocks[link.to] = torch.maximum(clocks[link.to], clocks[i])
             if self.joined[i]:
                 for j, more in enumerate(self._pass_on(i, found)):
                     if more is not None:
                         g[j] = _add(g[j], more)
-        return g, swept  # pyright: ignore[reportReturnType]
+        return g, swept, stands  # pyright: ignore[reportReturnType]
 
     def direct(self, which: Tensor) -> list[Tensor]:
         """Give what the losses ``which`` send straight into each call, (V, T, B, G).
@@ -139,11 +144,7 @@ class Cascade:
                 d.latest_reads(V, call.reverse)[which]
                 for d, call in zip(self.directs, calls, strict=True)
             ]
-        latest = []
-        for call, g in zip(calls, direct, strict=True):
-            entered = (g != 0).any(-1)
-            latest.append((entered * clock(call.tape.T, call.reverse, g.device)).amax(1))
-        return latest
+        return [_last_arrival(call, g) for call, g in zip(calls, direct, strict=True)]
 
     def _pass_on(self, i: int, swept: Swept) -> list[Tensor | None]:
         """Send the gradients of a call's input and initial state on to the calls before it."""
@@ -167,6 +168,19 @@ class Cascade:
             for j, pair in enumerate(found):
                 rows[j].append(_merge_or_none(earlier[j], *pair))
         return [None if many[0] is None else torch.stack(many) for many in rows]  # pyright: ignore
+
+
+def floor(enters: Tensor, window: int | None) -> Tensor:
+    """Return the lowest k to follow each loss to, (V,), from the steps of its rows (V, B)."""
+    if window is None:
+        return torch.zeros_like(enters[:, 0])
+    earliest = torch.where(enters > 0, enters, enters.amax(1, keepdim=True)).amin(1)
+    return (earliest - window).clamp(min=0)
+
+
+def _last_arrival(call: Call, g: Tensor) -> Tensor:
+    """Return the last step of the input that anything enters at, for each loss and row; 0: none."""
+    return ((g != 0).any(-1) * clock(call.tape.T, call.reverse, g.device)).amax(1)
 
 
 def _merge_or_none(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor | None:

@@ -94,9 +94,15 @@ def grads(
     nodes = [node for call in calls for node in (call.h, call.s_T)]
     recording.switch.cut, recording.switch.exact = cut, True
     try:
-        found = torch.autograd.grad(
-            outputs, nodes, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
+        with recording.hooks.suspended():
+            found = torch.autograd.grad(
+                outputs,
+                nodes,
+                seeds,
+                retain_graph=True,
+                allow_unused=True,
+                is_grads_batched=batched,
+            )
     except RuntimeError as error:
         if "modified by an inplace operation" in str(error):
             raise GraphError(
@@ -181,17 +187,17 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
             entered[i] = entered[i] | one | zero
     for i, direct in enumerate(directs):
         owner = torch.where(entered[i], bits[i], -1)
-        direct.owner = _beside_nonfinite(owner, clash[i], direct.g)
+        direct.owner = _beside_nonfinite(owner, clash[i], direct.g, losses)
     _refuse_a_loss_per_row(directs, V)
     return directs
 
 
-def _beside_nonfinite(owner: Tensor, clash: Tensor, g: Tensor) -> Tensor | None:
+def _beside_nonfinite(owner: Tensor, clash: Tensor, g: Tensor, losses: Tensor) -> Tensor | None:
     """Settle who owns the steps where several losses seem to enter; None where they really do.
 
-    At a step where the readout is inf or NaN, even a loss with weight 0 leaves 0·inf = NaN. Such
-    steps are given to the loss that stands to them as everywhere else the losses do, so that the
-    losses before the overflow keep their own, finite gradients.
+    At a step where the readout is inf or NaN, even a loss with weight 0 leaves 0·inf = NaN. Where
+    the losses stand one a step, such a step belongs to the loss of its own number, if that loss is
+    itself no number: the losses before the overflow then keep their own, finite gradients.
     """
     if not bool(clash.any()):
         return owner
@@ -202,7 +208,11 @@ def _beside_nonfinite(owner: Tensor, clash: Tensor, g: Tensor) -> Tensor | None:
     offset = (owner - steps)[known]
     if bool((offset != offset[0]).any()):
         return None
-    return torch.where(clash, steps + offset[0], owner)
+    settled = torch.where(clash, steps + offset[0], owner)
+    own = settled[clash]
+    if bool((own < 0).any()) or bool((own >= losses.numel()).any()):
+        return None
+    return None if bool(losses.detach()[own].isfinite().any()) else settled
 
 
 def _refuse_a_loss_per_row(directs: list[Direct], V: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..node.recording import Call, Recording
-from .cascade import Cascade
+from .cascade import Cascade, floor
 from .direct import Direct, attribute, total
 from .flow import Flow
 from .layer_flow import LayerFlow
@@ -38,14 +38,6 @@ def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
     return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
 
 
-def _floor(enters: Tensor, window: int | None) -> Tensor:
-    """Give the lowest k to follow each loss to, (V,), from the steps of its rows (V, B)."""
-    if window is None:
-        return torch.zeros_like(enters[:, 0])
-    earliest = torch.where(enters > 0, enters, enters.amax(1, keepdim=True)).amin(1)
-    return (earliest - window).clamp(min=0)
-
-
 def _leave_out(norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
     """Mark what lies beyond the window as not measured."""
     if window is not None:
@@ -67,8 +59,8 @@ def _by_step(
     carried = B * (call.cell.state_size + call.cell.preact_size) * g.element_size()
     for part in _chunks(len(which), carried, memory):
         entry = which[part] + 1
-        floor = _floor(entry[:, None], window)
-        norms[part] = sweep_losses(call.cell, call.tape, g, floor, enters=entry).norms
+        lowest = floor(entry[:, None], window)
+        norms[part] = sweep_losses(call.cell, call.tape, g, lowest, enters=entry).norms
     return LayerFlow(
         call,
         _leave_out(norms, enters, window),
@@ -102,9 +94,7 @@ def _by_loss(
     for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
         chosen = which[part]
         direct = cascade.direct(chosen)
-        stands = _standing(calls, cascade.latest_reads(chosen, direct))
-        floors = [_floor(at, window if cascade.may_cut(i) else None) for i, at in enumerate(stands)]
-        g, swept = cascade.run(chosen, direct, floors)
+        g, swept, stands = cascade.run(chosen, direct, window)
         for i in range(len(calls)):
             norms[i][part] = swept[i].norms
             enters[i][part] = stands[i]
@@ -130,7 +120,6 @@ def _by_loss(
 def _one_loss(cascade: Cascade, i: int, kept: list[Tensor]) -> Callable[[int], Tensor]:
     """Give what enters call i from one loss: kept where it was small, else sent back again."""
     direct = cascade.directs[i]
-    calls = cascade.recording.calls
     device = cascade.losses.device
     if direct.owner is not None and not any(cascade.joined[i + 1 :]):
         return direct.one
@@ -139,8 +128,7 @@ def _one_loss(cascade: Cascade, i: int, kept: list[Tensor]) -> Callable[[int], T
 
     def send_back(loss: int) -> Tensor:
         which = torch.tensor([loss], device=device)
-        floors = [torch.zeros_like(which) for _ in calls]
-        return cascade.run(which, cascade.direct(which), floors)[0][i][0]
+        return cascade.run(which, cascade.direct(which))[0][i][0]
 
     return send_back
 
@@ -151,33 +139,6 @@ def _among(kept: list[Tensor], loss: int) -> Tensor:
             return part[loss]
         loss -= part.shape[0]
     raise IndexError(loss)
-
-
-def _standing(calls: list[Call], reads: list[Tensor]) -> list[Tensor]:
-    """Give the step at which each loss stands in each layer and row, (V, B).
-
-    That is the last step, by the clock of the input, which the loss reads directly from a layer
-    of the same length; for layers that no loss reads directly it is taken from those that one
-    does. A loss then has one time, also in a layer below a bidirectional one, where its gradient
-    comes in from later steps too.
-
-    Args:
-        calls: the layers' runs.
-        reads: for each, the last step on the input's clock that each loss reads, (V, B).
-    """
-    clocks: dict[tuple[int, int], Tensor] = {}
-    for call, latest in zip(calls, reads, strict=True):
-        length = (call.tape.T, call.tape.B)
-        clocks[length] = torch.maximum(clocks.get(length, torch.zeros_like(latest)), latest)
-    standing = []
-    for call in calls:
-        T, B = call.tape.T, call.tape.B
-        clock = clocks[T, B]
-        # Losses that read only layers of another length stand at this one's end.
-        clock = torch.where((clock == 0).all(1, keepdim=True), T, clock)
-        at = T + 1 - clock if call.reverse else clock
-        standing.append(torch.where(clock == 0, 0, at))
-    return standing
 
 
 def _chunks(V: int, bytes_per_loss: int, memory: int) -> list[slice]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..cells.base import AbstractCell
 from ..schedules import FULL, AbstractSchedule
 from ..tape import Tape
+from .hooks import HookLog
 
 __all__ = ["Call", "Recording", "Switch"]
 
@@ -35,10 +36,12 @@ class Recording:
             arrives at its outputs is the direct part g alone (eq. 9).
             While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
         anchor: requires grad, so that outputs do too where every parameter is frozen.
+        hooks: users' hooks, from the trace's beginning on.
     """
 
     calls: list[Call] = field(default_factory=list)
     switch: Switch = field(default_factory=Switch)
+    hooks: HookLog = field(default_factory=HookLog)
     anchor: Tensor = field(
         default_factory=lambda: torch.zeros((), device="cpu", requires_grad=True)
     )
