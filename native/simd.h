@@ -166,7 +166,7 @@ template <class F> TT_INLINE Vec<F> through(Vec<F> delta, Vec<F> h, int kind) {
     const Vec<F> zero = {};
     if (kind == TT_TANH) return delta * ((F)1 - h * h);
     if (kind == TT_SIGMOID) return delta * (h * ((F)1 - h));
-    if (kind == TT_RELU) return delta * (h > (F)0 ? zero + (F)1 : zero);
+    if (kind == TT_RELU) return h <= (F)0 ? zero : delta;  // NaN passes, as in torch
     return delta;
 }
 

@@ -148,7 +148,7 @@ MUTANTS = [
         "the slope is left out",
         Elman,
         "vjp",
-        "delta * slope",
+        "NONLINEARITIES[self.nonlinearity].through(delta, saved[0])",
         "delta",
         "sigmoid",
         "check_cell gradients flow",

@@ -18,18 +18,23 @@ __all__ = ["NONLINEARITIES", "Elman"]
 
 
 class Nonlinearity(NamedTuple):
-    """f, f′ as a function of h = f(a), and β_f = sup |f′| (eq. 6)."""
+    """f, its backward pass (delta, h) → delta ⊙ f′(a) from h = f(a), and β_f = sup |f′| (eq. 6)."""
 
     f: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor | None]
+    through: Callable[[Tensor, Tensor], Tensor]
     sup: float
 
 
+def _through_relu(delta: Tensor, h: Tensor) -> Tensor:
+    """Return delta where h > 0, as torch does: a unit that is NaN passes its gradient."""
+    return torch.where(h <= 0, 0, delta)
+
+
 NONLINEARITIES: dict[str, Nonlinearity] = {
-    "tanh": Nonlinearity(torch.tanh, lambda h: 1 - h * h, 1.0),
-    "relu": Nonlinearity(torch.relu, lambda h: (h > 0).to(h.dtype), 1.0),
-    "sigmoid": Nonlinearity(torch.sigmoid, lambda h: h * (1 - h), 0.25),
-    "identity": Nonlinearity(lambda a: a, lambda h: None, 1.0),
+    "tanh": Nonlinearity(torch.tanh, lambda delta, h: delta * (1 - h * h), 1.0),
+    "relu": Nonlinearity(torch.relu, _through_relu, 1.0),
+    "sigmoid": Nonlinearity(torch.sigmoid, lambda delta, h: delta * (h * (1 - h)), 0.25),
+    "identity": Nonlinearity(lambda a: a, lambda delta, h: delta, 1.0),
 }
 
 
@@ -91,8 +96,7 @@ class Elman(GatedWeights):
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Give W_hᵀ diag(f′(a_t)) delta, and the adjoint diag(f′(a_t)) delta (eq. 4, 9)."""
-        slope = NONLINEARITIES[self.nonlinearity].slope(saved[0])
-        adjoint = delta if slope is None else delta * slope
+        adjoint = NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return adjoint @ self.weight_hh, adjoint
 
     def kept_widths(self) -> tuple[int, ...]:

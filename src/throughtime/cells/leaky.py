@@ -84,6 +84,5 @@ class Leaky(GatedWeights):
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back: past the nonlinearity, and through it."""
-        slope = NONLINEARITIES[self.nonlinearity].slope(saved[0])
-        adjoint = delta * (self.alpha if slope is None else self.alpha * slope)
+        adjoint = self.alpha * NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return (1 - self.alpha) * delta + adjoint @ self.weight_hh, adjoint

@@ -56,6 +56,11 @@ def singular_values(jacobian: Tensor) -> Tensor:
     return torch.where(finite[:, None], values, torch.nan)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Return half precision as float32: linear algebra knows nothing smaller."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def steps_taken(tape: Tape) -> Tensor:
     """Give (T, B) bool: the steps that a row takes from a state it had before."""
     taken = torch.ones(tape.T, tape.B, dtype=torch.bool, device=tape.s.device)
@@ -85,7 +90,8 @@ def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
     logs = torch.zeros(B, n, dtype=torch.float64, device=like.device)
     for t in range(tape.T, since, -1):
         delta_prev, _ = cell.vjp(tape.at(t), q)
-        orthonormal, r = torch.linalg.qr(delta_prev.permute(1, 2, 0))
+        orthonormal, r = torch.linalg.qr(_wide(delta_prev).permute(1, 2, 0))
+        orthonormal = orthonormal.to(like)
         takes = taken[t - 1, :, None]
         growth = r.diagonal(dim1=1, dim2=2).abs().double().log()
         logs += torch.where(takes, growth, 0)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from torch import Tensor, nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
 from ..layers.modules import GRU, LSTM, RNN
-from ..layers.recurrent import Recurrent, run_cell
-from ..layers.stack import run
+from ..layers.recurrent import Recurrent
 from ..node.recording import Recording
 from .flow import Flow
 from .measure import measure
+from .watch import Watch
 
 __all__ = ["Trace", "trace"]
 
@@ -117,20 +116,16 @@ def trace(model: nn.Module) -> Iterator[Trace]:
     """
     layers = _recurrent_layers(model)
     watched = Trace()
-    before = [(module, module.__dict__.get("forward")) for _, module in layers]
+    begun: list[Watch] = []
     try:
         for path, module in layers:
-            entry = run_cell if isinstance(module, Recurrent) else run
-            module.__dict__["forward"] = partial(
-                entry, module, recording=watched.recording, path=path
-            )
+            watch = Watch.over(module)
+            watch.begin(watched.recording, path)
+            begun.append(watch)
         yield watched
     finally:
-        for module, forward in before:
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
+        for watch in begun:
+            watch.end(watched.recording)
 
 
 def _recurrent_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

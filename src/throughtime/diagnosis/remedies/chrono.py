@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import TypeVar
 
 import torch
 from torch import Generator, nn
 
 from ...errors import InputTypeError, InputValueError
-from .blocks import biases
+from .blocks import biases, gates_of
 
 __all__ = ["chrono_"]
 
@@ -36,8 +38,9 @@ def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
         ``layer`` itself.
 
     Raises:
-        InputTypeError: ``layer`` has no gates.
-        InputValueError: ``longest`` below 3, or the layer has no biases.
+        InputTypeError: ``layer`` has no gates, or ``longest`` is no number.
+        InputValueError: ``longest`` below 3 or not finite, or the layer has no biases. Nothing
+            was written.
 
     Source:
         Tallec and Ollivier (2018), "Can recurrent neural networks warp time?", section 2.
@@ -48,15 +51,18 @@ def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
         >>> bool((b[1] == -b[0]).all()), bool((b[1] >= 0).all())
         (True, True)
     """
-    if longest < 3:
-        raise InputValueError(f"longest must be at least 3; got {longest}.")
-    for gates, bias_ih, bias_hh in biases(layer):
+    number = isinstance(longest, Real) and not isinstance(longest, bool)
+    if not number or not 3 <= longest < math.inf:
+        raise (InputValueError if number else InputTypeError)(
+            f"longest must be a finite number of steps, at least 3; got {longest!r}."
+        )
+    if gates_of(layer) == 1:
+        raise InputTypeError(
+            f"chrono initialisation sets the biases of gates; {type(layer).__name__} has "
+            "none. Use an LSTM or a GRU, or orthogonal_."
+        )
+    for gates, bias_ih, bias_hh in list(biases(layer)):  # all looked at before any is written
         H = bias_ih.numel() // gates
-        if gates == 1:
-            raise InputTypeError(
-                f"chrono initialisation sets the biases of gates; {type(layer).__name__} has "
-                "none. Use an LSTM or a GRU, or orthogonal_."
-            )
         where = generator.device if generator else "cpu"
         u = torch.rand(H, generator=generator, device=where).to(bias_ih) * (longest - 2) + 1
         with torch.no_grad():

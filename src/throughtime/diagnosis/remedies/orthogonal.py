@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import TypeVar
 
 import torch
 from torch import Generator, nn
 
-from ...errors import InputValueError
+from ...errors import InputTypeError, InputValueError
 from .blocks import gates_of, suffixes
 
 __all__ = ["orthogonal_"]
@@ -29,8 +31,8 @@ def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None)
         ``layer`` itself.
 
     Raises:
-        InputTypeError: ``layer`` is no such layer.
-        InputValueError: ``gain`` is not above 0.
+        InputTypeError: ``layer`` is no such layer, or ``gain`` no number.
+        InputValueError: ``gain`` is not above 0, or not finite. Nothing was written.
 
     Cost:
         one QR decomposition of H × H a gate.
@@ -43,11 +45,16 @@ def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None)
         >>> torch.linalg.svdvals(layer.weight_hh_l0).round().tolist()
         [2.0, 2.0, 2.0, 2.0]
     """
-    if not gain > 0:
-        raise InputValueError(f"gain must be above 0; got {gain}.")
+    number = isinstance(gain, Real) and not isinstance(gain, bool)
+    if not number or not 0 < gain < math.inf:
+        raise (InputValueError if number else InputTypeError)(
+            f"gain must be a finite number above 0; got {gain!r}."
+        )
     gates = gates_of(layer)
     for suffix in suffixes(layer):
         for block in getattr(layer, f"weight_hh{suffix}").data.chunk(gates):
-            like = torch.empty_like(block, device=generator and generator.device)
+            # QR knows no half precision.
+            wide = torch.promote_types(block.dtype, torch.float32)
+            like = torch.empty_like(block, dtype=wide, device=generator and generator.device)
             block.copy_(nn.init.orthogonal_(like, gain, generator=generator))
     return layer
