@@ -277,3 +277,21 @@ def test_a_row_too_many_in_a_share_is_noticed(monkeypatch):
     monkeypatch.setattr(by_row, "param_grads_by_row", moved)
     with pytest.raises(tt.errors.CheckError):
         test_each_rows_share_is_its_gradient_alone_and_they_sum_to_grad("GRU", {})
+
+
+@pytest.mark.parametrize("nesting", ["same", "part", "after"])
+def test_blocks_within_each_other_give_each_share_once(nesting):
+    model = torch.nn.ModuleDict({"a": tt.GRU(3, 4), "b": tt.RNN(4, 4)})
+    inner = model["a"] if nesting == "part" else model
+
+    def backward():
+        hidden = model["a"](torch.ones(5, 2, 3))[0]
+        model["b"](hidden)[0].pow(2).sum().backward()
+
+    with tt.per_sample_grads(model):
+        if nesting == "after":
+            backward()
+        with tt.per_sample_grads(inner):
+            backward()
+    for parameter in model.parameters():
+        assert_close(parameter.grad_sample.sum(0), parameter.grad, rtol=1e-5)

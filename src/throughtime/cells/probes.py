@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 DEPENDS = "a row's state depends on the other rows of the batch"
-# Made-up states are tried at these sizes, so many rows each: a dependence may show only far from
-# s = 0, or in few rows.
-SCALES = (1.0, 10.0)
+# Made-up rows are tried at these means and sizes, so many each: a dependence may show only far from
+# s = 0, to one side of it, or in few rows.
+MADE_UP = ((0.0, 1.0), (0.0, 10.0), (10.0, 1.0), (-10.0, 1.0))
 MADE_UP_ROWS = 16
 _VALUES_MATTER = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -146,10 +146,11 @@ def why_apart(cell: Function, x: Tensor, s: Tensor) -> str:
     draw = torch.Generator().manual_seed(0)  # never the user's: it must stay where it is
     _refuse_random(cell, x, s)
     why = _beside(cell, (x, s), (1 - 2 * x.flip(0), 1 - 2 * s.flip(0)))
-    for scale in SCALES:
+    for mean, scale in MADE_UP:
         if why:
             break
-        rows, others = _made_up(draw, x, s, 1.0, len(x)), _made_up(draw, x, s, scale, MADE_UP_ROWS)
+        rows = _made_up(draw, x, s, 0.0, 1.0, len(x))
+        others = _made_up(draw, x, s, mean, scale, MADE_UP_ROWS)
         try:
             cell.next(*(torch.cat(pair) for pair in zip(rows, others, strict=True)))
         except Exception:
@@ -160,12 +161,12 @@ def why_apart(cell: Function, x: Tensor, s: Tensor) -> str:
 
 
 def _made_up(
-    draw: torch.Generator, x: Tensor, s: Tensor, scale: float, rows: int
+    draw: torch.Generator, x: Tensor, s: Tensor, mean: float, scale: float, rows: int
 ) -> tuple[Tensor, Tensor]:
     def like(tensor: Tensor) -> Tensor:
         dtype = torch.complex128 if tensor.is_complex() else torch.float64
         drawn = torch.randn(rows, *tensor.shape[1:], generator=draw, dtype=dtype, device="cpu")
-        return (scale * drawn).to(tensor)
+        return (mean + scale * drawn).to(tensor)
 
     return like(x), like(s)
 

@@ -150,7 +150,7 @@ def total(recording: Recording, losses: Tensor) -> list[Tensor]:
     return [merge(call, *pair) for call, pair in zip(recording.calls, found, strict=True)]
 
 
-def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
+def attribute(recording: Recording, losses: Tensor, per_row: bool = False) -> list[Direct]:
     """Find, for every step and row, the one loss whose direct gradient enters there.
 
     Loss numbers are read off bit by bit: one backward pass with only those losses whose bit j is
@@ -160,6 +160,7 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
     Args:
         recording: the trace's.
         losses: (V,).
+        per_row: whether each loss may come from one batch row alone.
 
     Raises:
         InputValueError: there is a loss a batch row rather than a loss a step.
@@ -188,7 +189,8 @@ def attribute(recording: Recording, losses: Tensor) -> list[Direct]:
     for i, direct in enumerate(directs):
         owner = torch.where(entered[i], bits[i], -1)
         direct.owner = _beside_nonfinite(owner, clash[i], direct.g, losses)
-    _refuse_a_loss_per_row(directs, V)
+    if not per_row:
+        _refuse_a_loss_per_row(directs, V)
     return directs
 
 
@@ -229,5 +231,5 @@ def _refuse_a_loss_per_row(directs: list[Direct], V: int) -> None:
         raise InputValueError(
             f"losses has one entry for each of the {V} batch rows; expected one entry a step or a "
             "loss over all rows. Reduce over the batch first: losses.mean() or "
-            "loss_per_step.mean(batch_axis)."
+            "loss_per_step.mean(batch_axis). If a loss a row is what you mean, pass per_row=True."
         )

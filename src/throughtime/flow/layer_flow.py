@@ -40,10 +40,13 @@ class LayerFlow(LagProfiles):
         tape: the states and what else the forward sweep kept.
         reverse: whether the layer goes through the input from its end.
         through: the schedule that the layer is trained under; what is measured is exact under any.
-        norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B) at ``[v, k, b]``; exactly 0 where k lies after the loss;
-            NaN where ``window=`` left it out.
+        norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B) at ``[v, k, b]``; exactly 0 after the last step at which
+            anything of the loss enters; NaN where ``window=`` left it out.
         loss_index: (V,), which losses the rows of ``norms`` are.
-        enters: (V, B), the step at which each loss stands; 0 where it does not reach the row.
+        enters: (V, B), the step at which each loss stands: the last one that it reads, here or,
+            where this layer feeds others step by step, there; else the last one at which anything
+            of it enters. 0 where it does not reach the row. Below a bidirectional layer something
+            enters after that step too.
         split: "loss", or "step" where a scalar was split by the step at which its gradient enters.
 
     Example:
@@ -144,7 +147,8 @@ class LayerFlow(LagProfiles):
                 one of `weight_names`.
             loss: the loss that the error arose at, from 0; None sums over all.
             step: the step k that it reached, 1 to T; None sums over all. With both None this is
-                what ``backward()`` leaves in ``.grad``.
+                what ``backward()`` leaves in ``.grad``, as far as the loss depends on the weight by
+                way of the layer: a penalty such as λ‖W‖² comes on top.
 
         Raises:
             InputValueError: no such weight, loss or step.

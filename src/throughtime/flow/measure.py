@@ -18,7 +18,12 @@ __all__ = ["measure"]
 
 
 def measure(
-    recording: Recording, losses: Tensor, window: int | None, every: int | None, memory: int
+    recording: Recording,
+    losses: Tensor,
+    window: int | None,
+    every: int | None,
+    memory: int,
+    per_row: bool,
 ) -> Flow:
     """Give the flow of checked losses; `Trace.flow` says what the arguments are."""
     with torch.no_grad():
@@ -29,7 +34,7 @@ def measure(
             for call, g in zip(recording.calls, entering, strict=True)
         ]
     else:
-        layers = _by_loss(recording, losses, entering, window, every, memory)
+        layers = _by_loss(recording, losses, entering, window, every, memory, per_row)
     return Flow({layer.name: layer for layer in layers}, "step" if losses.dim() == 0 else "loss")
 
 
@@ -80,10 +85,11 @@ def _by_loss(
     window: int | None,
     every: int | None,
     memory: int,
+    per_row: bool,
 ) -> list[LayerFlow]:
     """Split by the entries of a vector of losses."""
     calls, V = recording.calls, losses.numel()
-    cascade = Cascade(recording, losses, attribute(recording, losses))
+    cascade = Cascade(recording, losses, attribute(recording, losses, per_row))
     which = _chosen(V, every, losses.device)
     norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in calls]
     enters = [

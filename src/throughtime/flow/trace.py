@@ -34,6 +34,7 @@ class Trace:
         window: int | None = None,
         every: int | None = None,
         memory: int = 256 * 2**20,
+        per_row: bool = False,
     ) -> Flow:
         """Take the gradient of the losses apart, by the loss and by the step it reached (eq. 5).
 
@@ -44,9 +45,14 @@ class Trace:
             window: follow each loss at most this many steps back; norms beyond are NaN.
             every: of so many losses follow one only, the last one included.
             memory: bytes that the sweeps may use at a time for what lies between layers.
+            per_row: whether each loss may come from one batch row alone. Without it such losses
+                are refused, since an axis that was not reduced looks the same.
 
         Returns:
             Each layer's `LayerFlow` by name.
+
+        Hooks on tensors and modules that were registered from the beginning of the trace on are
+        left out: what is measured is the gradient without them, and none of them is called.
 
         Raises:
             ShapeError: losses of more than one axis, or none at all.
@@ -74,7 +80,7 @@ class Trace:
                 "the losses do not depend on any traced layer: they require no grad. Compute them "
                 "from what the model returned, without torch.no_grad() or .detach() in between."
             )
-        return measure(self.recording, losses, window, every, memory)
+        return measure(self.recording, losses, window, every, memory, per_row)
 
 
 def _check_losses(losses: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,11 +14,25 @@ from ..tape import Gradients, Tape, complete, taken
 from .chosen import Choice
 from .engine import Demand, Engine, Losses, Outputs
 
-__all__ = ["COLLECTORS", "ByRow", "param_grads_by_row"]
+__all__ = ["COLLECTORS", "ByRow", "Collector", "param_grads_by_row"]
 
-# Who wants the rows' shares while backward runs: called with a weight and its share of each row.
-# In all threads, since autograd runs backward in threads of its own.
-COLLECTORS: list[Callable[[Tensor, Tensor], None]] = []
+
+@dataclass(frozen=True, eq=False)
+class Collector:
+    """Who wants the rows' shares of some weights while a backward pass runs.
+
+    Attributes:
+        weights: those that it wants them of.
+        take: called with a weight and its share of each row.
+    """
+
+    weights: tuple[Tensor, ...]
+    take: Callable[[Tensor, Tensor], None]
+
+
+# In all threads, since autograd runs backward in threads of its own. Of several that want a weight
+# the one that came last gets its shares.
+COLLECTORS: list[Collector] = []
 
 
 NO_SHARE = "has no gradient of a row by itself"
@@ -90,10 +105,15 @@ class ByRow(Engine):
             adjoints, delta_0 = self.engine.backward(cell, tape, g[None], lead)
             by_row = param_grads_by_row(cell, tape, adjoints[0]) if names else {}
             for name in names:
-                for collect in COLLECTORS:
-                    collect(weights[name], by_row[name])
+                collector = _collector_of(weights[name])
+                if collector is not None:
+                    collector.take(weights[name], by_row[name])
             x = cell.input_grad(adjoints[0]) if want_x else None
             return Gradients({name: by_row[name].sum(0) for name in names}, x, delta_0[0])
+
+
+def _collector_of(weight: Tensor) -> Collector | None:
+    return next((c for c in reversed(COLLECTORS) if any(w is weight for w in c.weights)), None)
 
 
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:

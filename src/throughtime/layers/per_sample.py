@@ -24,7 +24,8 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     ``p.grad_sample``, (B, ·) with p's own shape behind, beside its usual ``.grad``, which is the
     sum over rows. The loss is to be a sum over rows, or their mean, whose 1/B the shares then
     carry too. A weight that is used twice, by a layer called again or by two layers, gets the sum;
-    so do several backward passes. Entering the block forgets the shares from before.
+    so do several backward passes. Entering the block forgets the shares from before; a block
+    within another one, over the same weights, adds to the same shares, each once.
 
     Parameters of other modules are not touched. For these take Opacus's ``GradSampleModule``, which
     keeps them under the same name, or ``torch.func.vmap`` of ``torch.func.grad``.
@@ -63,12 +64,12 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     served = _served(model)
     known = {id(p): name for name, p in served.items()}
     before = {name: _stamp(p) for name, p in served.items()}
+    taken = {id(weight) for collector in by_row.COLLECTORS for weight in collector.weights}
     for parameter in served.values():
-        vars(parameter).pop("grad_sample", None)
+        if id(parameter) not in taken:
+            vars(parameter).pop("grad_sample", None)
 
     def collect(weight: Tensor, shares: Tensor) -> None:
-        if id(weight) not in known:
-            return
         already: Tensor | None = getattr(weight, "grad_sample", None)
         if already is not None and len(already) != len(shares):
             raise ShapeError(
@@ -78,11 +79,12 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             )
         weight.grad_sample = shares if already is None else already + shares  # pyright: ignore
 
-    by_row.COLLECTORS.append(collect)
+    collector = by_row.Collector(tuple(served.values()), collect)
+    by_row.COLLECTORS.append(collector)
     try:
         yield served
     finally:
-        by_row.COLLECTORS.remove(collect)
+        by_row.COLLECTORS.remove(collector)
     missed = [
         name
         for name, p in served.items()

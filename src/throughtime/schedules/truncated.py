@@ -24,9 +24,10 @@ class Truncated(AbstractSchedule):
     """Truncated BPTT, BPTT(h; h′) of Williams and Peng (1990): biased, one sweep without overlap.
 
     After every ``every`` steps, the losses of those steps are sent back through the last
-    ``window`` steps. ``every=None`` means ``every=window``: segments that do not overlap, counted
-    from the first step. ``every=1``: each loss reaches back exactly ``window`` steps; with window 1
-    that is its own step alone. The terms of eq. 5 with a smaller lag are exact; the others are
+    ``window`` steps; a last group that T cuts short goes back to where a whole one would.
+    ``every=None`` means ``every=window``: segments that do not overlap, counted from the first
+    step. ``every=1``: each loss reaches back exactly ``window`` steps; with window 1 that is its
+    own step alone. The terms of eq. 5 with a smaller lag are exact; the others are
     left out, so **the gradient is biased**: no lag beyond the window can be learned.
 
     Attributes:
