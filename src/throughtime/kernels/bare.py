@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import GRU, LSTM, AbstractCell, Elman, LayerNormLSTM
 from ..tape import Tape
 
 __all__ = ["bare", "complete", "taken"]
 
 # How many of the tensors that a cell saves are no states of the tape.
-OWN: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2}
+OWN: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2, LayerNormLSTM: 5}
 
 
 def bare(cell: AbstractCell, tape: Tape) -> Tape:

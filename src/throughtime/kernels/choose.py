@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import GRU, LSTM, AbstractCell, Elman, Function
+from ..cells import GRU, LSTM, AbstractCell, Elman, Function, LayerNormLSTM
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from . import native
 
@@ -18,7 +18,7 @@ __all__ = ["Available", "Choice", "available", "choice", "decide", "last_choice"
 # The compiled kernels: (cell, device, dtype) → its number in native/interface.h.
 TABLE: dict[tuple[type[AbstractCell], str, torch.dtype], int] = {
     (cell, "cpu", dtype): number
-    for number, cell in enumerate((Elman, LSTM, GRU))
+    for number, cell in enumerate((Elman, LSTM, GRU, LayerNormLSTM))
     for dtype in (torch.float32, torch.float64)
 }
 # What runs in torch instead, where it is not simply one step after another.
@@ -246,7 +246,7 @@ def _obstacle(cell: AbstractCell, tensors: tuple[Tensor | None, ...]) -> str:
     if native.library().handle is None:
         return native.library().reason
     name = type(cell).__name__
-    if type(cell) not in (Elman, LSTM, GRU):
+    if not any(type(cell) is kind for kind, _, _ in TABLE):
         return f"{name} has no compiled kernel."
     if isinstance(cell, LSTM) and cell.projected:
         return "a projected LSTM has no compiled kernel."

@@ -144,7 +144,7 @@ class Prepared:
         if COLLECTORS or is_reference_wanted() or is_faked(g) or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have given others.
-        where = [taken.x, taken.s, taken.a, taken.q][: len(kept) + 1]
+        where = [taken.x, taken.s, *taken.kept][: len(kept) + 1]
         if [tensor.data_ptr() for tensor in (x, *kept)] != where:
             return None
         at = plain(g, self.dtype) if g.shape == (taken.T, taken.B, H) else 0

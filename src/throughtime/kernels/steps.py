@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..cells import AbstractCell, Elman
+from ..cells import AbstractCell, Elman, LayerNormLSTM
 from ..cells.elman import NONLINEARITIES
 from ..errors import DtypeError, ShapeError
 from ..shapes import check
@@ -115,6 +115,12 @@ class Arguments:
         sweep.dtype = dtype is torch.float64
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
+        if isinstance(cell, LayerNormLSTM):
+            sweep.eps, H4 = cell.eps, 4 * H
+            for name, size in (("gain_ih", H4), ("gain_hh", H4), ("gain_c", H), ("bias_c", H)):
+                weight = weights.get(name)
+                if weight is not None:
+                    setattr(sweep, name, self.keep(name, weight, "N", size))
         sweep.weight_hh = self.keep("weight_hh", weight_hh, "A H", A, H)
         sweep.weight_ih = self.keep("weight_ih", weight_ih, "A I", A, I)
         if not back:
@@ -167,13 +173,9 @@ class Arguments:
     def add_tape(self, tape: Tape) -> None:
         """Say what the forward sweep put aside beside the states."""
         sweep, cell = self.sweep, self.cell
-        if sweep.cell > 0:
-            sweep.a = self.keep(
-                "saved[0]", tape.saved[0], "T B A", self.T, self.B, cell.preact_size
-            )
-        if sweep.cell == 2:
-            sweep.q = self.keep(
-                "saved[1]", tape.saved[1], "T B H", self.T, self.B, cell.hidden_size
+        for i, size in enumerate(native.facts(sweep.cell).kept_sizes(cell.hidden_size)):
+            sweep.kept[i] = self.keep(
+                f"saved[{i}]", tape.saved[i], "T B N", self.T, self.B, size
             )
 
     def add_direct(self, g: Tensor, V: int) -> None:

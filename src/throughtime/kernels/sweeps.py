@@ -122,12 +122,9 @@ def make_room(
         return finals, ()
     s = native.empty(x, T + 1, B, S)
     kept, sweep.s = (s,), s.data_ptr()
-    if sweep.cell > 0:
-        a = native.empty(x, T, B, cell.preact_size)
-        kept, sweep.a = (s, a), a.data_ptr()
-    if sweep.cell == 2:
-        q = native.empty(x, T, B, H)
-        kept, sweep.q = (*kept, q), q.data_ptr()
+    for i, size in enumerate(native.facts(sweep.cell).kept_sizes(H)):
+        own = native.empty(x, T, B, size)
+        kept, sweep.kept[i] = (*kept, own), own.data_ptr()
     return finals, kept
 
 
@@ -156,7 +153,7 @@ def backward(
         way = scan if in_torch(cell) == "scan" else reference
         return way.backward(cell, tape, g, delta_T)
     with torch.no_grad():
-        adjoints = native.empty(g, *g.shape[:3], cell.preact_size)
+        adjoints = native.empty(g, *g.shape[:3], native.facts(number).adjoint * cell.hidden_size)
         return adjoints, run_back(cell, number, tape, g, delta_T, adjoints=adjoints)
 
 
@@ -207,6 +204,8 @@ def run_back(
         if array is not None:
             assert array.is_contiguous() and array.dtype == tape.s.dtype
             setattr(sweep, name, array.data_ptr())
+            if name == "adjoints":
+                sweep.adjoint_size = array.shape[-1]
     delta_0 = tape.s.new_empty(V, tape.B, cell.state_size)
     sweep.delta_0 = delta_0.data_ptr()
     native.run(sweep, back=True)
