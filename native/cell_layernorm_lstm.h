@@ -24,6 +24,8 @@ template <class F> TT_INLINE F total(Vec<F> v) {
     return sum;
 }
 
+#define TT_ALWAYS __attribute__((always_inline))
+
 // Call act(u, n) for each vector of units, n of them within the row.
 template <class F, class Act> TT_INLINE void each_vector(int64_t H, const Act &act) {
     constexpr int L = Simd<F>::lanes;
@@ -59,13 +61,13 @@ template <class F> struct LayerNormLstm {
     // k * gate_step + u * unit_step.
     static TT_INLINE Norm norm_of(const Sizes<F> &z, const F *v, int64_t gate_step, int64_t unit_step) {
         Vec<F> sum[G] = {};
-        each_vector<F>(z.H, [&](int64_t u, int n) {
+        each_vector<F>(z.H, [&](int64_t u, int n) TT_ALWAYS {
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) sum[k] += load(v + k * gate_step + u * unit_step, n);
         });
         const F count = (F)(G * z.H), mean = total<F>((sum[0] + sum[1]) + (sum[2] + sum[3])) / count;
         for (Vec<F> &s : sum) s = Vec<F>{};
-        each_vector<F>(z.H, [&](int64_t u, int n) {
+        each_vector<F>(z.H, [&](int64_t u, int n) TT_ALWAYS {
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) {
                 const Vec<F> d = only<F>(load(v + k * gate_step + u * unit_step, n) - mean, n);
@@ -85,7 +87,7 @@ template <class F> struct LayerNormLstm {
     static TT_INLINE Norm norm_of_c(const Sizes<F> &z, const F *work, Vec<F> sum) {
         const F mean = total<F>(sum) / (F)z.H;
         Vec<F> squares = {};
-        each_vector<F>(z.H, [&](int64_t u, int n) {
+        each_vector<F>(z.H, [&](int64_t u, int n) TT_ALWAYS {
             const Vec<F> d = only<F>(load(work + u * G) - mean, n);
             squares += d * d;
         });
@@ -107,7 +109,7 @@ template <class F> struct LayerNormLstm {
         const F *bias_ih = (const F *)sweep.bias_ih, *bias_hh = (const F *)sweep.bias_hh;
         const Norm of_u = norm_of(z, r.drive, H, 1), of_w = norm_of(z, w, L, G);
         Vec<F> sum_c = {};
-        each_vector<F>(H, [&](int64_t u, int n) {
+        each_vector<F>(H, [&](int64_t u, int n) TT_ALWAYS {
             Vec<F> a[G];
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) {
@@ -132,7 +134,7 @@ template <class F> struct LayerNormLstm {
             store(w + u * G + L, o);
         });
         const Norm of_c = norm_of_c(z, w, sum_c);
-        each_vector<F>(H, [&](int64_t u, int n) {
+        each_vector<F>(H, [&](int64_t u, int n) TT_ALWAYS {
             const Vec<F> c = load(w + u * G), c_hat = of_c(c);
             const Vec<F> h = load(w + u * G + L) * tanh_m(z, c_hat, u, n);
             if (z.keep) record(z, r.kept[3] + u, c_hat, n);
@@ -172,7 +174,7 @@ template <class F> struct LayerNormLstm {
         const bool all = z.all && r.adjoint;
 
         Vec<F> sum = {}, sum_hat = {};
-        each_vector<F>(H, [&](int64_t u, int n) {
+        each_vector<F>(H, [&](int64_t u, int n) TT_ALWAYS {
             Vec<F> delta_h = load(work + u, n);
             if (r.g) delta_h += load(r.g + u, n);
             if (r.delta) store(r.delta + u, delta_h, n);
@@ -193,7 +195,7 @@ template <class F> struct LayerNormLstm {
 
         const Back to_c(rho[2], sum, sum_hat, H);
         Vec<F> sum_u = {}, sum_u_hat = {}, sum_w = {}, sum_w_hat = {};
-        each_vector<F>(H, [&](int64_t u, int n) {
+        each_vector<F>(H, [&](int64_t u, int n) TT_ALWAYS {
             Vec<F> delta_c = load(r.carry_c + u, n);
             if (r.g && z.G > H) delta_c += load(r.g + H + u, n);
             if (r.delta) store(r.delta + H + u, delta_c, n);
@@ -222,7 +224,7 @@ template <class F> struct LayerNormLstm {
         });
 
         const Back to_u(rho[0], sum_u, sum_u_hat, G * H), to_w(rho[1], sum_w, sum_w_hat, G * H);
-        each_vector<F>(H, [&](int64_t u, int n) {
+        each_vector<F>(H, [&](int64_t u, int n) TT_ALWAYS {
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) {
                 const int64_t at = k * H + u;

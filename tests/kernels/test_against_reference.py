@@ -8,13 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughtime import kernels
-from throughtime.cells import GRU, LSTM, Elman
+from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
 from throughtime.kernels import native
 from throughtime.kernels.check import check_kernel, term_error
 
 pytestmark = pytest.mark.skipif(
     not kernels.available().native, reason=kernels.available().reason or "no kernels"
 )
+
+
+def layer_norm_lstm(I, H, *, bias=True):
+    """Draw the gains and biases too: at 1 and 0 a mistake in them would not show."""
+    cell = LayerNormLSTM(I, H, bias=bias, dtype=torch.float64)
+    with torch.no_grad():
+        for weight in cell.weights().values():
+            if weight.dim() == 1:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return cell
+
 
 CELLS = {
     "tanh": lambda I, H: Elman(I, H, dtype=torch.float64),
@@ -25,6 +36,8 @@ CELLS = {
     "gru": lambda I, H: GRU(I, H, dtype=torch.float64),
     "lstm without bias": lambda I, H: LSTM(I, H, bias=False, dtype=torch.float64),
     "gru without bias": lambda I, H: GRU(I, H, bias=False, dtype=torch.float64),
+    "layer norm": layer_norm_lstm,
+    "layer norm without bias": lambda I, H: layer_norm_lstm(I, H, bias=False),
 }
 WIDTHS = (1, 3, 17, 63, 127, 130)
 
@@ -72,7 +85,7 @@ def test_one_step_and_one_row(name):
         check_kernel(CELLS[name](3, 20), T=T, B=B, V=V)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "layer norm"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_tape_written_past_the_caches(name, dtype, isa):
     """Over 4 MB, and H a multiple of what a line holds."""
