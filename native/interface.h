@@ -52,6 +52,7 @@ typedef struct tt_sweep {
     void *s;                // (T+1, B, S); forward without keep: null
     const void *s_0;        // forward: (B, S); null: zeros
     void *h_T, *c_T;        // forward: (B, H) each, the state after a row's last step; c_T: two states
+    int64_t final_stride_b;  // of both, from row to row
     void *h;                // forward: (T, B, H), 0 where a row takes no step; or null
     const void *g;          // direct gradients of loss v at step t, row b; or null
     int64_t g_stride_v, g_stride_t, g_stride_b, G;

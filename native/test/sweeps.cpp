@@ -111,7 +111,7 @@ template <class F> bool run(const Case &c) {
     if (c.span) w.first = first.data(), w.last = last.data();
     if (c.resets) w.reset = reset.data();
     w.s_0 = c.resets ? nullptr : s_0.data(), w.h = h.data();
-    w.h_T = h_T.data(), w.c_T = facts.states == 2 ? c_T.data() : nullptr;
+    w.h_T = h_T.data(), w.final_stride_b = c.H, w.c_T = facts.states == 2 ? c_T.data() : nullptr;
     bool good = tt_forward(&w) == 0 && written("h", h) && written("h_T", h_T);
     if (w.c_T) good = good && written("c_T", c_T);
     std::fill(h.begin(), h.end(), std::numeric_limits<F>::quiet_NaN());

@@ -174,9 +174,7 @@ class Arguments:
         """Say what the forward sweep put aside beside the states."""
         sweep, cell = self.sweep, self.cell
         for i, size in enumerate(native.facts(sweep.cell).kept_sizes(cell.hidden_size)):
-            sweep.kept[i] = self.keep(
-                f"saved[{i}]", tape.saved[i], "T B N", self.T, self.B, size
-            )
+            sweep.kept[i] = self.keep(f"saved[{i}]", tape.saved[i], "T B N", self.T, self.B, size)
 
     def add_direct(self, g: Tensor, V: int) -> None:
         """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""

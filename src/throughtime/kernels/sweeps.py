@@ -109,15 +109,15 @@ def make_room(
     """Make what a forward sweep is to write beside h, and say where it is.
 
     Returns:
-        The final state by parts, each (1, B, H); and what is kept, if anything is: s (T+1, B, S)
+        The final state by parts, each (1, B, ·); and what is kept, if anything is: s (T+1, B, S)
         and the cell's own, (T, B, ·).
     """
     T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
-    h_T = x.new_empty(1, B, H)
-    finals, sweep.h_T = (h_T,), h_T.data_ptr()
-    if S > H:
-        c_T = x.new_empty(1, B, H)
-        finals, sweep.c_T = (h_T, c_T), c_T.data_ptr()
+    finals = tuple(x.new_empty(1, B, width) for width in cell.parts())
+    sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), finals[0].shape[-1]
+    if S > H:  # c in a part of its own, or behind h in the same one
+        behind = finals[0][..., H:]
+        sweep.c_T = finals[1].data_ptr() if len(finals) == 2 else behind.data_ptr()
     if not sweep.keep:
         return finals, ()
     s = native.empty(x, T + 1, B, S)
