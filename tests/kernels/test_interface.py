@@ -83,8 +83,23 @@ def test_a_changed_header_is_noticed(before, after):
     assert list(native.Sweep._fields_) != fields(text.replace(before, after), "tt_sweep")
 
 
-def test_the_most_arrays_a_cell_keeps():
+def test_the_constants_are_the_same():
     assert defines(source())["TT_KEPT"] == native.KEPT
+    api = (HEADER.parent / "api.cpp").read_text(encoding="utf-8")
+    assert defines(api)["TT_VERSION"] == native.VERSION
+
+
+def test_the_readme_names_what_there_is():
+    """Every name that native/README.md shows as code is in the code, and every file is listed."""
+    text = (HEADER.parent / "README.md").read_text(encoding="utf-8")
+    files = [path for path in HEADER.parent.rglob("*") if path.suffix in {".h", ".cpp"}]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = set(re.findall(r"`(?:\w+::)?(\w+)`", text))
+    assert len(names) > 40
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()
+    for path in files:
+        cell = path.name.startswith("cell_")
+        assert cell or path.parent != HEADER.parent or f"`{path.name}`" in text, path.name
 
 
 def test_each_number_belongs_to_its_cell():
