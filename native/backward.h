@@ -6,7 +6,7 @@
 // are taken.
 #pragma once
 
-#include "gemm.h"
+#include "sums.h"
 
 namespace TT_ISA {
 
@@ -18,13 +18,14 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     const Panels panels_x;
     const tt::Layout layout;
     Gemm<F> gemm;
+    const Sums<F> sums;
     int64_t waiting = 0;   // steps whose adjoints wait
     int side = 0;          // where they do
     bool fresh = true;     // nothing has been added to the weights' gradients
 
     Backward(const tt::Share &s, const tt::Layout &l)
         : Base(s, true), panels_x(Panels::input(w, true, Simd<F>::lanes)), layout(l),
-          gemm(s, l.waiting_row) {}
+          gemm(s, l.waiting_row), sums(*this, Cell::facts.sums) {}
 
     F *carry_h(int64_t p) const { return (F *)share.carry_h + p * unit_row; }
     F *carry_c(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
@@ -59,7 +60,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
             list().last = last;
         }
         waiting = 0;
-        if (Cell::facts.sums && this->sweeps()) add_recent();
+        sums.add_recent();
         share.wait(share.all_barrier);
         bool more = false;
         for (int g = 0; g < share.groups; ++g) more |= !gemm.lists[g].last;
@@ -86,31 +87,6 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         gemm.weight_grads(fresh, worker, workers);
         if (!Cell::facts.sums && (w.grad_bias_ih || w.grad_bias_hh))
             gemm.bias_grads(fresh, worker, workers);
-    }
-
-    // A group's sums over its rows and steps: those of this round, then of those before, so that
-    // they grow in two levels and lose fewer digits.
-    enum Level { recent = 0, before = 1 };
-    F *sums(int group, Level level) const {
-        return (F *)share.sums + group * layout.sums + level * (layout.sums / 2);
-    }
-    void clear_sums() const { memset(sums(share.group, recent), 0, layout.sums * sizeof(F)); }
-    void add_recent() const {
-        F *from = sums(share.group, recent), *to = sums(share.group, before);
-        for (int64_t i = 0; i < layout.sums / 2; ++i) to[i] += from[i], from[i] = 0;
-    }
-
-    // All groups' sums go where their gradients are wanted; always in the same order.
-    void give_sums() const {
-        int64_t first, last;
-        part_of(Cell::facts.sums, share.thread, share.threads, first, last);
-        for (int64_t k = first; k < last; ++k)
-            for (F *to : Cell::sums_of(w, (int)k).to)
-                for (int64_t u = 0; to && u < w.H; ++u) {
-                    F total = 0;
-                    for (int g = 0; g < share.groups; ++g) total += sums(g, before)[k * unit_row + u];
-                    to[u] = total;
-                }
     }
 
     // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
@@ -194,7 +170,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     void clear_adjoint(int64_t v, int64_t t, int64_t b) const {
         F *row = adjoint(v, t, b);
         const int64_t u = this->first_unit(), n = this->last_unit() - u;
-        for (int64_t part = 0; row && part < adjoint_size(); part += w.H) memset(row + part + u, 0, n * sizeof(F));
+        for (int64_t part = 0; row && part < adjoint_size(); part += w.H)
+            memset(row + part + u, 0, n * sizeof(F));
         if (w.grad_x && share.member == 0) memset((F *)w.grad_x + (t * w.B + b) * w.I, 0, w.I * sizeof(F));
     }
 
@@ -227,7 +204,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         r.g = direct(v, t, b);
         r.adjoint = taken_adjoint(v, t, b);
         r.delta = delta(v, t + 1, b, i);
-        r.sums = Cell::facts.sums && w.grads ? sums(share.group, recent) : nullptr;
+        r.sums = sums.recent();
         r.cleared = this->reset(t, b);
         return r;
     }
@@ -325,12 +302,11 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     }
 
     void run() {
-        constexpr bool has_sums = Cell::facts.sums > 0;
-        if (has_sums && w.grads && this->sweeps()) clear_sums();
+        sums.clear();
         if (this->sweeps()) sweep();
         while (w.grads && round(true)) {}
-        if constexpr (has_sums)
-            if (w.grads) give_sums();
+        if constexpr (Cell::facts.sums > 0)
+            if (w.grads) sums.template give<Cell>();
     }
 
     void sweep() {

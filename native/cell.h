@@ -3,11 +3,13 @@
 //   facts        what its arrays are like (interface.h)
 //   carries      whether a part of delta goes back beside the product with W_h
 //   input_bias   what is added to pre-activation u beside W_x x_t
-//   forward      one row and one vector of units after the product, of a step
-//   backward     the same, of a step back
+//   forward      one row and one vector of units of a step, after the product
+//   backward     the same of a step back
 //
-// or, where facts.whole_rows, with forward_row and backward_row, which take all of one row; and where
-// facts.sums, with sums_of, which says where they go. The names and the grouping of factors are those of src/throughtime/cells/*.py, so that inf and
+// or, where facts.whole_rows, with forward_row and backward_row, which take all of one row; and,
+// where facts.sums, with sums_of, which says where the sums go.
+//
+// The names and the grouping of factors are those of src/throughtime/cells/*.py, so that inf and
 // NaN arise in the same places.
 #pragma once
 

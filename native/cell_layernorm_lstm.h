@@ -209,7 +209,8 @@ template <class F> struct LayerNormLstm {
             for (int k = 0; k < G; ++k) {
                 const int64_t at = k * H + u;
                 const Vec<F> of_u = load(u_hat + at, n), of_w = load(w_hat + at, n);
-                const Vec<F> y_u = delta_a[k] * load(gain_ih + at, n), y_w = delta_a[k] * load(gain_hh + at, n);
+                const Vec<F> y_u = delta_a[k] * load(gain_ih + at, n);
+                const Vec<F> y_w = delta_a[k] * load(gain_hh + at, n);
                 sum_u += y_u;
                 sum_u_hat += y_u * of_u;
                 sum_w += y_w;

@@ -25,7 +25,9 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     // Of the tape, s_t.
     F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
     F *last_h(int64_t b) const { return (F *)w.h_T + b * w.final_stride_b; }
-    F *last_c(int64_t b) const { return Cell::facts.states == 2 ? (F *)w.c_T + b * w.final_stride_b : nullptr; }
+    F *last_c(int64_t b) const {
+        return Cell::facts.states == 2 ? (F *)w.c_T + b * w.final_stride_b : nullptr;
+    }
 
     // h and c, from a state or, where there is none, 0.
     void put(const F *s, F *h, F *c) const {

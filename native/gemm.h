@@ -45,13 +45,13 @@ template <class F> struct Gemm {
     const tt_sweep &w;
     const int64_t row;   // elements of a row that waits
     const int64_t A, H;
-    const int64_t bent;  // gates from here on have an adjoint of their own for W_h, after all for W_x
+    const int64_t bent;  // columns of gates from here on have an adjoint of their own for W_h
     F *gathered;
     const tt::Waiting *lists;  // what waits, by group
 
     explicit Gemm(const tt::Share &share_, int64_t row_)
-        : share(share_), w(*share_.sweep), row(row_), A(gates_of(w) * w.H), H(w.H), bent(facts(w.cell)->shared * H),
-          gathered((F *)share_.gathered), lists(share_.waiting) {}
+        : share(share_), w(*share_.sweep), row(row_), A(gates_of(w) * w.H), H(w.H),
+          bent(facts(w.cell)->shared * H), gathered((F *)share_.gathered), lists(share_.waiting) {}
 
     // Pre-activations of the rows first … last - 1 that wait: b + W_x x_t.
     void drive(const Panels &panels, int64_t first, int64_t last) const {
