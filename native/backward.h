@@ -242,7 +242,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
 
     // The same for a cell that takes whole rows: delta_t is in `work`, which it may write over.
     void whole_row(const Row<F> &r, F *work) const {
-        for (int64_t u = 0; w.grads && u < w.H; u += Simd<F>::lanes) ask_ahead(r, u);
+        constexpr int64_t line = 64 / sizeof(F);
+        for (int64_t u = 0; w.grads && u < w.H; u += line) ask_ahead(r, u);
         Cell::backward_row(sizes, r, work);
     }
 
