@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #endif
 
-#define TT_VERSION 9
+#define TT_VERSION 10
 
 #if defined(TT_HAVE_AVX512)
 namespace tt_avx512 { extern const tt::Isa isa; }
@@ -81,7 +81,7 @@ struct Region {
 };
 
 int sweep(const tt_sweep *w, bool back) {
-    if (w->cell < 0 || w->cell > 2 || w->dtype < 0 || w->dtype > 1) return 2;
+    if (!isa().facts(w->cell) || w->dtype < 0 || w->dtype > 1) return 2;
     if (w->T < 1 || w->B < 1 || w->V < 1 || w->H < 1) return 0;
     try {
         const int threads = parallel && w->threads > 1 ? w->threads : 1;
@@ -119,6 +119,8 @@ void tt_set_pool(tt_parallel parallel_, tt_count thread_num_, tt_count num_threa
     num_threads = num_threads_;
     parallel = parallel_;
 }
+
+const tt_facts *tt_cell_facts(int32_t cell) { return isa().facts(cell); }
 
 int tt_version(void) { return TT_VERSION; }
 int64_t tt_sweep_size(void) { return sizeof(tt_sweep); }

@@ -6,7 +6,7 @@
 // are taken.
 #pragma once
 
-#include "gemm.h"
+#include "sums.h"
 
 namespace TT_ISA {
 
@@ -18,13 +18,14 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     const Panels panels_x;
     const tt::Layout layout;
     Gemm<F> gemm;
+    const Sums<F> sums;
     int64_t waiting = 0;   // steps whose adjoints wait
     int side = 0;          // where they do
     bool fresh = true;     // nothing has been added to the weights' gradients
 
     Backward(const tt::Share &s, const tt::Layout &l)
         : Base(s, true), panels_x(Panels::input(w, true, Simd<F>::lanes)), layout(l),
-          gemm(s, l.waiting_row) {}
+          gemm(s, l.waiting_row), sums(*this, Cell::facts.sums) {}
 
     F *carry_h(int64_t p) const { return (F *)share.carry_h + p * unit_row; }
     F *carry_c(int64_t p) const { return (F *)share.carry_c + p * unit_row; }
@@ -36,8 +37,9 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         return (const F *)w.g + v * w.g_stride_v + t * w.g_stride_t + b * w.g_stride_b;
     }
     F *adjoint(int64_t v, int64_t t, int64_t b) const {
-        return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * A : nullptr;
+        return w.adjoints ? (F *)w.adjoints + ((v * w.T + t) * w.B + b) * adjoint_size() : nullptr;
     }
+    int64_t adjoint_size() const { return sizes.all ? w.adjoint_size : A; }
     tt::Waiting &list() const { return share.waiting[side * share.groups + share.group]; }
 
     // Where the adjoint of a step that is taken goes.
@@ -58,6 +60,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
             list().last = last;
         }
         waiting = 0;
+        sums.add_recent();
         share.wait(share.all_barrier);
         bool more = false;
         for (int g = 0; g < share.groups; ++g) more |= !gemm.lists[g].last;
@@ -82,7 +85,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
             gemm.input_grad(panels_x, begin, end);
         }
         gemm.weight_grads(fresh, worker, workers);
-        if (w.grad_bias_ih || w.grad_bias_hh) gemm.bias_grads(fresh, worker, workers);
+        if (!Cell::facts.sums && (w.grad_bias_ih || w.grad_bias_hh))
+            gemm.bias_grads(fresh, worker, workers);
     }
 
     // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
@@ -102,7 +106,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         F *d = delta(v, k, b, 0);
         if (!d) return;
         for (int64_t i = u; i < end; ++i) d[i] = carry_h(p)[i];
-        if (Cell::states == 2)
+        if (Cell::facts.states == 2)
             for (int64_t i = u; i < end; ++i) d[w.H + i] = carry_c(p)[i];
         write_norm(v, k, b, d);
     }
@@ -114,7 +118,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         const F *g = direct(id / w.B, t, id % w.B);
         if (!g) return;
         for (int64_t i = u; i < end; ++i) carry_h(p)[i] += g[i];
-        if (Cell::states == 2 && w.G > w.H)
+        if (Cell::facts.states == 2 && w.G > w.H)
             for (int64_t i = u; i < end; ++i) carry_c(p)[i] += g[w.H + i];
     }
 
@@ -124,7 +128,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         const int64_t u = this->first_unit(), n = this->last_unit() - u, H = w.H;
         const F *d = w.delta_T ? (const F *)w.delta_T + id * S : nullptr;
         for (int64_t i = u; i < u + n; ++i) carry_h(p)[i] = d ? d[i] : F(0);
-        if (Cell::states == 2)
+        if (Cell::facts.states == 2)
             for (int64_t i = u; i < u + n; ++i) carry_c(p)[i] = d ? d[H + i] : F(0);
         const int64_t top = d ? w.T - 1 : enters(v);  // nothing but zeros above it
         for (int64_t t = w.T - 1; t >= share.hi[id]; --t) {
@@ -152,7 +156,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         const bool cut = floor(v) > 0;  // not followed to s_0
         F *d = (F *)w.delta_0 + id * S;
         for (int64_t i = u; i < u + n; ++i) d[i] = cut ? F(0) : carry_h(p)[i];
-        if (Cell::states == 2)
+        if (Cell::facts.states == 2)
             for (int64_t i = u; i < u + n; ++i) d[H + i] = cut ? F(0) : carry_c(p)[i];
     }
 
@@ -166,7 +170,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     void clear_adjoint(int64_t v, int64_t t, int64_t b) const {
         F *row = adjoint(v, t, b);
         const int64_t u = this->first_unit(), n = this->last_unit() - u;
-        for (int64_t gate = 0; row && gate < A; gate += w.H) memset(row + gate + u, 0, n * sizeof(F));
+        for (int64_t part = 0; row && part < adjoint_size(); part += w.H)
+            memset(row + part + u, 0, n * sizeof(F));
         if (w.grad_x && share.member == 0) memset((F *)w.grad_x + (t * w.B + b) * w.I, 0, w.I * sizeof(F));
     }
 
@@ -190,16 +195,16 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     Row<F> row(int64_t t, int64_t p, int64_t to, int64_t i) {
         const int64_t id = share.rows[p], v = id / w.B, b = id % w.B, at = t * w.B + b;
         Row<F> r{};
-        r.a = w.a ? (F *)w.a + at * A : nullptr;
+        for (int j = 0; j < Cell::facts.kept; ++j) r.kept[j] = this->kept(j, at);
         r.s_prev = (const F *)w.s + at * S;
         r.s = (F *)w.s + (at + w.B) * S;
-        r.q = w.q ? (F *)w.q + at * w.H : nullptr;
         r.out = out + to * state_row;
         r.carry_h = carry_h(p);
         r.carry_c = carry_c(p);
         r.g = direct(v, t, b);
         r.adjoint = taken_adjoint(v, t, b);
         r.delta = delta(v, t + 1, b, i);
+        r.sums = sums.recent();
         r.cleared = this->reset(t, b);
         return r;
     }
@@ -228,11 +233,29 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     // What the row reads one step further back, so that it comes while the next product is taken.
     TT_INLINE void ask_ahead(const Row<F> &r, int64_t u) const {
         ask(r.s_prev + u);
-        if (Cell::states == 2) ask(r.s_prev + w.H + u);
-        for (int gate = 0; Cell::gates > 1 && gate < Cell::gates; ++gate)
-            ask(r.a - w.B * A + gate * w.H + u);
-        if (r.q) ask(r.q - w.B * w.H + u);
+        if (Cell::facts.states == 2) ask(r.s_prev + w.H + u);
+        for (int j = 0; j < Cell::facts.kept; ++j)
+            for (int unit = 0; unit < Cell::facts.kept_units[j]; ++unit)
+                ask(r.kept[j] - w.B * this->kept_size(j) + unit * w.H + u);
         if (r.g) ask(r.g - w.g_stride_t + u);
+    }
+
+    // The same for a cell that takes whole rows: delta_t is in `work`, which it may write over.
+    void whole_row(const Row<F> &r, F *work) const {
+        constexpr int64_t line = 64 / sizeof(F);
+        for (int64_t u = 0; w.grads && u < w.H; u += line) ask_ahead(r, u);
+        Cell::backward_row(sizes, r, work);
+    }
+
+    // The row's first step: delta_t is in the carry.
+    void start(const Row<F> &r) const {
+        if constexpr (Cell::facts.whole_rows) {
+            memcpy(this->whole(0), r.carry_h, w.H * sizeof(F));
+            whole_row(r, this->whole(0));
+        } else {
+            for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel)
+                point(r, panel, nullptr);
+        }
     }
 
     // The row takes no step t: what came through the product stays in the carry.
@@ -250,15 +273,24 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         for (int64_t i = 0; i < rows; ++i)
             if (share.out[first + i] >= 0)
                 taken[i] = row(t, share.current[first + i], share.out[first + i], i);
-        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
-            const int64_t panel = this->in_turn(j, t);
-            this->product(panel, first, rows);
-            for (int64_t i = 0; i < rows; ++i) {
-                const F *tile = (const F *)share.tile + i * panels.width(panel) * L;
+        if constexpr (Cell::facts.whole_rows) {
+            this->row_products(first, rows, t);
+            for (int64_t i = 0; i < rows; ++i)
                 if (share.out[first + i] >= 0)
-                    point(taken[i], panel, tile);
+                    whole_row(taken[i], this->whole(i));
                 else
-                    leave(share.current[first + i], panel, tile);
+                    memcpy(carry_h(share.current[first + i]), this->whole(i), w.H * sizeof(F));
+        } else {
+            for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+                const int64_t panel = this->in_turn(j, t);
+                const F *product = this->tile_product(panel, first, rows);
+                for (int64_t i = 0; i < rows; ++i) {
+                    const F *tile = product + i * panels.width(panel) * L;
+                    if (share.out[first + i] >= 0)
+                        point(taken[i], panel, tile);
+                    else
+                        leave(share.current[first + i], panel, tile);
+                }
             }
         }
         for (int64_t i = 0; w.norms && i < rows; ++i)
@@ -271,8 +303,11 @@ template <class F, class Cell> struct Backward : Sweep<F> {
     }
 
     void run() {
+        sums.clear();
         if (this->sweeps()) sweep();
         while (w.grads && round(true)) {}
+        if constexpr (Cell::facts.sums > 0)
+            if (w.grads) sums.template give<Cell>();
     }
 
     void sweep() {
@@ -292,8 +327,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
                 if (share.out[i] < 0) end(share.current[i]);
             for (int64_t i = stay; i < n_next; ++i) {
                 const Row<F> r = row(t, share.next[i], i, 0);
-                for (int64_t panel = this->first_panel; panel < this->last_panel; ++panel)
-                    point(r, panel, nullptr);
+                start(r);
                 if (w.norms) finish_norm(t, share.next[i], r);
             }
             int32_t *was = slots.current;

@@ -9,7 +9,7 @@ namespace TT_ISA {
 
 template <class F, class Cell> struct Forward : Sweep<F> {
     using Base = Sweep<F>;
-    using Base::A; using Base::S; using Base::in; using Base::out; using Base::panels;
+    using Base::S; using Base::in; using Base::out; using Base::panels;
     using Base::share; using Base::sizes; using Base::state_row; using Base::unit_row; using Base::w;
 
     const Panels panels_x;
@@ -24,8 +24,10 @@ template <class F, class Cell> struct Forward : Sweep<F> {
 
     // Of the tape, s_t.
     F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
-    F *last_h(int64_t b) const { return (F *)w.h_T + b * w.H; }
-    F *last_c(int64_t b) const { return Cell::states == 2 ? (F *)w.c_T + b * w.H : nullptr; }
+    F *last_h(int64_t b) const { return (F *)w.h_T + b * w.final_stride_b; }
+    F *last_c(int64_t b) const {
+        return Cell::facts.states == 2 ? (F *)w.c_T + b * w.final_stride_b : nullptr;
+    }
 
     // h and c, from a state or, where there is none, 0.
     void put(const F *s, F *h, F *c) const {
@@ -89,7 +91,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         const bool cleared = !w.s_0 || this->reset(at, b);
         const F *s_0 = (const F *)w.s_0 + b * S;
         for (int64_t i = u; i < u + n; ++i) slot[i] = cleared ? F(0) : s_0[i];
-        if (Cell::states == 2)
+        if (Cell::facts.states == 2)
             for (int64_t i = u; i < u + n; ++i) cell_state(p)[i] = cleared ? F(0) : s_0[w.H + i];
     }
 
@@ -112,7 +114,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     Row<F> row(int64_t t, int64_t slot) const {
         const int64_t p = share.current[slot], b = share.rows[p], at = t * w.B + b;
         Row<F> r{};
-        r.a = w.a ? (F *)w.a + at * A : nullptr;
+        for (int i = 0; w.keep && i < Cell::facts.kept; ++i) r.kept[i] = this->kept(i, at);
         r.drive = (const F *)gemm.lists[share.group].rows +
                   share.place[side][(t - since) * share.n_rows + p] * layout.waiting_row;
         if (w.keep) {
@@ -124,7 +126,6 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
         r.h = w.h ? (F *)w.h + at * w.H : nullptr;
         r.h_prev = in + slot * state_row;
-        r.q = w.q ? (F *)w.q + at * w.H : nullptr;
         r.out = share.out[slot] < 0 ? nullptr : out + share.out[slot] * state_row;
         r.c = cell_state(p);
         r.cleared = this->reset(t + 1, b);
@@ -135,11 +136,17 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         constexpr int L = Simd<F>::lanes;
         Row<F> taken[chunk_rows];
         for (int64_t i = 0; i < rows; ++i) taken[i] = row(t, first + i);
-        for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
-            const int64_t panel = this->in_turn(j, t);
-            this->product(panel, first, rows);
-            for (int64_t i = 0; i < rows; ++i)
-                point(taken[i], panel, (const F *)share.tile + i * panels.width(panel) * L);
+        if constexpr (Cell::facts.whole_rows) {
+            this->row_products(first, rows, t);
+            for (int64_t i = 0; i < rows; ++i) Cell::forward_row(sizes, taken[i], this->whole(i));
+            return;
+        } else {
+            for (int64_t j = this->first_panel; j < this->last_panel; ++j) {
+                const int64_t panel = this->in_turn(j, t);
+                const F *tile = this->tile_product(panel, first, rows);
+                for (int64_t i = 0; i < rows; ++i)
+                    point(taken[i], panel, tile + i * panels.width(panel) * L);
+            }
         }
     }
 
@@ -147,9 +154,9 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     void point(const Row<F> &r, int64_t panel, const F *tile) const {
         constexpr int L = Simd<F>::lanes;
         int64_t u = panels.first_unit(panel);
-        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::gates) {
+        for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::facts.gates) {
             // Where the next state goes, so that it is written at once; a gated cell gains nothing.
-            if (w.keep && Cell::gates == 1) ask_to_write(r.s + w.B * S + u);
+            if (w.keep && Cell::facts.gates == 1) ask_to_write(r.s + w.B * S + u);
             if (w.H - u >= L)
                 Cell::forward(sizes, r, tile, u, L);
             else
@@ -169,8 +176,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 if (w.h) memset((F *)w.h + at * w.H, 0, w.H * sizeof(F));
                 if (w.keep != 1) continue;
                 memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
-                if (Cell::gates > 1) memset((F *)w.a + at * A, 0, A * sizeof(F));
-                if (w.q) memset((F *)w.q + at * w.H, 0, w.H * sizeof(F));
+                for (int i = 0; i < Cell::facts.kept; ++i)
+                    memset(this->kept(i, at), 0, this->kept_size(i) * sizeof(F));
             }
         }
     }
@@ -233,7 +240,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
     }
     void begin_at(int64_t t, int64_t b) const {
-        put(first(b), state(t, b), Cell::states == 2 ? state(t, b) + w.H : nullptr);
+        put(first(b), state(t, b), Cell::facts.states == 2 ? state(t, b) + w.H : nullptr);
     }
 
     void give_last() const {

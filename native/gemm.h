@@ -45,12 +45,13 @@ template <class F> struct Gemm {
     const tt_sweep &w;
     const int64_t row;   // elements of a row that waits
     const int64_t A, H;
+    const int64_t bent;  // columns of gates from here on have an adjoint of their own for W_h
     F *gathered;
     const tt::Waiting *lists;  // what waits, by group
 
     explicit Gemm(const tt::Share &share_, int64_t row_)
-        : share(share_), w(*share_.sweep), row(row_), A(tt::gates(w) * w.H), H(w.H),
-          gathered((F *)share_.gathered), lists(share_.waiting) {}
+        : share(share_), w(*share_.sweep), row(row_), A(gates_of(w) * w.H), H(w.H),
+          bent(facts(w.cell)->shared * H), gathered((F *)share_.gathered), lists(share_.waiting) {}
 
     // Pre-activations of the rows first … last - 1 that wait: b + W_x x_t.
     void drive(const Panels &panels, int64_t first, int64_t last) const {
@@ -158,16 +159,15 @@ template <class F> struct Gemm {
         const int64_t u = panels.first_unit(p), left = panels.units - u;
         const int64_t columns = left < NR * L ? left : NR * L;
         if (of_x) return {&from, (const F *)w.x, from.x_at, 1, u, columns, w.I, NR, true};
-        return {&from, (const F *)w.s, from.at, tt::state_size(w), u, columns, H, NR, false};
+        return {&from, (const F *)w.s, from.at, facts(w.cell)->states * H, u, columns, H, NR, false};
     }
 
     // Some rows of a weight's gradient, in the operand's columns.
     void block(const Operand &o, const Operand &next, bool fresh, int64_t first, int64_t last) const {
-        // The GRU's hidden side of n is a column block of its own, after all others.
-        const int64_t bent = w.cell == TT_GRU && !o.of_x ? 2 * H : A;
-        const int64_t before = last < bent ? last : bent, after = first < bent ? bent : first;
+        const int64_t own = o.of_x ? A : bent;
+        const int64_t before = last < own ? last : own, after = first < own ? own : first;
         strips(o, next, first, before, 0, fresh);
-        strips(o, next, after, last, H, fresh);
+        strips(o, next, after, last, A - bent, fresh);
     }
 
     // Bring an operand together, padded with 0.
@@ -227,7 +227,7 @@ template <class F> struct Gemm {
     // A worker's part of the biases' gradients: sums of adjoints.
     void bias_grads(bool fresh, int worker, int workers) const {
         constexpr int L = Simd<F>::lanes;
-        const int64_t width = tt::adjoint_size(w), vectors = (width + L - 1) / L;
+        const int64_t width = waiting_adjoint(w), vectors = (width + L - 1) / L;
         int64_t first, last;
         part_of(vectors, worker, workers, first, last);
         for (int64_t v = first; v < last; ++v) {
@@ -247,10 +247,9 @@ template <class F> struct Gemm {
 
     void add_bias(int64_t column, F sum, bool fresh) const {
         F *ih = (F *)w.grad_bias_ih, *hh = (F *)w.grad_bias_hh;
-        const bool bent = w.cell == TT_GRU && column >= 2 * H;
         if (ih && column < A) ih[column] = sum + (fresh ? F(0) : ih[column]);
-        if (hh && !(bent && column < A)) {
-            F &to = hh[bent ? column - H : column];
+        if (hh && (column < bent || column >= A)) {
+            F &to = hh[column < bent ? column : column - (A - bent)];
             to = sum + (fresh ? F(0) : to);
         }
     }

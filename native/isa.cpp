@@ -20,16 +20,19 @@ template <class F> tt::Layout layout(const tt_sweep &w, bool back, int64_t rows,
     constexpr int L = Simd<F>::lanes;
     const Panels panels = Panels::recurrent(w, back, L, rows), x = Panels::input(w, back, L);
     const int64_t units = panels.vectors * L, chunk = rows < chunk_rows ? rows : chunk_rows;
-    const int64_t width = back ? tt::adjoint_size(w) : tt::gates(w) * w.H;
+    const tt_facts &cell = *facts(w.cell);
+    const int64_t width = back ? waiting_adjoint(w) : cell.gates * w.H;
     tt::Layout z{};
     z.packed = panels.size();
     z.packed_x = x.size() + x.vectors * L;
     z.panels = panels.count;
     z.panels_x = x.count;
-    z.state_row = (back ? tt::gates(w) : 1) * units + L;
+    z.state_row = (back ? cell.gates : 1) * units + L;
     z.unit_row = units;
     const int64_t tile = (chunk > max_rows ? chunk : max_rows) * max_vectors * L;
-    z.tile = tile;
+    const int64_t whole = cell.whole_rows ? chunk * whole_row_size(w, units, L) : 0;
+    z.tile = whole > tile ? whole : tile;
+    z.sums = back ? 2 * cell.sums * units : 0;
     z.waiting_row = (width + L - 1) / L * L + L;
     z.waiting_rows = waiting_rows<F>(w, z.waiting_row, rows, ahead);
     const int64_t depth = w.I < depth_at_once ? w.I : depth_at_once;
@@ -45,12 +48,6 @@ void pack(const tt_sweep &w, bool back, int64_t rows, void *packed, int64_t firs
                                                     (F *)packed + panels.offset(p));
 }
 
-// What enters pre-activation u beside W_x x_t: the GRU's b_hn stays inside the reset's product.
-template <class F> F input_bias(const tt_sweep &w, int64_t u) {
-    const F ih = ((const F *)w.bias_ih)[u];
-    return w.cell == TT_GRU && u >= 2 * w.H ? ih : ih + ((const F *)w.bias_hh)[u];
-}
-
 template <class F>
 void pack_x(const tt_sweep &w, bool back, void *packed, int64_t first, int64_t last) {
     const Panels panels = Panels::input(w, back, Simd<F>::lanes);
@@ -59,18 +56,17 @@ void pack_x(const tt_sweep &w, bool back, void *packed, int64_t first, int64_t l
                                                     (F *)packed + panels.offset(p));
         // Behind the panels lies what is added to each column.
         F *bias = (F *)packed + panels.size();
-        for (int64_t u = panels.first_unit(p); !back && u < panels.first_unit(p + 1); ++u)
-            bias[u] = w.bias_ih && u < panels.units ? input_bias<F>(w, u) : F(0);
+        with_cell<F>(w.cell, [&](auto cell) {
+            for (int64_t u = panels.first_unit(p); !back && u < panels.first_unit(p + 1); ++u)
+                bias[u] = w.bias_ih && u < panels.units ? cell.input_bias(w, u) : F(0);
+        });
     }
 }
 
 template <class F, template <class, class> class Direction>
 void run(const tt::Share &share, const tt::Layout &layout) {
-    switch (share.sweep->cell) {
-        case TT_LSTM: return Direction<F, Lstm<F>>(share, layout).run();
-        case TT_GRU: return Direction<F, Gru<F>>(share, layout).run();
-        default: return Direction<F, Elman<F>>(share, layout).run();
-    }
+    with_cell<F>(share.sweep->cell,
+                 [&](auto cell) { Direction<F, decltype(cell)>(share, layout).run(); });
 }
 
 bool is_float(const tt_sweep &w) { return w.dtype == TT_FLOAT32; }
@@ -98,6 +94,6 @@ void any_backward(const tt::Share &s) {
 }
 
 extern const tt::Isa isa;
-const tt::Isa isa = {TT_NAME, any_layout, any_pack, any_pack_x, any_forward, any_backward};
+const tt::Isa isa = {TT_NAME, facts, any_layout, any_pack, any_pack_x, any_forward, any_backward};
 
 }  // namespace TT_ISA

@@ -5,8 +5,8 @@
 // stay in registers.
 #pragma once
 
+#include "cells.h"
 #include "share.h"
-#include "simd.h"
 
 namespace TT_ISA {
 
@@ -86,19 +86,19 @@ struct Panels {
           count((vectors + max_vectors - 1) / max_vectors), gates(1), parts(1), lanes(lanes_) {}
 
     static Panels recurrent(const tt_sweep &w, bool back, int lanes, int64_t rows) {
-        Panels p(w.H, back ? tt::gates(w) * w.H : w.H, lanes);
-        const int64_t bytes = tt::gates(w) * w.H * w.H * (w.dtype == TT_FLOAT32 ? 4 : 8);
+        Panels p(w.H, back ? gates_of(w) * w.H : w.H, lanes);
+        const int64_t bytes = gates_of(w) * w.H * w.H * (w.dtype == TT_FLOAT32 ? 4 : 8);
         int at_once = max_vectors;
         while (bytes >= far && at_once > 2 && rows > rows_for(at_once)) --at_once;
         if (rows > rows_for(at_once)) at_once = max_vectors;
-        p.gates = back ? 1 : tt::gates(w);
+        p.gates = back ? 1 : gates_of(w);
         p.count = p.gates > 1 ? p.vectors : (p.vectors + at_once - 1) / at_once;
         p.parts = p.gates == 4 && at_once < 4 ? 2 : 1;
         return p;
     }
     // W_x: forward its columns are the pre-activations, back the inputs.
     static Panels input(const tt_sweep &w, bool back, int lanes) {
-        const int64_t A = tt::gates(w) * w.H;
+        const int64_t A = gates_of(w) * w.H;
         return back ? Panels(w.I, A, lanes) : Panels(A, w.I, lanes);
     }
     int64_t first_vector(int64_t p) const { return vectors * p / count; }

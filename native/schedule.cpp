@@ -103,7 +103,7 @@ Workspace::~Workspace() {
 char *Workspace::begin() const { return block_->data; }
 
 Schedule::Schedule(const tt_sweep &sweep, const Isa &isa, bool back, int threads)
-    : sweep_(sweep), isa_(isa), back_(back), threads_(threads) {
+    : sweep_(sweep), isa_(isa), facts_(*isa.facts(sweep.cell)), back_(back), threads_(threads) {
     take_rows();
     choose_team();
     deal_rows();
@@ -129,12 +129,12 @@ void Schedule::take_rows() {
 void Schedule::choose_team() {
     const tt_sweep &w = sweep_;
     const int64_t n = w.V * w.B;
-    const int64_t weights = gates(w) * w.H * w.H * (int64_t)element(w);
-    const double operations = 2.0 * w.T * n * gates(w) * w.H * (w.H + (has_products() ? w.I : 0));
+    const int64_t weights = facts_.gates * w.H * w.H * (int64_t)element(w);
+    const double operations = 2.0 * w.T * n * facts_.gates * w.H * (w.H + (has_products() ? w.I : 0));
     if (w.members <= 0)
         threads_ = (int)std::max(1.0, std::min((double)threads_, operations / thread_operations));
-    // A norm needs all columns of its row.
-    const int members = w.norms ? 1 : w.members > 0 ? w.members : best_members(weights);
+    // A norm needs all columns of its row, and so does a cell that takes whole rows.
+    const int members = w.norms || facts_.whole_rows ? 1 : w.members > 0 ? w.members : best_members(weights);
     const int64_t panels = isa_.layout(w, back_, n, false).panels;
     members_ = (int)std::max<int64_t>(1, std::min<int64_t>({members, panels, threads_}));
     groups_ = (int)std::min<int64_t>(threads_ / members_, std::max<int64_t>(n, 1));
@@ -223,6 +223,7 @@ void Schedule::lay_out() {
     Share first{};
     reserve(&first.packed, layout.packed, size);
     reserve(&first.packed_x, packs_x() ? layout.packed_x : 0, size);
+    reserve(&first.sums, w.grads ? groups_ * layout.sums : 0, size);
     for (int g = 0; g < groups_; ++g) {
         const int64_t n = (int64_t)rows_[g].size();
         const int64_t wait = has_products() ? layout.waiting_rows : 0;
@@ -249,7 +250,7 @@ void Schedule::lay_out() {
             Share &share = shares_[g * team_ + m];
             reserve(&share.tile, layout.tile, size);
             reserve(&share.gathered, has_products() ? layout.gathered : 0, size);
-            reserve(&share.delta, w.norms ? std::min<int64_t>(n, 64) * state_size(w) : 0, size);
+            reserve(&share.delta, w.norms ? std::min<int64_t>(n, 64) * facts_.states * w.H : 0, size);
             for (int32_t **slots : {&share.current, &share.next, &share.out})
                 reserve(slots, n, sizeof(int32_t));
         }
@@ -273,7 +274,7 @@ void Schedule::complete(int thread, const Share &first) {
     share.lo = lo_.data(), share.hi = hi_.data();
     share.member = thread % team_, share.team = team_, share.members = members_;
     share.thread = thread, share.threads = threads_;
-    share.packed = first.packed, share.packed_x = first.packed_x;
+    share.packed = first.packed, share.packed_x = first.packed_x, share.sums = first.sums;
     share.waiting = waiting_.data(), share.group = g, share.groups = groups_, share.ahead = ahead_;
     share.barrier = &barriers_[g], share.step_barrier = &barriers_[groups_ + g];
     share.all_barrier = &barriers_[2 * groups_];

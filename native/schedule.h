@@ -55,6 +55,7 @@ class Schedule {
 
     const tt_sweep &sweep_;
     const Isa &isa_;
+    const tt_facts &facts_;
     const bool back_;
     int threads_, members_ = 1, team_ = 1, groups_ = 1;
     bool ahead_ = false;                        // steps are taken while products are

@@ -37,7 +37,8 @@ struct Share {
     void *state[2];           // by slot: what goes into the product at this step and the next
     void *carry_h, *carry_c;  // by position in rows: what travels beside the product
     void *delta;              // by position: delta_t, where norms are wanted
-    void *tile;               // the product of a chunk of rows and one panel
+    void *tile;               // the product of a chunk of rows and one panel, or all panels
+    void *sums;               // back: sums over rows and steps, by group
     void *gathered;           // operands of a product outside the steps, brought together
     int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
@@ -52,22 +53,17 @@ struct Layout {
     int64_t packed, packed_x, state_row, unit_row, tile, panels, panels_x;
     int64_t waiting_row, waiting_rows;  // of Waiting: elements of a row, and how many rows
     int64_t gathered;
+    int64_t sums;  // of one group
 };
 
 struct Isa {
     const char *name;
+    const tt_facts *(*facts)(int32_t cell);
     Layout (*layout)(const tt_sweep &, bool back, int64_t rows, bool ahead);
     void (*pack)(const tt_sweep &, bool back, int64_t rows, void *packed, int64_t first, int64_t last);
     void (*pack_x)(const tt_sweep &, bool back, void *packed, int64_t first, int64_t last);
     void (*forward)(const Share &);
     void (*backward)(const Share &);
 };
-
-static inline int gates(const tt_sweep &w) { return w.cell == TT_LSTM ? 4 : w.cell == TT_GRU ? 3 : 1; }
-static inline int64_t state_size(const tt_sweep &w) { return w.cell == TT_LSTM ? 2 * w.H : w.H; }
-// Columns of an adjoint that waits: the GRU's hidden side of n stands last.
-static inline int64_t adjoint_size(const tt_sweep &w) {
-    return (w.cell == TT_GRU ? 4 : gates(w)) * w.H;
-}
 
 }  // namespace tt

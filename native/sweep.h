@@ -1,32 +1,39 @@
 // What the two sweeps share: the slots that rows occupy, and the product of a chunk of rows.
 #pragma once
 
-#include "cells.h"
+#include "product.h"
 
 namespace TT_ISA {
 
 constexpr int chunk_rows = 48;   // rows that pass over all panels together
 constexpr int64_t block_bytes = 16384;  // of a panel, kept in L1 while several blocks of rows use it
 
+// Elements from row to row of the products of a chunk of whole rows. Forward a row holds all panels
+// one after the other; back its cell works in it further, in as much room as its gates take.
+inline int64_t whole_row_size(const tt_sweep &w, int64_t units, int lanes) {
+    return gates_of(w) * units + lanes;
+}
+
 template <class F> struct Sweep {
     const tt::Share &share;
     const tt_sweep &w;
+    const tt_facts &cell;
     Panels panels;
     Sizes<F> sizes;
     int64_t state_row, unit_row, S, A, first_panel, last_panel;
     F *in, *out;  // the two states, by slot
 
     Sweep(const tt::Share &share_, bool back)
-        : share(share_), w(*share_.sweep),
+        : share(share_), w(*share_.sweep), cell(*facts(w.cell)),
           panels(Panels::recurrent(w, back, Simd<F>::lanes, share_.group_rows)) {
         constexpr int L = Simd<F>::lanes;
         unit_row = panels.vectors * L;
-        state_row = (back ? tt::gates(w) : 1) * unit_row + L;  // + L: rows apart in cache sets
-        S = tt::state_size(w);
-        A = tt::gates(w) * w.H;
+        state_row = (back ? cell.gates : 1) * unit_row + L;  // + L: rows apart in cache sets
+        S = cell.states * w.H;
+        A = cell.gates * w.H;
         sizes = {w.H,         unit_row,     w.G,
-                 w.nonlinearity, w.keep != 0, w.grads != 0, !back && keeps_past_caches(),
-                 w.bias_hh ? (const F *)w.bias_hh + (tt::gates(w) - 1) * w.H : nullptr};
+                 w.nonlinearity, w.keep != 0, w.grads != 0, w.adjoint_size > A,
+                 !back && keeps_past_caches(), &w};
         const int member = sweeps() ? share.member : 0;
         first_panel = panels.count * member / share.members;
         last_panel = panels.count * (member + 1) / share.members;
@@ -39,9 +46,10 @@ template <class F> struct Sweep {
     bool keeps_past_caches() const {
         constexpr int64_t line = 64, large = 4 << 20;
         const auto whole = [](const void *p) { return (uintptr_t)p % line == 0; };
-        const int64_t row = w.H * (int64_t)sizeof(F), bytes = w.T * w.B * (tt::gates(w) + S / w.H) * row;
-        return w.keep && share.members == 1 && bytes >= large && row % line == 0 && whole(w.a) &&
-               whole(w.q) && whole(w.s);
+        const int64_t row = w.H * (int64_t)sizeof(F), bytes = w.T * w.B * (cell.gates + cell.states) * row;
+        bool lines = row % line == 0 && whole(w.s);
+        for (int i = 0; i < cell.kept; ++i) lines = lines && (!cell.kept_units[i] || whole(w.kept[i]));
+        return w.keep && share.members == 1 && bytes >= large && lines;
     }
 
     // This thread's units.
@@ -67,15 +75,34 @@ template <class F> struct Sweep {
     int64_t in_turn(int64_t j, int64_t t) const { return t & 1 ? first_panel + last_panel - 1 - j : j; }
     bool reset(int64_t t, int64_t b) const { return w.reset && t < w.T && w.reset[t * w.B + b]; }
 
-    // tile = state of the slots slot … slot + rows - 1, times panel p.
-    void product(int64_t p, int64_t slot, int64_t rows) const {
+    // Where the values of one kept array lie for the step `at` = t * B + b; how wide they are.
+    F *kept(int i, int64_t at) const { return (F *)w.kept[i] + at * kept_size(i); }
+    int64_t kept_size(int i) const { return cell.kept_units[i] * w.H + cell.kept_more[i]; }
+
+    // out = state of the slots slot … slot + rows - 1, times panel p; out's rows lie out_row apart.
+    void product(int64_t p, int64_t slot, int64_t rows, F *out, int64_t out_row) const {
         constexpr int L = Simd<F>::lanes;
         const int width = panels.width(p), NR = width / panels.parts;
         const F *panel = (const F *)share.packed + panels.offset(p);
         for (int part = 0; part < panels.parts; ++part)
-            product_part(panel + part * NR * L * panels.K, NR, slot, rows,
-                         (F *)share.tile + part * NR * L, width * L);
+            product_part(panel + part * NR * L * panels.K, NR, slot, rows, out + part * NR * L, out_row);
     }
+
+    // One panel's product into the tile, its rows side by side; gives where it is.
+    const F *tile_product(int64_t p, int64_t slot, int64_t rows) const {
+        product(p, slot, rows, (F *)share.tile, panels.width(p) * Simd<F>::lanes);
+        return (const F *)share.tile;
+    }
+
+    // All panels' products: those of row i from whole(i) on.
+    void row_products(int64_t slot, int64_t rows, int64_t t) const {
+        for (int64_t j = first_panel; j < last_panel; ++j) {
+            const int64_t p = in_turn(j, t);
+            product(p, slot, rows, whole(0) + panels.first_unit(p) * panels.gates, row_size());
+        }
+    }
+    F *whole(int64_t i) const { return (F *)share.tile + i * row_size(); }
+    int64_t row_size() const { return whole_row_size(w, unit_row, Simd<F>::lanes); }
 
     void product_part(const F *panel, int NR, int64_t slot, int64_t rows, F *tile,
                       int64_t tile_row) const {

@@ -38,6 +38,7 @@ struct Case {
     bool resets;
     int64_t T, B, I, H, V;
     int members, threads = 2;
+    bool biases = true;
 };
 
 template <class F> struct Arrays {
@@ -64,13 +65,17 @@ bool written(const char *what, const auto &array) {
 
 template <class F> bool run(const Case &c) {
     Arrays<F> make;
-    const int gates = c.cell == TT_LSTM ? 4 : c.cell == TT_GRU ? 3 : 1;
-    const int64_t A = gates * c.H, S = c.cell == TT_LSTM ? 2 * c.H : c.H;
-    const int64_t width = c.cell == TT_GRU ? 4 * c.H : A;
+    const tt_facts &facts = *tt_cell_facts(c.cell);
+    const int64_t A = facts.gates * c.H, S = facts.states * c.H;
     auto weight = make.random(A * c.H), weight_ih = make.random(A * c.I), x = make.random(c.T * c.B * c.I);
-    auto bias_ih = make.random(A), bias_hh = make.random(A), a = make.poison(c.T * c.B * A);
+    auto bias_ih = make.random(A), bias_hh = make.random(A);
+    auto gain_ih = make.random(A), gain_hh = make.random(A);
+    auto gain_c = make.random(c.H), bias_c = make.random(c.H);
+    std::vector<std::vector<F>> kept;
+    for (int i = 0; i < facts.kept; ++i)
+        kept.push_back(make.poison(c.T * c.B * (facts.kept_units[i] * c.H + facts.kept_more[i])));
     auto g = make.random(c.V * c.T * c.B * S), delta_T = make.random(c.V * c.B * S);
-    auto s = make.poison((c.T + 1) * c.B * S), q = make.poison(c.T * c.B * c.H);
+    auto s = make.poison((c.T + 1) * c.B * S);
     auto h = make.poison(c.T * c.B * c.H), h_T = make.poison(c.B * c.H);
     auto c_T = make.poison(c.B * c.H);
     auto s_0 = make.random(c.B * S);
@@ -96,26 +101,30 @@ template <class F> bool run(const Case &c) {
     w.T = c.T, w.B = c.B, w.I = c.I, w.H = c.H, w.V = 1;
     w.weight_hh = weight.data(), w.weight_ih = weight_ih.data();
     w.bias_ih = bias_ih.data(), w.bias_hh = bias_hh.data();
+    if (facts.sums) {
+        w.gain_ih = gain_ih.data(), w.gain_hh = gain_hh.data(), w.gain_c = gain_c.data();
+        w.bias_c = bias_c.data(), w.eps = 1e-5;
+    }
+    if (!c.biases) w.bias_ih = w.bias_hh = w.bias_c = nullptr;
     w.x = x.data();  // the batch first
     w.x_stride_b = c.T * c.I, w.x_stride_t = c.I;
     if (c.span) w.first = first.data(), w.last = last.data();
     if (c.resets) w.reset = reset.data();
     w.s_0 = c.resets ? nullptr : s_0.data(), w.h = h.data();
-    w.h_T = h_T.data(), w.c_T = c.cell == TT_LSTM ? c_T.data() : nullptr;
+    w.h_T = h_T.data(), w.final_stride_b = c.H, w.c_T = facts.states == 2 ? c_T.data() : nullptr;
     bool good = tt_forward(&w) == 0 && written("h", h) && written("h_T", h_T);
     if (w.c_T) good = good && written("c_T", c_T);
     std::fill(h.begin(), h.end(), std::numeric_limits<F>::quiet_NaN());
     for (auto *last : {&h_T, &c_T}) std::fill(last->begin(), last->end(), std::numeric_limits<F>::quiet_NaN());
     w.keep = 1;
     w.s = s.data();
-    w.a = c.cell == TT_ELMAN ? nullptr : a.data();
-    w.q = c.cell == TT_GRU ? q.data() : nullptr;
+    for (int i = 0; i < facts.kept; ++i) w.kept[i] = kept[i].data();
     good = good && tt_forward(&w) == 0 && written("s", s) && written("h", h) && written("h_T", h_T);
     if (w.c_T) good = good && written("c_T", c_T);
-    if (w.a) good = good && written("gates", a);
-    if (w.q) good = good && written("q", q);
+    for (const auto &array : kept) good = good && written("kept", array);
     // The way back reads nothing of the steps that a row does not take.
-    for (auto *kept : {&s, &a, &q}) std::fill(kept->begin(), kept->end(), std::numeric_limits<F>::quiet_NaN());
+    kept.push_back(std::move(s));
+    for (auto &array : kept) std::fill(array.begin(), array.end(), std::numeric_limits<F>::quiet_NaN());
     w.keep = 2;
     good = good && tt_forward(&w) == 0 && written("h", h) && written("h_T", h_T);
 
@@ -129,15 +138,28 @@ template <class F> bool run(const Case &c) {
     w.grads = 1;
     w.grad_x = grad_x.data(), w.grad_weight_ih = grad_ih.data(), w.grad_weight_hh = grad_hh.data();
     w.grad_bias_ih = grad_bias_ih.data(), w.grad_bias_hh = grad_bias_hh.data();
+    auto grad_gain_ih = make.poison(A), grad_gain_hh = make.poison(A);
+    auto grad_gain_c = make.poison(c.H), grad_bias_c = make.poison(c.H);
+    if (facts.sums) {
+        w.grad_gain_ih = grad_gain_ih.data(), w.grad_gain_hh = grad_gain_hh.data();
+        w.grad_gain_c = grad_gain_c.data(), w.grad_bias_c = grad_bias_c.data();
+    }
     good = good && tt_backward(&w) == 0 && written("grad_x", grad_x);
     good = good && written("grad_weight_ih", grad_ih) && written("grad_weight_hh", grad_hh);
     good = good && written("grad_bias_ih", grad_bias_ih) && written("grad_bias_hh", grad_bias_hh);
+    if (facts.sums) {
+        good = good && written("grad_gain_ih", grad_gain_ih) && written("grad_gain_hh", grad_gain_hh);
+        good = good && written("grad_gain_c", grad_gain_c) && written("grad_bias_c", grad_bias_c);
+    }
 
-    auto adjoints = make.poison(c.V * c.T * c.B * A);
+    // With all that the gradients need, or with the columns of A alone.
+    w.adjoint_size = c.resets ? facts.adjoint * c.H : A;
+    auto adjoints = make.poison(c.V * c.T * c.B * w.adjoint_size);
     auto norms = make.poison(c.V * (c.T + 1) * c.B), deltas = make.poison(c.V * (c.T + 1) * c.B * S);
     w.V = c.V;
     w.grads = 0, w.grad_x = w.grad_weight_ih = w.grad_weight_hh = nullptr;
     w.grad_bias_ih = w.grad_bias_hh = nullptr;
+    w.grad_gain_ih = w.grad_gain_hh = w.grad_gain_c = w.grad_bias_c = nullptr;
     w.adjoints = adjoints.data();
     good = good && tt_backward(&w) == 0 && written("adjoints", adjoints);
     good = good && written("delta_0", delta_0);
@@ -156,7 +178,7 @@ int main() {
     std::istringstream names(tt_isas());
     for (std::string name; names >> name;) {
         tt_set_isa(name.c_str());
-        for (int cell = 0; cell < 3; ++cell)
+        for (int cell = 0; tt_cell_facts(cell); ++cell)
             for (int span = 0; span < 3; ++span)
                 for (const Case &c : {Case{cell, span, false, 1, 1, 1, 1, 1, 0},
                                       Case{cell, span, true, 5, 3, 7, 17, 2, 0},
@@ -168,7 +190,9 @@ int main() {
                                       Case{cell, span, false, 3, 1, 5, 300, 1, 0},
                                       // more threads than share the columns: the others assist
                                       Case{cell, span, true, 40, 1, 60, 70, 2, 2, 4},
-                                      Case{cell, span, true, 7, 2, 5, 65, 2, 2, 5}}) {
+                                      Case{cell, span, true, 7, 2, 5, 65, 2, 2, 5},
+                                      // rows of each of three threads by themselves, no biases
+                                      Case{cell, span, true, 9, 7, 5, 20, 2, 1, 3, false}}) {
                     if (!run<float>(c) || !run<double>(c)) {
                         std::printf("%s cell %d span %d H %d failed\n", name.c_str(), cell, span,
                                     (int)c.H);

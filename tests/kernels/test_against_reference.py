@@ -8,13 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughtime import kernels
-from throughtime.cells import GRU, LSTM, Elman
+from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
 from throughtime.kernels.check import check_kernel, term_error
 from throughtime.kernels.cpu import library as native
 
 pytestmark = pytest.mark.skipif(
     not kernels.available().native, reason=kernels.available().reason or "no kernels"
 )
+
+
+def layer_norm_lstm(I, H, *, bias=True):
+    """Draw the gains and biases too: at 1 and 0 a mistake in them would not show."""
+    cell = LayerNormLSTM(I, H, bias=bias, dtype=torch.float64)
+    with torch.no_grad():
+        for weight in cell.weights().values():
+            if weight.dim() == 1:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return cell
+
 
 CELLS = {
     "tanh": lambda I, H: Elman(I, H, dtype=torch.float64),
@@ -25,6 +36,8 @@ CELLS = {
     "gru": lambda I, H: GRU(I, H, dtype=torch.float64),
     "lstm without bias": lambda I, H: LSTM(I, H, bias=False, dtype=torch.float64),
     "gru without bias": lambda I, H: GRU(I, H, bias=False, dtype=torch.float64),
+    "layer norm": layer_norm_lstm,
+    "layer norm without bias": lambda I, H: layer_norm_lstm(I, H, bias=False),
 }
 WIDTHS = (1, 3, 17, 63, 127, 130)
 
@@ -32,6 +45,8 @@ WIDTHS = (1, 3, 17, 63, 127, 130)
 def regime(cell, name):
     """Scale or replace W_h so that products of Jacobians shrink, keep, grow or saturate."""
     with torch.no_grad():
+        if isinstance(cell, LayerNormLSTM):  # its norm takes W_h's scale away, and the gain sets it
+            cell.gain_hh.mul_({"contracting": 0.3, "exploding": 2.5}.get(name, 1))
         for W in cell.weight_hh.split(cell.hidden_size):
             if name == "orthogonal":
                 torch.nn.init.orthogonal_(W)
@@ -72,7 +87,7 @@ def test_one_step_and_one_row(name):
         check_kernel(CELLS[name](3, 20), T=T, B=B, V=V)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "layer norm"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_tape_written_past_the_caches(name, dtype, isa):
     """Over 4 MB, and H a multiple of what a line holds."""
@@ -102,7 +117,7 @@ def test_shapes_drawn(name, T, B, I, H, V, span, resets, seed):
     check_kernel(CELLS[name](I, H), T=T, B=B, V=V, span=span, resets=resets, seed=seed)
 
 
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "lstm", "gru", "layer norm"])
 def test_float32_within_1e5_of_float64_over_2000_steps(name, isa):
     torch.manual_seed(3)
     errors = check_kernel(

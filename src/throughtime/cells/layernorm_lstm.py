@@ -116,6 +116,15 @@ class LayerNormLSTM(GatedWeights):
         m = self.gain_c * c_hat
         return (m if self.bias_c is None else m + self.bias_c).tanh()
 
+    def kept_widths(self) -> tuple[int, ...]:
+        """Return the widths of the gates, û, ŵ, ĉ and the three ρ."""
+        H = self.hidden_size
+        return (4 * H, 4 * H, 4 * H, H, 3)
+
+    def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
+        """Return what `step` saves: that, and s_{t-1}."""
+        return (*tape.saved, tape.s_prev())
+
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (δu, δa, δm), of which the last two serve the gains."""
         gates, u_hat, w_hat, c_hat, rho, s_prev = saved

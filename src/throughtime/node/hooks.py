@@ -64,7 +64,7 @@ def _alive(refs: list[weakref.ref[Any]]) -> list[Any]:
 
 def _listen() -> None:
     """Put the three functions below in torch's place while there is a log, and only then."""
-    there = len(_LOGS) > 0
+    there = any(True for _ in _LOGS)  # len counts one that is just going
     Tensor.register_hook = _register_hook if there else _PLAIN["register_hook"]
     Tensor.retain_grad = _retain_grad if there else _PLAIN["retain_grad"]
     BackwardHook.__init__ = _backward_hook if there else _PLAIN["__init__"]

@@ -13,10 +13,10 @@ from ...shapes import check
 from ...tape import Tape
 from . import library
 
-__all__ = ["KEPT", "Arguments", "Span", "know", "side_by_side"]
+__all__ = ["Arguments", "Span", "know", "side_by_side"]
 
-# Where a sweep writes what a cell's ``kept_widths`` names, in their order.
-KEPT = ("a", "q")
+# What a normalised cell has besides: by gate, or by unit of c.
+GAINS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
 NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
 
 
@@ -117,6 +117,12 @@ class Arguments:
         sweep.dtype = dtype is torch.float64
         if isinstance(cell, Elman):
             sweep.nonlinearity = NONLINEARITY[cell.nonlinearity]
+        sweep.eps = getattr(cell, "eps", 0.0)
+        for name in GAINS:
+            weight = weights.get(name)
+            if weight is not None:
+                size = H if name.endswith("_c") else A
+                setattr(sweep, name, self.keep(name, weight, "N", size))
         sweep.weight_hh = self.keep("weight_hh", weight_hh, "A H", A, H)
         sweep.weight_ih = self.keep("weight_ih", weight_ih, "A I", A, I)
         if not back:
@@ -169,9 +175,9 @@ class Arguments:
     def add_tape(self, tape: Tape) -> None:
         """Say what the forward sweep put aside beside the states."""
         widths = self.cell.kept_widths() or ()
-        for number, (field, width) in enumerate(zip(KEPT, widths, strict=False)):
-            kept = self.keep(f"saved[{number}]", tape.saved[number], "T B W", self.T, self.B, width)
-            setattr(self.sweep, field, kept)
+        for i, width in enumerate(widths):
+            kept = self.keep(f"saved[{i}]", tape.saved[i], "T B W", self.T, self.B, width)
+            self.sweep.kept[i] = kept
 
     def add_direct(self, g: Tensor, V: int) -> None:
         """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...cells import GRU, LSTM, AbstractCell, Elman
+from ...cells import GRU, LSTM, AbstractCell, Elman, LayerNormLSTM
 from ...tape import Gradients, Tape, complete
 from ...torch_state import is_faked
 from ..chosen import Choice
@@ -20,7 +20,7 @@ from .prepared import PreparedSweeps
 __all__ = ["CELLS", "NATIVE", "Available", "Native", "available"]
 
 # The cells with a compiled kernel, by their numbers in native/interface.h.
-CELLS: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2}
+CELLS: dict[type[AbstractCell], int] = {Elman: 0, LSTM: 1, GRU: 2, LayerNormLSTM: 3}
 DTYPES = (torch.float32, torch.float64)
 _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 
@@ -138,8 +138,8 @@ class Native(Engine):
     ) -> tuple[Tensor, Tensor]:
         """Send V losses back through all steps in one sweep (eq. 9)."""
         with torch.no_grad():
-            adjoints = library.empty(g, *g.shape[:3], cell.preact_size)
             number = CELLS[type(cell)]
+            adjoints = library.empty(g, *g.shape[:3], _adjoint_size(cell, number))
             return adjoints, run.run_back(cell, number, tape, g, delta_T, adjoints=adjoints)
 
     def gradients(
@@ -187,13 +187,13 @@ class Native(Engine):
         wanted: tuple[bool, bool, bool],
     ) -> Losses:
         V = g.shape[0] if enters is None else enters.shape[0]
-        T, B, A, S = tape.T, tape.B, cell.preact_size, cell.state_size
+        T, B, S = tape.T, tape.B, cell.state_size
         last = _last_entry(g) if enters is None else enters
         new = tape.s.new_empty
         found = Losses(
             new(V, T + 1, B) if wanted[0] else None,
             new(V, T + 1, B, S) if wanted[1] else None,
-            new(V, T, B, A) if wanted[2] else None,
+            new(V, T, B, _adjoint_size(cell, CELLS[type(cell)])) if wanted[2] else None,
             tape.s,
         )
         s_0 = run.run_back(
@@ -250,6 +250,11 @@ NATIVE = Native()
 @cache
 def _chosen(cell: type[AbstractCell], isa: str) -> Choice:
     return Choice("native", f"{cell.__name__} has a compiled kernel ({isa}).")
+
+
+def _adjoint_size(cell: AbstractCell, number: int) -> int:
+    """Return how wide the adjoints are that the cell's ``vjp`` and its kernel give."""
+    return library.facts(number).adjoint * cell.hidden_size
 
 
 def _last_entry(g: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from torch import Tensor
 from ...errors import InputValueError, ThroughTimeError
 
 __all__ = [
+    "Facts",
     "Library",
     "Sweep",
     "address",
     "empty",
+    "facts",
     "isa",
     "isas",
     "library",
@@ -29,10 +31,28 @@ __all__ = [
     "set_isa",
 ]
 
-VERSION = 9
+VERSION = 10
 _PATH = Path(__file__).with_name("_native.so")
 _LARGE = 4 << 20
 _int32, _int64, _pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+_double = ctypes.c_double
+KEPT = 5  # TT_KEPT
+
+
+class Facts(ctypes.Structure):
+    """What a cell's arrays are like; the fields are explained in native/interface.h."""
+
+    _fields_ = (
+        *((name, _int32) for name in ("gates", "states", "shared", "adjoint")),
+        *((name, _int32) for name in ("sums", "whole_rows", "kept")),
+        ("kept_units", _int32 * KEPT),
+        ("kept_more", _int32 * KEPT),
+    )
+
+    def kept_sizes(self, hidden_size: int) -> list[int]:
+        """Return how wide each array is that the cell keeps beside s, (T, B, ·) each."""
+        both = zip(self.kept_units, self.kept_more, strict=True)
+        return [units * hidden_size + more for units, more in both][: self.kept]
 
 
 class Sweep(ctypes.Structure):
@@ -43,15 +63,23 @@ class Sweep(ctypes.Structure):
         ("keep", _int32),
         *((name, _int64) for name in ("T", "B", "I", "H", "V")),
         *((name, _pointer) for name in ("weight_hh", "weight_ih", "bias_ih", "bias_hh")),
+        *((name, _pointer) for name in ("gain_ih", "gain_hh", "gain_c", "bias_c")),
+        ("eps", _double),
         *((name, _pointer) for name in ("first", "last", "reset", "x")),
         *((name, _int64) for name in ("x_stride_t", "x_stride_b")),
-        *((name, _pointer) for name in ("a", "s", "s_0", "h_T", "c_T", "q", "h", "g")),
+        ("kept", _pointer * KEPT),
+        *((name, _pointer) for name in ("s", "s_0", "h_T", "c_T")),
+        ("final_stride_b", _int64),
+        *((name, _pointer) for name in ("h", "g")),
         *((name, _int64) for name in ("g_stride_v", "g_stride_t", "g_stride_b", "G")),
         *((name, _pointer) for name in ("enters", "floors", "delta_T")),
         *((name, _int32) for name in ("g_sparse", "grads")),
         *((name, _pointer) for name in ("delta_0", "grad_x")),
         *((name, _pointer) for name in ("grad_weight_ih", "grad_weight_hh")),
         *((name, _pointer) for name in ("grad_bias_ih", "grad_bias_hh")),
+        *((name, _pointer) for name in ("grad_gain_ih", "grad_gain_hh")),
+        *((name, _pointer) for name in ("grad_gain_c", "grad_bias_c")),
+        ("adjoint_size", _int64),
         *((name, _pointer) for name in ("adjoints", "norms", "deltas")),
     )
 
@@ -93,6 +121,7 @@ def library() -> Library:
         )
     for name in ("tt_isa", "tt_isas"):
         getattr(handle, name).restype = ctypes.c_char_p
+    handle.tt_cell_facts.restype = ctypes.POINTER(Facts)
     handle.tt_advise.argtypes = (_pointer, _int64)
     handle.tt_advise.restype = handle.tt_set_pool.restype = None
     handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
@@ -131,6 +160,14 @@ def _loaded(part: str) -> list[str]:
     near = str(Path(torch.__file__).parent.parent)
     found = (path for path in paths if part in Path(path).name and Path(path).exists())
     return sorted(found, key=lambda path: (not path.startswith(near), path))
+
+
+@cache
+def facts(number: int) -> Facts:
+    """Return what the library says of the cell of this number in native/interface.h."""
+    handle = library().handle
+    assert handle is not None
+    return handle.tt_cell_facts(number).contents
 
 
 def isas() -> tuple[str, ...]:

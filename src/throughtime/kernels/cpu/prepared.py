@@ -18,7 +18,7 @@ from ..by_row import COLLECTORS
 from ..chosen import is_allowed, note
 from ..engine import Engine, states
 from . import library
-from .arguments import KEPT, Arguments, side_by_side
+from .arguments import Arguments, side_by_side
 from .run import make_room, run_gradients
 
 __all__ = ["PreparedSweeps", "Taken"]
@@ -153,7 +153,7 @@ class PreparedSweeps:
         if not allowed or is_faked(g) or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have given others.
-        where = [done.x, done.s, *(getattr(done, field) for field in KEPT)][: len(kept) + 1]
+        where = [done.x, done.s, *done.kept][: len(kept) + 1]
         if [tensor.data_ptr() for tensor in (x, *kept)] != where:
             return None
         if type(g) is not Tensor or not library.address(g) or g.shape != (done.T, done.B, H):

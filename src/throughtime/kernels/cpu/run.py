@@ -9,7 +9,7 @@ from ...cells import AbstractCell
 from ...shapes import check
 from ...tape import Gradients, Tape
 from . import library
-from .arguments import KEPT, Arguments
+from .arguments import Arguments
 
 __all__ = ["back_arguments", "make_room", "run_back", "run_forward", "run_gradients"]
 
@@ -45,22 +45,21 @@ def make_room(
     """Make what a forward sweep is to write beside h, and say where it is.
 
     Returns:
-        The final state by parts, each (1, B, H); and what is kept, if anything is: s (T+1, B, S)
+        The final state by parts, each (1, B, ·); and what is kept, if anything is: s (T+1, B, S)
         and the cell's own, (T, B, ·).
     """
     T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
-    h_T = x.new_empty(1, B, H)
-    finals, sweep.h_T = (h_T,), h_T.data_ptr()
-    if S > H:
-        c_T = x.new_empty(1, B, H)
-        finals, sweep.c_T = (h_T, c_T), c_T.data_ptr()
+    finals = tuple(x.new_empty(1, B, width) for width in cell.parts())
+    sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), finals[0].shape[-1]
+    if S > H:  # c in a part of its own, or behind h in the same one
+        sweep.c_T = (finals[1] if len(finals) == 2 else finals[0][..., H:]).data_ptr()
     if not sweep.keep:
         return finals, ()
     s = library.empty(x, T + 1, B, S)
     kept, sweep.s = [s], s.data_ptr()
-    for field, width in zip(KEPT, cell.kept_widths() or (), strict=False):
+    for i, width in enumerate(cell.kept_widths() or ()):
         kept.append(library.empty(x, T, B, width))
-        setattr(sweep, field, kept[-1].data_ptr())
+        sweep.kept[i] = kept[-1].data_ptr()
     return finals, tuple(kept)
 
 
@@ -101,6 +100,8 @@ def run_back(
         if array is not None:
             assert array.is_contiguous() and array.dtype == tape.s.dtype
             setattr(sweep, name, array.data_ptr())
+            if name == "adjoints":
+                sweep.adjoint_size = array.shape[-1]
     delta_0 = tape.s.new_empty(V, tape.B, cell.state_size)
     sweep.delta_0 = delta_0.data_ptr()
     library.run(sweep, back=True)
