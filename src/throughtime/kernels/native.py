@@ -24,6 +24,7 @@ __all__ = [
     "facts",
     "isa",
     "isas",
+    "kept_sizes",
     "library",
     "pointer",
     "run",
@@ -47,11 +48,6 @@ class Facts(ctypes.Structure):
         ("kept_units", _int32 * KEPT),
         ("kept_more", _int32 * KEPT),
     )
-
-    def kept_sizes(self, hidden_size: int) -> list[int]:
-        """Return how wide each array is that the cell keeps beside s, (T, B, ·) each."""
-        both = zip(self.kept_units, self.kept_more, strict=True)
-        return [units * hidden_size + more for units, more in both][: self.kept]
 
 
 class Sweep(ctypes.Structure):
@@ -167,6 +163,14 @@ def facts(number: int) -> Facts:
     handle = library().handle
     assert handle is not None
     return handle.tt_cell_facts(number).contents
+
+
+@cache
+def kept_sizes(number: int, hidden_size: int) -> tuple[int, ...]:
+    """Return how wide each array is that a cell keeps beside s, (T, B, ·) each."""
+    cell = facts(number)
+    both = zip(cell.kept_units, cell.kept_more, strict=True)
+    return tuple(units * hidden_size + more for units, more in both)[: cell.kept]
 
 
 def isas() -> tuple[str, ...]:

@@ -173,7 +173,7 @@ class Arguments:
     def add_tape(self, tape: Tape) -> None:
         """Say what the forward sweep put aside beside the states."""
         sweep, cell = self.sweep, self.cell
-        for i, size in enumerate(native.facts(sweep.cell).kept_sizes(cell.hidden_size)):
+        for i, size in enumerate(native.kept_sizes(sweep.cell, cell.hidden_size)):
             sweep.kept[i] = self.keep(f"saved[{i}]", tape.saved[i], "T B N", self.T, self.B, size)
 
     def add_direct(self, g: Tensor, V: int) -> None:

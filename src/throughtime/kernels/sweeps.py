@@ -122,7 +122,7 @@ def make_room(
         return finals, ()
     s = native.empty(x, T + 1, B, S)
     kept, sweep.s = (s,), s.data_ptr()
-    for i, size in enumerate(native.facts(sweep.cell).kept_sizes(H)):
+    for i, size in enumerate(native.kept_sizes(sweep.cell, H)):
         own = native.empty(x, T, B, size)
         kept, sweep.kept[i] = (*kept, own), own.data_ptr()
     return finals, kept
