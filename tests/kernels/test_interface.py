@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
 from throughtime.kernels import available, choose, native
@@ -119,10 +120,10 @@ def test_the_facts_are_those_of_the_cells():
     for (kind, _, _), number in choose.TABLE.items():
         cell, facts = kind(3, H), native.facts(number)
         assert (facts.gates * H, facts.states * H) == (cell.preact_size, cell.state_size)
-        s_0 = cell.weight_ih.new_zeros(2, cell.state_size)
-        _, saved = cell.step(cell.drive(cell.weight_ih.new_ones(1, 2, 3))[0], s_0)
+        a = cell.drive(torch.ones(1, 2, 3))
+        _, saved = cell.step(a[0], torch.zeros(2, cell.state_size))
         assert native.kept_sizes(number, H) == tuple(p.shape[1] for p in saved[: facts.kept])
-        delta = cell.weight_ih.new_ones(1, 2, cell.state_size)
+        delta = torch.ones(1, 2, cell.state_size)
         assert cell.vjp(saved, delta)[1].shape[-1] == facts.adjoint * H
 
 
