@@ -236,7 +236,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         if (Cell::facts.states == 2) ask(r.s_prev + w.H + u);
         for (int j = 0; j < Cell::facts.kept; ++j)
             for (int unit = 0; unit < Cell::facts.kept_units[j]; ++unit)
-                ask(r.kept[j] - w.B * this->kept_size(j) + unit * w.H + u);
+                ask(r.kept[j] - w.B * this->kept_size[j] + unit * w.H + u);
         if (r.g) ask(r.g - w.g_stride_t + u);
     }
 

@@ -177,7 +177,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
                 if (w.keep != 1) continue;
                 memcpy(state(t + 1, b), state(t, b), S * sizeof(F));
                 for (int i = 0; i < Cell::facts.kept; ++i)
-                    memset(this->kept(i, at), 0, this->kept_size(i) * sizeof(F));
+                    memset(this->kept(i, at), 0, this->kept_size[i] * sizeof(F));
             }
         }
     }

@@ -21,6 +21,7 @@ template <class F> struct Sweep {
     Panels panels;
     Sizes<F> sizes;
     int64_t state_row, unit_row, S, A, first_panel, last_panel;
+    int64_t kept_size[TT_KEPT];  // how wide what is kept of a step is
     F *in, *out;  // the two states, by slot
 
     Sweep(const tt::Share &share_, bool back)
@@ -31,6 +32,7 @@ template <class F> struct Sweep {
         state_row = (back ? cell.gates : 1) * unit_row + L;  // + L: rows apart in cache sets
         S = cell.states * w.H;
         A = cell.gates * w.H;
+        for (int i = 0; i < TT_KEPT; ++i) kept_size[i] = cell.kept_units[i] * w.H + cell.kept_more[i];
         sizes = {w.H,         unit_row,     w.G,
                  w.nonlinearity, w.keep != 0, w.grads != 0, w.adjoint_size > A,
                  !back && keeps_past_caches(), &w};
@@ -75,9 +77,8 @@ template <class F> struct Sweep {
     int64_t in_turn(int64_t j, int64_t t) const { return t & 1 ? first_panel + last_panel - 1 - j : j; }
     bool reset(int64_t t, int64_t b) const { return w.reset && t < w.T && w.reset[t * w.B + b]; }
 
-    // Where the values of one kept array lie for the step `at` = t * B + b; how wide they are.
-    F *kept(int i, int64_t at) const { return (F *)w.kept[i] + at * kept_size(i); }
-    int64_t kept_size(int i) const { return cell.kept_units[i] * w.H + cell.kept_more[i]; }
+    // Where the values of one kept array lie for the step `at` = t * B + b.
+    F *kept(int i, int64_t at) const { return (F *)w.kept[i] + at * kept_size[i]; }
 
     // out = state of the slots slot … slot + rows - 1, times panel p; out's rows lie out_row apart.
     void product(int64_t p, int64_t slot, int64_t rows, F *out, int64_t out_row) const {

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
 from throughtime.kernels import available
@@ -121,11 +122,13 @@ def test_the_facts_are_those_of_the_cells():
     for kind, number in CELLS.items():
         cell, facts = kind(3, H), native.facts(number)
         assert (facts.gates * H, facts.states * H) == (cell.preact_size, cell.state_size)
-        s_0 = cell.weight_ih.new_zeros(2, cell.state_size)
-        _, saved = cell.step(cell.drive(cell.weight_ih.new_ones(1, 2, 3))[0], s_0)
-        assert facts.kept_sizes(H) == [part.shape[1] for part in saved[: facts.kept]]
-        assert tuple(facts.kept_sizes(H)) == cell.kept_widths()
-        delta = cell.weight_ih.new_ones(1, 2, cell.state_size)
+        a = cell.drive(torch.ones(1, 2, 3))
+        _, saved = cell.step(a[0], torch.zeros(2, cell.state_size))
+        both = zip(facts.kept_units, facts.kept_more, strict=True)
+        told = [units * H + more for units, more in both][: facts.kept]
+        assert told == [part.shape[1] for part in saved[: facts.kept]]
+        assert told == list(cell.kept_widths())
+        delta = torch.ones(1, 2, cell.state_size)
         assert cell.vjp(saved, delta)[1].shape[-1] == facts.adjoint * H
 
 

@@ -107,6 +107,7 @@ def test_the_same_threads_give_the_same_bits(threads, count):
     assert torch.equal(h, alone)
     for name, grad in one.weights.items():
         assert torch.equal(grad, other.weights[name]), name
+    assert one.x is not None and other.x is not None
     assert torch.equal(one.x, other.x)
 
 

@@ -30,7 +30,12 @@ print("done")
 
 @pytest.mark.parametrize(
     ("name", "dtype", "span"),
-    [("Elman", "float64", "prefix"), ("GRU", "float32", "all"), ("LSTM", "float32", "suffix")],
+    [
+        ("Elman", "float64", "prefix"),
+        ("GRU", "float32", "all"),
+        ("LSTM", "float32", "suffix"),
+        ("LayerNormLSTM", "float64", "prefix"),
+    ],
 )
 def test_more_threads_than_rows(name, dtype, span):
     code = SWEEPS.format(name=name, dtype=dtype, span=span)

@@ -49,11 +49,6 @@ class Facts(ctypes.Structure):
         ("kept_more", _int32 * KEPT),
     )
 
-    def kept_sizes(self, hidden_size: int) -> list[int]:
-        """Return how wide each array is that the cell keeps beside s, (T, B, ·) each."""
-        both = zip(self.kept_units, self.kept_more, strict=True)
-        return [units * hidden_size + more for units, more in both][: self.kept]
-
 
 class Sweep(ctypes.Structure):
     """The arguments of both sweeps; the fields are explained in native/interface.h."""
