@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -95,16 +95,16 @@ class Prepared(Protocol):
         """Check whether ``x`` is (T, B, I) and plain."""
         ...
 
-    def lengths(self, lengths: object, x: Tensor) -> object | None:
+    def lengths(self, lengths: Any, x: Tensor) -> Any:
         """Return the rows' lengths as `forward` takes them; None where they are not plain."""
         ...
 
-    def forward(self, x: Tensor, lengths: object | None = None, *, keep: bool) -> tuple:
+    def forward(self, x: Tensor, lengths: Any = None, *, keep: bool) -> tuple[Any, ...]:
         """Run the recurrence from s_0 = 0 over an input that it `takes` (eq. 1)."""
         ...
 
     def back(
-        self, done: object, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
+        self, done: Any, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
     ) -> list[Tensor | None] | None:
         """Send one loss back (eq. 9, 5), or return None where something is unusual."""
         ...

@@ -65,9 +65,12 @@ def _alive(refs: list[weakref.ref[Any]]) -> list[Any]:
 def _listen() -> None:
     """Put the three functions below in torch's place while there is a log, and only then."""
     there = any(True for _ in _LOGS)  # len counts one that is just going
-    Tensor.register_hook = _register_hook if there else _PLAIN["register_hook"]
-    Tensor.retain_grad = _retain_grad if there else _PLAIN["retain_grad"]
-    BackwardHook.__init__ = _backward_hook if there else _PLAIN["__init__"]
+    for owner, name, own in (
+        (Tensor, "register_hook", _register_hook),
+        (Tensor, "retain_grad", _retain_grad),
+        (BackwardHook, "__init__", _backward_hook),
+    ):
+        setattr(owner, name, own if there else _PLAIN[name])
 
 
 def _register_hook(tensor: Tensor, hook: Any) -> Any:

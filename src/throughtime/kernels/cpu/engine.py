@@ -230,6 +230,7 @@ class Native(Engine):
         open_ = ((raised > floors) & (at_floor != 0).any(1)).nonzero().flatten()
         if len(open_):
             rest = self._losses(cell, tape, g, enters[open_], floors[open_], norms_alone)
+            assert rest.norms is not None
             found.norms[open_], found.s_0[open_] = rest.norms, rest.s_0
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ class _WayBack:
         floors: Tensor | None,
     ) -> None:
         self.cell, self.tape, self.lone = cell, tape, enters is not None
-        self.g: Tensor | _EachAtItsStep = g
+        self.g: Any = g
         if enters is None:
             steps = torch.arange(1, tape.T + 1, device=g.device)
             entered = (g != 0).flatten(2).any(-1)
