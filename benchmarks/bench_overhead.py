@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from throughtime.cli.bench_calls import PAIRS, calls
+from throughtime.bench.calls import PAIRS, calls
 from throughtime.kernels.cpu import library as native
 
 SHAPE = (1, 500, 64, 64)  # B, T, I, H

@@ -12,7 +12,7 @@ from .schedules import Checkpointed, Full, Truncated
 from .streams import Stream, segments, stream
 
 if TYPE_CHECKING:
-    from . import testing
+    from . import remedies, testing
     from .online import rtrl
     from .report import figure, write_report
 
@@ -39,6 +39,7 @@ __all__ = [
     "figure",
     "kernels",
     "per_sample_grads",
+    "remedies",
     "rtrl",
     "segments",
     "set_through",
@@ -49,7 +50,13 @@ __all__ = [
 ]
 
 # Loaded when first asked for, so that importing the package stays quick.
-LAZY = {"figure": "report", "write_report": "report", "rtrl": "online", "testing": ""}
+LAZY = {
+    "figure": "report",
+    "write_report": "report",
+    "rtrl": "online",
+    "testing": "",
+    "remedies": "",
+}
 
 
 def _html(flow: Flow) -> str:

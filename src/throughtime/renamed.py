@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 __all__ = ["moved"]
 
 
-def moved(old: str, new: ModuleType, names: tuple[str, ...]) -> Callable[[str], Any]:
+def moved(old: str, new: str, names: tuple[str, ...]) -> Callable[[str], Any]:
     """Return a module's ``__getattr__`` that takes names from where they are now, and warns.
 
     Args:
         old: the old module's name.
-        new: the module that has the names now.
+        new: the name of the module that has them now.
         names: what the old module had.
     """
 
@@ -23,10 +23,10 @@ def moved(old: str, new: ModuleType, names: tuple[str, ...]) -> Callable[[str], 
         if name not in names:
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
         warnings.warn(
-            f"{old} is called {new.__name__} now; import {name} from there.",
+            f"{old} is called {new} now; import {name} from there.",
             DeprecationWarning,
             stacklevel=2,
         )
-        return getattr(new, name)
+        return getattr(import_module(new), name)
 
     return look_up

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import schedules
 from .renamed import moved
 
-__getattr__ = moved(__name__, schedules, ("FULL", "Checkpointed", "Full", "Schedule", "Truncated"))
+_NAMES = ("FULL", "Checkpointed", "Full", "Schedule", "Truncated")
+__getattr__ = moved(__name__, "throughtime.schedules", _NAMES)

@@ -14,10 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from throughtime.cli import bench_apart, bench_calls, bench_rivals
-from throughtime.cli.bench_page import figure, page
-from throughtime.cli.bench_rows import KINDS, Findings, Memory, Row, Times
-from throughtime.cli.bench_targets import TARGETS, outcomes
+from throughtime.bench import apart as bench_apart
+from throughtime.bench import calls as bench_calls
+from throughtime.bench import rivals as bench_rivals
+from throughtime.bench.page import figure, page
+from throughtime.bench.rows import KINDS, Findings, Memory, Row, Times
+from throughtime.bench.targets import TARGETS, outcomes
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close
 
@@ -189,7 +191,7 @@ def test_agreement_allows_what_float32_explains():
 
 
 def test_jax_that_is_not_installed_is_one_sentence(run, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("throughtime.cli.bench_rivals.find_spec", lambda name: None)
+    monkeypatch.setattr("throughtime.bench.rivals.find_spec", lambda name: None)
     refused(run("bench", "--only", "jax"), "jax is not installed", "pip install jax")
     assert not (tmp_path / "benchmarks").exists()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.train import Plan
-from throughtime.train.study import Curriculum
+from throughtime.demo import Plan
+from throughtime.demo.experiment import Curriculum
 
 from .conftest import TEXT, refused
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 
 from report.browser import open_pages
+from throughtime.demo import Plan, Study, study, words
+from throughtime.demo.experiment import Curriculum
+from throughtime.demo.overflow import Overflow
+from throughtime.demo.page import demo_html
+from throughtime.demo.reach import ByLag
+from throughtime.demo.recall import Recalled, Score
 from throughtime.flow import NonFinite
-from throughtime.report.demo import words
-from throughtime.report.demo.page import demo_html
-from throughtime.train import Plan, Study, study
-from throughtime.train.overflow import Overflow
-from throughtime.train.reach import ByLag
-from throughtime.train.recall import Recalled, Score
-from throughtime.train.study import Curriculum
 
 
 def row(name: str, near: int, far: int, *, learned: bool = False, reach: float = 1e-6) -> Recalled:

@@ -45,6 +45,6 @@ def test_a_report_of_half_precision_is_written(dtype, tmp_path):
         losses = layer(torch.randn(12, 2, 3, dtype=dtype))[0].float().pow(2).sum((1, 2))
     tt.write_report(trace.flow(losses), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size > 0
-    from throughtime.diagnosis.remedies import orthogonal_
+    from throughtime.remedies import orthogonal_
 
     orthogonal_(layer)

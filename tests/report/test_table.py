@@ -10,7 +10,7 @@ from rich.console import Console
 
 from throughtime.report import table
 from throughtime.report.numbers import number, percent, ratio
-from throughtime.report.table import sparkline
+from throughtime.report.terminal_table import sparkline
 
 from .conftest import REGIMES
 

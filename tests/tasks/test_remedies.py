@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import throughtime as tt
-from throughtime.diagnosis.remedies import REMEDIES, chrono_, clip_gradient_, orthogonal_
 from throughtime.errors import InputTypeError, InputValueError
+from throughtime.remedies import REMEDIES, chrono_, clip_gradient_, orthogonal_
 
 
 def sums(layer: nn.Module, suffix: str) -> torch.Tensor:

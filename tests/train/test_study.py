@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from throughtime.demo.experiment import Curriculum, Plan, study
+from throughtime.demo.overflow import overflow
+from throughtime.demo.reach import bounds, follow, reach
+from throughtime.demo.recall import NETWORKS, Budget, Network, Recall, Score, learn
 from throughtime.tasks import Mention
 from throughtime.tasks.mention import LONG
-from throughtime.train.overflow import overflow
-from throughtime.train.reach import bounds, follow, reach
-from throughtime.train.recall import NETWORKS, Budget, Network, Recall, Score, learn
-from throughtime.train.study import Curriculum, Plan, study
 
 TINY = Budget(updates=6, rows=4, hidden=8, width=6, tested=20)
 

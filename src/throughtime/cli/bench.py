@@ -12,13 +12,13 @@ from typing import Annotated
 import torch
 import typer
 
+from ..bench import apart
+from ..bench.calls import MAP_SHAPE, PAIRS, SAMPLED, calls
+from ..bench.page import figure, page
+from ..bench.rivals import RIVALS, absent, hold_threads, note
+from ..bench.rows import KINDS, SHAPES, Findings, Row, Times
+from ..bench.targets import outcomes
 from ..errors import CheckError, FileError, InputValueError
-from . import bench_apart as apart
-from .bench_calls import MAP_SHAPE, PAIRS, SAMPLED, calls
-from .bench_page import figure, page
-from .bench_rivals import RIVALS, absent, hold_threads, note
-from .bench_rows import KINDS, SHAPES, Findings, Row, Times
-from .bench_targets import outcomes
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["bench"]

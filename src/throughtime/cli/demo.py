@@ -10,9 +10,8 @@ from typing import Annotated
 import torch
 import typer
 
-from ..report.demo import table, words, write_demo
+from ..demo import Plan, Study, networks, study, table, words, write_demo
 from ..report.page import check_writable
-from ..train import Plan, Study, networks, study
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["demo"]

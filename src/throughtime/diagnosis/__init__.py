@@ -1,6 +1,6 @@
 """Verdicts on a flow, each with its evidence."""
 
-from .diagnose import diagnose
 from .evidence import Diagnosis, Evidence, Verdict
+from .verdicts import diagnose
 
 __all__ = ["Diagnosis", "Evidence", "Verdict", "diagnose"]

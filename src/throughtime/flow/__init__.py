@@ -4,6 +4,6 @@ from . import lags
 from .flow import Flow
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite
-from .trace import Trace, trace
+from .tracing import Trace, trace
 
 __all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "lags", "trace"]

@@ -2,6 +2,6 @@
 
 from .figures import KINDS, draw, figure
 from .report import write_report
-from .table import table
+from .terminal_table import table
 
 __all__ = ["KINDS", "draw", "figure", "table", "write_report"]

@@ -1,19 +1,13 @@
-"""The trainer: one update, a character model, and the study that the demo shows."""
+"""The trainer: one update, and a character model."""
 
 from .language import CELLS, CharModel, Language, Settings
-from .recall import networks
-from .study import Plan, Study, study
-from .update import began, update
+from .updating import began, update
 
 __all__ = [
     "CELLS",
     "CharModel",
     "Language",
-    "Plan",
     "Settings",
-    "Study",
     "began",
-    "networks",
-    "study",
     "update",
 ]

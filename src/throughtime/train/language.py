@@ -16,7 +16,7 @@ from ..flow import Flow, trace
 from ..layers import GRU, LSTM, RNN
 from ..tasks.text import CharText
 from .checkpoint import check_fits
-from .update import began, update
+from .updating import began, update
 
 __all__ = ["CELLS", "CONTENT", "CharModel", "Language", "Settings"]
 

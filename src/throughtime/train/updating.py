@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..diagnosis.remedies import clip_gradient_
 from ..errors import NonFiniteError
 from ..flow import Flow
+from ..remedies import clip_gradient_
 
 __all__ = ["began", "update"]
 

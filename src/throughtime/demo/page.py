@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...tasks.mention import LONG, SHORT, Mention, Text
-from ...train.recall import Recalled
-from ...train.study import Study
-from ..equations import EQUATIONS
-from ..figures.words import legend_html, shade, words_html
-from ..numbers import number, percent
-from ..page import check_writable, plot, render, write
+from ..report.equations import EQUATIONS
+from ..report.figures.words import legend_html, shade, words_html
+from ..report.numbers import number, percent
+from ..report.page import check_writable, plot, render, write
+from ..tasks.mention import LONG, SHORT, Mention, Text
 from . import figures, words
+from .experiment import Study
+from .recall import Recalled
 from .table import first, outcome, right
 
 __all__ = ["demo_html", "write_demo"]

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, nn
 
-from ...errors import InputTypeError, InputValueError
+from ..errors import InputTypeError, InputValueError
 from .blocks import gates_of, suffixes
 
 __all__ = ["orthogonal_"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...tasks.mention import LONG, SHORT
-from ...train.overflow import Overflow
-from ...train.recall import Recalled, Score
-from ...train.study import Study
-from ..numbers import number, percent
+from ..report.numbers import number, percent
+from ..tasks.mention import LONG, SHORT
+from .experiment import Study
+from .overflow import Overflow
+from .recall import Recalled, Score
 
 __all__ = [
     "bound_sentences",

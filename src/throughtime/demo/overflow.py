@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..diagnosis.remedies import clip_gradient_, orthogonal_
 from ..errors import NonFiniteError
 from ..flow import NonFinite
 from ..layers import RNN
+from ..remedies import clip_gradient_, orthogonal_
 from ..tasks.mention import Mention
+from ..train.updating import update
 from .reach import follow
 from .recall import Budget, Network, Recall
-from .update import update
 
 __all__ = ["GAINS", "Overflow", "overflow"]
 

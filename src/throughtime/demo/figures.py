@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...tasks.mention import LONG, SHORT
-from ...train.overflow import Overflow
-from ...train.recall import Recalled
-from ...train.study import Study
-from .. import palette
-from ..figures.base import Drawing, guide, label, layout
+from ..report import palette
+from ..report.figures.base import Drawing, guide, label, layout
+from ..tasks.mention import LONG, SHORT
 from . import words
+from .experiment import Study
+from .overflow import Overflow
+from .recall import Recalled
 
 __all__ = ["accuracy", "adjoint_norms", "bounds", "probability", "reach"]
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
-from ..diagnosis.remedies import chrono_
 from ..errors import InputValueError
 from ..flow import LayerFlow
 from ..layers import GRU, LSTM, RNN, Recurrent
+from ..remedies import chrono_
 from ..tasks.mention import LONG, SHORT, Mention
+from ..train.updating import update
 from .reach import ByLag, bounds, follow, reach
-from .update import update
 
 __all__ = [
     "FURTHER",

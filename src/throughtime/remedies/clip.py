@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ...errors import InputTypeError, InputValueError
+from ..errors import InputTypeError, InputValueError
 
 __all__ = ["clip_gradient_"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...tasks.mention import LONG, SHORT
-from ...train.overflow import Overflow
-from ...train.recall import Recalled, Score
-from ...train.study import Study
-from ..numbers import number
+from ..report.numbers import number
+from ..tasks.mention import LONG, SHORT
+from .experiment import Study
+from .overflow import Overflow
+from .recall import Recalled, Score
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from ...cells import GRU, LSTM, Elman
-from ...errors import InputTypeError, InputValueError
+from ..cells import GRU, LSTM, Elman
+from ..errors import InputTypeError, InputValueError
 
 __all__ = ["biases", "gates_of", "suffixes"]
 

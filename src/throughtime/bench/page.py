@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from .. import kernels
-from .bench_rows import KINDS, Findings, Row, geometric_mean
-from .bench_targets import outcomes
+from .rows import KINDS, Findings, Row, geometric_mean
+from .targets import outcomes
 
 __all__ = ["figure", "page"]
 

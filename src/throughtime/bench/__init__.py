@@ -1,0 +1,1 @@
+"""What `throughtime bench` measures, and the page that it writes."""

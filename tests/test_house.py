@@ -1,0 +1,78 @@
+"""The rooms: nothing hides a module, every module has its place, old paths go on working."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import throughtime
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+NO_MODULES = ("__main__", "_native")
+MODULES = [
+    found.name
+    for found in pkgutil.walk_packages(throughtime.__path__, "throughtime.")
+    if not found.name.endswith(NO_MODULES)
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_is_hidden_by_what_its_package_exports(name):
+    importlib.import_module(name)
+    parent, _, leaf = name.rpartition(".")
+    assert isinstance(getattr(importlib.import_module(parent), leaf), types.ModuleType)
+
+
+def test_every_room_and_every_module_of_the_large_ones_has_its_place_in_a_contract(root):
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    exhaustive = {
+        container for c in contracts if c.get("exhaustive") for container in c["containers"]
+    }
+    rooms = ("kernels", "kernels.cpu", "kernels.plain", "node", "layers", "schedules", "streams")
+    assert exhaustive == {"throughtime", *(f"throughtime.{room}" for room in rooms)}
+
+
+def test_torch_is_asked_in_private_in_one_file(root):
+    source = root / "src" / "throughtime"
+    asking = [
+        str(path.relative_to(source))
+        for path in sorted(source.rglob("*.py"))
+        if "torch._C" in path.read_text(encoding="utf-8")
+    ]
+    assert asking == ["torch_state.py"]
+
+
+def test_ctypes_ends_in_one_room(root):
+    source = root / "src" / "throughtime"
+    users = {
+        path.parent.relative_to(source)
+        for path in source.rglob("*.py")
+        if "ctypes" in path.read_text(encoding="utf-8").replace('"""', "")
+        and "import ctypes" in path.read_text(encoding="utf-8")
+    }
+    assert users == {Path("kernels/cpu")}
+
+
+OLD = [
+    ("throughtime.schedule", "Truncated", "throughtime.schedules"),
+    ("throughtime.diagnosis.remedies", "chrono_", "throughtime.remedies"),
+]
+
+
+@pytest.mark.parametrize(("old", "name", "new"), OLD)
+def test_an_old_path_works_and_says_where_things_are_now(old, name, new):
+    with pytest.warns(DeprecationWarning, match=new):
+        found = getattr(importlib.import_module(old), name)
+    assert found is getattr(importlib.import_module(new), name)
+    with pytest.raises(AttributeError):
+        getattr(importlib.import_module(old), "nothing")  # noqa: B009
