@@ -63,6 +63,17 @@ class Tape:
             None if self.reset is None else self.reset[window],
         )
 
+    def of_rows(self, rows: Sequence[int]) -> Tape:
+        """Return the tape of some batch rows alone, in this order; a copy."""
+        at = torch.tensor(list(rows), dtype=torch.long, device=self.s.device)
+        return Tape(
+            self.x[:, at],
+            self.s[:, at],
+            tuple(kept[:, at] for kept in self.saved),
+            None if self.active is None else self.active[:, at],
+            None if self.reset is None else self.reset[:, at],
+        )
+
     def rows(self, first: int, last: int) -> Tape:
         """Give the tape of the batch rows ``first`` to ``last`` − 1 alone, without copying."""
         window = slice(first, last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from ..node.recording import Call
 from ..norms import vector_norm
 from ..schedules import Schedule
 from ..schedules.base import check_schedule
+from ..tape import Tape
 from . import jacobians
 from .nonfinite import NonFinite, first_nonfinite
 from .pairs import sweep_losses
@@ -167,17 +168,34 @@ class LayerFlow(LagProfiles):
         return self.cell.param_grads(tape, adjoint)[name]
 
     def weight_norms(self, name: str) -> Tensor:
-        """Give the Frobenius norm of each step's term of dE/dW, (T,) (eq. 5, summed over t)."""
-        terms = (self.weight_grad(name, step=k) for k in range(1, self.T + 1))
-        return torch.stack([vector_norm(term.flatten()) for term in terms])
+        """Return the Frobenius norm of each step's term of dE/dW, (T,) (eq. 5, summed over t)."""
+        self.weight_grad(name)  # says so where there is no such weight
+        return self._steps_of_weights[name][0].clone()
 
     def weight_share(self, name: str) -> Tensor:
-        """Give each step's signed share ⟨G_k, G⟩/‖G‖² of dE/dW, (T,); the shares sum to 1."""
-        whole = self.weight_grad(name).flatten().double()
-        scale = vector_norm(whole)
-        whole = whole / scale
-        terms = (self.weight_grad(name, step=k) for k in range(1, self.T + 1))
-        return torch.stack([(term.flatten().double() / scale) @ whole for term in terms])
+        """Return each step's signed share ⟨G_k, G⟩/‖G‖² of dE/dW, (T,); the shares sum to 1."""
+        self.weight_grad(name)
+        return self._steps_of_weights[name][1].clone()
+
+    @cached_property
+    def _steps_of_weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Each weight's norms and shares by step: one pass over the steps for all of them."""
+        adjoint = self._swept(None)[1]
+        whole = {n: g.flatten().double() for n, g in self._grads(adjoint, self.tape).items()}
+        scale = {n: vector_norm(g) for n, g in whole.items()}
+        found: dict[str, tuple[list[Tensor], list[Tensor]]] = {n: ([], []) for n in whole}
+        for k in range(1, self.T + 1):
+            terms = self._grads(adjoint[k - 1 : k], self.tape.steps(k, k))
+            for name, (norms, shares) in found.items():
+                term = terms[name].flatten()
+                norms.append(vector_norm(term))
+                along = whole[name] / scale[name]
+                shares.append((term.double() / scale[name]) @ along)
+        return {n: (torch.stack(a), torch.stack(b)) for n, (a, b) in found.items()}
+
+    def _grads(self, adjoint: Tensor, tape: Tape) -> dict[str, Tensor]:
+        with torch.no_grad():
+            return self.cell.param_grads(tape, adjoint)
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Give the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
@@ -205,19 +223,25 @@ class LayerFlow(LagProfiles):
         whole = {n: float(vector_norm(self.weight_grad(n).flatten())) for n in sizes}
         return {n: sizes[n] and sizes[n] / (whole[n] or math.nan) for n in sizes}
 
-    def jacobian(self, step: int) -> Tensor:
-        """Give J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4)."""
+    def jacobian(self, step: int, *, rows: Sequence[int] | None = None) -> Tensor:
+        """Return J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4); of some batch rows, where they are named."""
         self._check_step("step", step, 1)
-        return self.jacobian_product(step, step - 1)
+        return self.jacobian_product(step, step - 1, rows=rows)
 
-    def jacobian_product(self, to: int, since: int) -> Tensor:
-        """Give ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S) (eq. 4).
+    def jacobian_product(self, to: int, since: int, *, rows: Sequence[int] | None = None) -> Tensor:
+        """Return ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S) (eq. 4).
+
+        Args:
+            to: the later step.
+            since: the earlier one, from 0.
+            rows: batch rows to which it is restricted, in this order; None: all.
 
         Raises:
-            InputValueError: not 0 ≤ since ≤ to ≤ T.
+            InputValueError: not 0 ≤ since ≤ to ≤ T, or no such row.
         """
         self._check_span(to, since)
-        return jacobians.jacobian_product(self.cell, self.tape, to, since)
+        tape = self._of_rows(rows, self.tape.steps(since + 1, to))
+        return jacobians.jacobian_product(self.cell, tape, to - since, 0)
 
     def singular_values(self, step: int) -> Tensor:
         """Give the singular values of J_t, largest first, (B, S)."""
@@ -250,15 +274,18 @@ class LayerFlow(LagProfiles):
             product = product * self.singular_values(j)[:, 0]
         return product
 
-    def lyapunov(self, n: int | None = None, *, since: int = 0) -> Tensor:
+    def lyapunov(
+        self, n: int | None = None, *, since: int = 0, rows: Sequence[int] | None = None
+    ) -> Tensor:
         """Give the n largest Lyapunov exponents in nats a step, (B, n), largest first.
 
         Args:
             n: how many; all S where None.
             since: only the steps after this one count, for a start that is not typical.
+            rows: batch rows to which it is restricted, in this order; None: all.
 
         Raises:
-            InputValueError: not 1 ≤ n ≤ S, or not 0 ≤ since < T.
+            InputValueError: not 1 ≤ n ≤ S, not 0 ≤ since < T, or no such row.
 
         Cost:
             T steps of n·B rows, each with a QR of (S, n).
@@ -269,7 +296,17 @@ class LayerFlow(LagProfiles):
                 f"lyapunov needs 1 <= n <= S={self.S} and 0 <= since < T={self.T}; "
                 f"got n={n}, since={since}."
             )
-        return jacobians.lyapunov(self.cell, self.tape, n, since)
+        return jacobians.lyapunov(self.cell, self._of_rows(rows, self.tape), n, since)
+
+    def _of_rows(self, rows: Sequence[int] | None, tape: Tape) -> Tape:
+        """Return a tape, or that of some of its rows."""
+        if rows is None:
+            return tape
+        for row in rows:
+            _check_integer("row", row)
+            if not 0 <= row < self.B:
+                raise InputValueError(f"row must lie in 0…{self.B - 1}; got {row}.")
+        return tape.of_rows(rows)
 
     def follow(self, losses: Tensor) -> Tensor:
         """Return ‖∂E_v/∂s_k‖₂ of one loss a row, all the way to its beginning: (T+1, B).

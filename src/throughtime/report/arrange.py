@@ -109,8 +109,15 @@ def spectrum(layer: Any, step: int, row: int) -> NDArray[Any]:
     kept = _SPECTRA.setdefault(layer, {})
     if (step, row) not in kept:
         with one_thread():
-            kept[step, row] = array(singular_values(layer.jacobian(step)[row : row + 1]))[0]
+            kept[step, row] = array(singular_values(layer.jacobian(step, rows=[row])))[0]
     return kept[step, row]
+
+
+def sample_rows(B: int, most: int = 8) -> list[int]:
+    """Return at most so many of the batch's rows, drawn with seed 0: a report's cost, not B's."""
+    if most >= B:
+        return list(range(B))
+    return sorted(np.random.default_rng(0).choice(B, most, replace=False).tolist())
 
 
 def affordable(layer: Any) -> int:

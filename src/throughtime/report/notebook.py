@@ -25,7 +25,7 @@ def flow_html(flow: Flow) -> str:
         flow: what ``trace.flow`` gave.
 
     Cost:
-        about 5 MB a display, most of it plotly.js.
+        about 2 MB a display, most of it plotly.js.
     """
     from .report import report_html
 

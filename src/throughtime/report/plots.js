@@ -1,6 +1,24 @@
-// Draws every figure of the page, in the reader's colour scheme, and again when that changes.
+// Unpacks the plotting library, which the page carries compressed, then draws every figure, in the
+// reader's colour scheme, and again when that changes.
 (function () {
   "use strict";
+  var packed = document.getElementById("plotly-js").textContent;
+  if (!window.DecompressionStream) {
+    Array.prototype.forEach.call(document.querySelectorAll(".plot"), function (div) {
+      div.textContent = "This browser cannot unpack the figures; any current one can.";
+    });
+    return;
+  }
+  var bytes = Uint8Array.from(atob(packed), function (c) { return c.charCodeAt(0); });
+  var unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  new Response(unpacked).text().then(function (source) {
+    var script = document.createElement("script");
+    script.textContent = source;
+    document.head.appendChild(script);
+    drawAll();
+  });
+
+  function drawAll() {
   var read = function (id) { return JSON.parse(document.getElementById(id).textContent); };
   var templates = read("templates");
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -35,4 +53,5 @@
     });
   });
   plots.forEach(function (div) { observer.observe(div); });
+  }
 })();

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputValueError
 from .. import palette
-from ..arrange import array, one_thread
+from ..arrange import array, one_thread, sample_rows
 from ..numbers import number, steps
 from .base import Drawing, layout, level
 
@@ -31,10 +31,11 @@ def draw(layer: Any, *, n: int = 32) -> Drawing:
     """
     if n < 1:
         raise InputValueError(f"n, the number of exponents, must be at least 1; got {n}.")
-    affordable = math.sqrt(WORK / (layer.T * layer.B * layer.S))
+    chosen = sample_rows(layer.B)
+    affordable = math.sqrt(WORK / (layer.T * len(chosen) * layer.S))
     n = max(1, min(n, layer.S, max(int(affordable), 4)))
     with one_thread():
-        values = array(layer.lyapunov(n))
+        values = array(layer.lyapunov(n, rows=chosen))
     shown = np.where(np.isfinite(values), values, np.nan)
     x = np.arange(1, n + 1)
     rows = np.isfinite(shown).any(1).nonzero()[0]
@@ -121,6 +122,8 @@ def _note(layer: Any, n: int, values: np.ndarray) -> str:
     notes = [f"Over the {steps(layer.T)} of this sequence, not in the limit."]
     if n < layer.S:
         notes.append(f"The {n} largest of {layer.S}.")
+    if len(values) < layer.B:
+        notes.append(f"{len(values)} of {layer.B} batch rows, drawn with seed 0.")
     missing = (~np.isfinite(values)).sum()
     if missing:
         notes.append(f"{missing} of {values.size} values are not finite and not drawn.")
