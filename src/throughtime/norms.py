@@ -9,7 +9,7 @@ __all__ = ["vector_norm"]
 
 
 def vector_norm(x: Tensor) -> Tensor:
-    """Give ‖x‖₂ over the last axis, scaled by the largest entry first.
+    """Return ‖x‖₂ over the last axis, scaled by the largest entry first.
 
     Without the scaling a float32 vector of 1e-25 would get the norm 0, and one of 1e20 the norm
     inf, though the vector and its norm are both representable (eq. 10).

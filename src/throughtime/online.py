@@ -76,7 +76,7 @@ class RTRL:
         self._by_s_0 = torch.eye(S, dtype=s_0.dtype, device=s_0.device).repeat(B, 1, 1)
 
     def __iter__(self) -> Iterator[OnlineStep]:
-        """Give itself: steps are taken once."""
+        """Return itself: steps are taken once."""
         return self
 
     def __next__(self) -> OnlineStep:
@@ -145,7 +145,7 @@ class RTRL:
 def derivatives(
     cell: AbstractCell, x_t: Tensor, s_prev: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Give s_t, J_t (B, S, S), and ∂⁺s_t/∂W (B, S, P) of each weight, by autograd of the step.
+    """Return s_t, J_t (B, S, S), and ∂⁺s_t/∂W (B, S, P) of each weight, by autograd of the step.
 
     The cell's own `vjp` is not asked, so that it can be judged by the result.
 
@@ -192,7 +192,7 @@ def rtrl(
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | Iterable[Tensor] | None = None,
 ) -> RTRL:
-    """Give the exact gradient of every loss at its own step, carried forward (eq. 2, 3).
+    """Return the exact gradient of every loss at its own step, carried forward (eq. 2, 3).
 
     Instead of going back, ∂s_t/∂W is carried along: with ∂⁺ the immediate derivative of eq. 3::
 
@@ -260,7 +260,7 @@ def rtrl(
 
 
 def _first(x: Tensor | Iterable[Tensor]) -> tuple[Tensor, Iterator[Tensor]]:
-    """Give the first input, and an iterator that begins with it.
+    """Return the first input, and an iterator that begins with it.
 
     Raises:
         InputValueError: there is none.

@@ -80,7 +80,7 @@ def _wanted(letters: list[str], sizes: dict[str, int] | None) -> str:
 
 
 def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Tensor:
-    """Give the number of steps of each row as a tensor (B,), or raise.
+    """Return the number of steps of each row as a tensor (B,), or raise.
 
     Args:
         lengths: B integers.

@@ -32,7 +32,7 @@ def forward(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state.
         reset: (T, B) bool; where True the state is zeroed before the step.
-        keep: whether the way back will be taken; without it the tape holds the states alone.
+        keep: whether the backward pass will be taken; without it the tape holds the states alone.
 
     Cost:
         one GEMM for all inputs and one a step; memory T·B·(S + what the cell saves).

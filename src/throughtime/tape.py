@@ -43,17 +43,17 @@ class Tape:
         return self.s.shape[1]
 
     def at(self, t: int) -> tuple[Tensor, ...]:
-        """Give what step t (1 to T) put aside."""
+        """Return what step t (1 to T) put aside."""
         return tuple(kept[t - 1] for kept in self.saved)
 
     def s_prev(self) -> Tensor:
-        """Give the state that each step began from, (T, B, S): s_{t-1}, or 0 after a reset."""
+        """Return the state that each step began from, (T, B, S): s_{t-1}, or 0 after a reset."""
         if self.reset is None:
             return self.s[:-1]
         return self.s[:-1].masked_fill(self.reset[..., None], 0)
 
     def steps(self, first: int, last: int) -> Tape:
-        """Give the tape of the steps ``first`` to ``last`` alone, without copying."""
+        """Return the tape of the steps ``first`` to ``last`` alone, without copying."""
         window = slice(first - 1, last)
         return Tape(
             self.x[window],
@@ -75,7 +75,7 @@ class Tape:
         )
 
     def rows(self, first: int, last: int) -> Tape:
-        """Give the tape of the batch rows ``first`` to ``last`` − 1 alone, without copying."""
+        """Return the tape of the batch rows ``first`` to ``last`` − 1 alone, without copying."""
         window = slice(first, last)
         return Tape(
             self.x[:, window],

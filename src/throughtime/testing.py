@@ -287,7 +287,7 @@ def _check_sweep(cell: AbstractCell, x: Tensor, s_0: Tensor, draw, rtol: float) 
 
 
 def _only_resets(cell: AbstractCell, tape: Tape, weight: str, rtol: float) -> str:
-    """Say whether a wrong weight gradient is right where no state is reset."""
+    """Check whether a wrong weight gradient is right where no state is reset."""
     x, s_0 = tape.x.detach(), tape.s[0]
     h, _ = sweep.unroll(cell, x, s_0)
     (want,) = torch.autograd.grad(h.sum(), cell.weights()[weight])

@@ -26,7 +26,7 @@ Calls = tuple[Callable[[], object], Callable[[], object]]
 
 
 def calls(kind: str, layer: str, shape: tuple[int, int, int, int]) -> Calls:
-    """Give one run of ours and one of the other side's, over the same weights and input.
+    """Return one run of ours and one of the other side's, over the same weights and input.
 
     Args:
         kind: a key of `KINDS`.
@@ -74,7 +74,7 @@ def _no_grad(model: nn.Module, x: Tensor) -> Callable[[], object]:
 
 
 def _ragged_calls(kind: str, mine: nn.Module, theirs: nn.Module, x: Tensor, g: Tensor) -> Calls:
-    """Give both runs for rows of lengths drawn from 1…T; torch.nn packs or pads them."""
+    """Return both runs for rows of lengths drawn from 1…T; torch.nn packs or pads them."""
     T, B, _ = x.shape
     lengths = torch.randint(1, T + 1, (B,))
     if kind == "padded":
@@ -99,7 +99,7 @@ def _ragged_calls(kind: str, mine: nn.Module, theirs: nn.Module, x: Tensor, g: T
 
 
 def _rival_calls(kind: str, layer: str, mine: nn.Module, x: Tensor, g: Tensor) -> Calls:
-    """Give both runs, once the gradients of one step each have been compared."""
+    """Return both runs, once the gradients of one step each have been compared."""
     weights = {name.removesuffix("_l0"): w for name, w in mine.named_parameters()}
     rival = RIVALS[kind](layer, weights, x, g)
 
@@ -114,7 +114,7 @@ def _rival_calls(kind: str, layer: str, mine: nn.Module, x: Tensor, g: Tensor) -
 
 
 def _map_calls(layer: str, theirs: nn.Module, x: Tensor, g: Tensor) -> Calls:
-    """Give the map of all (t, k) in one sweep, and eight of the T autograd calls it replaces."""
+    """Return the map of all (t, k) in one sweep, and eight of the T autograd calls it replaces."""
     T, B, _ = x.shape
     weights = {name.removesuffix("_l0"): w for name, w in theirs.named_parameters()}
     cell = CELLS[layer](weights)

@@ -17,7 +17,7 @@ __all__ = ["figure", "page"]
 
 
 def page(found: Findings, threads: int, kinds: tuple[str, ...] = tuple(KINDS)) -> str:
-    """Give the results as Markdown: the machine, what was asked beside what was found, the lines.
+    """Return the results as Markdown: the machine, what was asked beside what was found, the lines.
 
     Args:
         found: what was measured.
@@ -34,7 +34,7 @@ def page(found: Findings, threads: int, kinds: tuple[str, ...] = tuple(KINDS)) -
 
 
 def _asked(found: Findings, kinds: tuple[str, ...]) -> list[str]:
-    """Give the table of what was asked; nothing where no target was to be measured."""
+    """Return the table of what was asked; nothing where no target was to be measured."""
     words = {True: "yes", False: "**no**", None: "—"}
     judged = outcomes(found, kinds)
     if not judged:
@@ -54,7 +54,7 @@ def _asked(found: Findings, kinds: tuple[str, ...]) -> list[str]:
 
 
 def _section(kind: str, found: Findings) -> list[str]:
-    """Give all that is said of one kind of line."""
+    """Return all that is said of one kind of line."""
     if kind in found.absent:
         return [f"Not measured: {found.absent[kind]}.", ""]
     if kind == "memory":

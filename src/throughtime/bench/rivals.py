@@ -105,7 +105,7 @@ def agree(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
 
 
 def _jax_step(layer: str, W: Any, b: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Give one step over what lax.scan carries; W is W_h transposed."""
+    """Return one step over what lax.scan carries; W is W_h transposed."""
     import jax  # pyright: ignore[reportMissingImports]
     from jax import numpy as jnp  # pyright: ignore[reportMissingImports]
 
@@ -133,7 +133,7 @@ def _jax_step(layer: str, W: Any, b: Any) -> Callable[[Any, Any], tuple[Any, Any
 
 
 def jax_scan(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor) -> Rival:
-    """Give the step of a jitted scan over the same weights, input and cotangent."""
+    """Return the step of a jitted scan over the same weights, input and cotangent."""
     import jax  # pyright: ignore[reportMissingImports]
     from jax import numpy as jnp  # pyright: ignore[reportMissingImports]
 
@@ -169,7 +169,7 @@ def jax_scan(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor) ->
 
 
 def flashrnn_torch(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor) -> Rival:
-    """Give the step of FlashRNN's torch backend over the same weights, input and cotangent."""
+    """Return the step of FlashRNN's torch backend over the same weights, input and cotangent."""
     from flashrnn import FlashRNNConfig, flashrnn  # pyright: ignore[reportMissingImports]
 
     (T, B, _), H = x.shape, g.shape[2]

@@ -75,12 +75,12 @@ class Times:
 
     @classmethod
     def of(cls, turns: list[list[float]]) -> Times:
-        """Give those of one side's turns."""
+        """Return those of one side's turns."""
         every = [taken for turn in turns for taken in turn]
         return cls(min(every), statistics.median(every), min(turn[0] for turn in turns))
 
     def times(self, scale: float) -> Times:
-        """Give each ``scale`` times as long."""
+        """Return each ``scale`` times as long."""
         return Times(scale * self.least, scale * self.median, scale * self.first)
 
 
@@ -149,10 +149,10 @@ class Findings:
     notes: dict[str, str] = field(default_factory=dict)
 
     def of(self, kind: str, layer: str = "") -> list[Row]:
-        """Give the lines of one kind, and of one layer where it is named."""
+        """Return the lines of one kind, and of one layer where it is named."""
         return [row for row in self.rows if row.kind == kind and layer in {"", row.layer}]
 
 
 def geometric_mean(values: list[float]) -> float:
-    """Give the geometric mean of positive values."""
+    """Return the geometric mean of positive values."""
     return math.exp(sum(math.log(v) for v in values) / len(values))

@@ -104,13 +104,13 @@ HOW = {"geometric mean": geometric_mean, "nowhere below": min, "at most": max}
 
 
 def _bounds(target: Target) -> list[tuple[str, float]]:
-    """Give the bounds that a target has, by what they bound."""
+    """Return the bounds that a target has, by what they bound."""
     pairs = zip(HOW, (target.mean, target.least, target.most), strict=True)
     return [(how, bound) for how, bound in pairs if bound is not None]
 
 
 def _values(target: Target, found: Findings, of: str) -> list[float]:
-    """Give the numbers that a target is about."""
+    """Return the numbers that a target is about."""
     if target.kind == "memory":
         return [m.ours / m.theirs for m in found.memory if m.layer == target.layer]
     if target.kind == "import":

@@ -47,7 +47,7 @@ class AbstractCell(nn.Module, ABC):
 
     @abstractmethod
     def drive(self, x: Tensor) -> Tensor:
-        """Give the input's part of a_t for all steps at once: (T, B, I) → (T, B, A) (eq. 1)."""
+        """Return the input's part of a_t for all steps at once: (T, B, I) → (T, B, A) (eq. 1)."""
 
     @abstractmethod
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -79,7 +79,7 @@ class AbstractCell(nn.Module, ABC):
 
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give dE/dW for every weight, as one GEMM each over all steps (eq. 5).
+        """Return dE/dW for every weight, as one GEMM each over all steps (eq. 5).
 
         Args:
             tape: the steps that ``adjoints`` belong to.
@@ -91,10 +91,10 @@ class AbstractCell(nn.Module, ABC):
 
     @abstractmethod
     def input_grad(self, adjoints: Tensor) -> Tensor:
-        """Give dE/dx from the adjoints: (..., A) → (..., I), the transpose of `drive`."""
+        """Return dE/dx from the adjoints: (..., A) → (..., I), the transpose of `drive`."""
 
     def jacobian(self, saved: tuple[Tensor, ...]) -> Tensor:
-        """Give J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9).
+        """Return J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9).
 
         Of a complex state autograd gives the conjugate of J_tᵀ, so that is undone.
         """
@@ -104,7 +104,7 @@ class AbstractCell(nn.Module, ABC):
         return delta_prev.transpose(0, 1).conj().resolve_conj()
 
     def affine(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Give d and u of s_t = d ⊙ s_{t-1} + u, each (T, B, S), for a cell that is of this form.
+        """Return d and u of s_t = d ⊙ s_{t-1} + u, each (T, B, S), for a cell that is of this form.
 
         Its Jacobian is then diag(d), and a sweep takes all steps by one scan. A cell that does not
         overwrite this is taken a step at a time.
@@ -156,7 +156,7 @@ class AbstractCell(nn.Module, ABC):
         """
 
     def gain(self) -> tuple[float, float]:
-        """Give β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
+        """Return β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
 
         Raises:
             UnsupportedError: this cell has no such constants.
@@ -168,16 +168,16 @@ class AbstractCell(nn.Module, ABC):
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Give the weights by name, in a fixed order."""
+        """Return the weights by name, in a fixed order."""
         return dict(self.named_parameters())
 
     def parts(self) -> tuple[int, ...]:
-        """Give the widths of what a layer gives of the final state apart: (S,), or h and c."""
+        """Return the widths of what a layer gives of the final state apart: (S,), or h and c."""
         return (self.state_size,)
 
 
 def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
-    """Give the same module over other weight tensors, leaving ``module`` as it is.
+    """Return the same module over other weight tensors, leaving ``module`` as it is.
 
     Args:
         module: any module.
@@ -270,7 +270,7 @@ class GatedWeights(AbstractCell):
         return cell
 
     def is_over(self, weights: Mapping[str, Tensor | None]) -> bool:
-        """Say whether these are the cell's weights, and of the sizes that they had."""
+        """Check whether these are the cell's weights, and of the sizes that they had."""
         own = self._parameters
         for name, weight in weights.items():
             if own.get(name) is not weight:
@@ -280,21 +280,21 @@ class GatedWeights(AbstractCell):
         return (self.preact_size, self.hidden_size, self.input_size) == (A, H, I)
 
     def weights(self) -> dict[str, Tensor]:
-        """Give the weights by name, in a fixed order."""
+        """Return the weights by name, in a fixed order."""
         return {name: w for name, w in self._parameters.items() if w is not None}
 
     def drive(self, x: Tensor) -> Tensor:
-        """Give W_x x_t + b_ih + b_hh for all steps in one GEMM: (T, B, I) → (T, B, A) (eq. 1)."""
+        """Return W_x x_t + b_ih + b_hh for all steps in one GEMM: (T, B, I) → (T, B, A) (eq. 1)."""
         if self.bias_ih is None or self.bias_hh is None:
             return nn.functional.linear(x, self.weight_ih)
         return nn.functional.linear(x, self.weight_ih, self.bias_ih + self.bias_hh)
 
     def input_grad(self, adjoints: Tensor) -> Tensor:
-        """Give dE/dx_t = W_xᵀ dE/da_t: (..., A) → (..., I)."""
+        """Return dE/dx_t = W_xᵀ dE/da_t: (..., A) → (..., I)."""
         return adjoints[..., : self.preact_size] @ self.weight_ih
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of W_x, W_h and the biases, one GEMM each (eq. 5)."""
+        """Return the gradients of W_x, W_h and the biases, one GEMM each (eq. 5)."""
         adjoint_x = adjoints[..., : self.preact_size].flatten(0, 1)
         return self._grads(tape, adjoint_x, adjoint_x)
 

@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def with_computed_weights(module: M) -> M:
-    """Give the module with every computed weight in its own place, as a tensor of the graph.
+    """Return the module with every computed weight in its own place, as a tensor of the graph.
 
     Where none is computed that is ``module`` itself; otherwise another object of the class that it
     had before, over the same other tensors. A gradient by a computed weight goes on to what it is
@@ -51,13 +51,13 @@ def _hooks(module: nn.Module) -> list[WeightNorm | SpectralNorm]:
 
 
 def _own_class(module: nn.Module) -> type:
-    """Give a module's class; a parametrization puts one of its own before it."""
+    """Return a module's class; a parametrization puts one of its own before it."""
     kind = type(module)
     return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor | None]:
-    """Give the parameters of one module, those that are computed in their places."""
+    """Return the parameters of one module, those that are computed in their places."""
     weights: dict[str, Tensor | None] = dict(module._parameters)
     for hook in _hooks(module):
         if isinstance(hook, WeightNorm):

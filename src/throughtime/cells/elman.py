@@ -90,12 +90,12 @@ class Elman(GatedWeights):
         self.nonlinearity = nonlinearity
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give h_t = f(a_t + W_h h_{t-1}) (eq. 1)."""
+        """Return h_t = f(a_t + W_h h_{t-1}) (eq. 1)."""
         h = NONLINEARITIES[self.nonlinearity].f(torch.addmm(a_t, s_prev, self.weight_hh.T))
         return h, (h,)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Give W_hᵀ diag(f′(a_t)) delta, and the adjoint diag(f′(a_t)) delta (eq. 4, 9)."""
+        """Return W_hᵀ diag(f′(a_t)) delta, and the adjoint diag(f′(a_t)) delta (eq. 4, 9)."""
         adjoint = NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return adjoint @ self.weight_hh, adjoint
 
@@ -108,7 +108,7 @@ class Elman(GatedWeights):
         return (tape.s[1:],)
 
     def gain(self) -> tuple[float, float]:
-        """Give β_W = ‖W_h‖₂ and β_f = sup |f′| (eq. 6)."""
+        """Return β_W = ‖W_h‖₂ and β_f = sup |f′| (eq. 6)."""
         norm = torch.linalg.matrix_norm(self.weight_hh.detach().double(), 2)
         return float(norm), NONLINEARITIES[self.nonlinearity].sup
 

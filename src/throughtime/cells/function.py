@@ -33,12 +33,12 @@ ROWS_AT_ONCE = 8192
 class Function(AbstractCell):
     """Any recurrence s_t = step(x_t, s_{t-1}) of differentiable torch operations (eq. 1).
 
-    The rows of the batch should be independent of each other: the way back then runs the step on
-    the rows of many steps at once. Where they are not (statistics over the batch, a constant of
+    The rows of the batch should be independent of each other: the backward pass then runs the step
+    on the rows of many steps at once. Where they are not (statistics over the batch, a constant of
     the batch's size), a layer finds out and goes one step at a time; ``apart`` says why, and
-    `throughtime.kernels.last_choice` after the way back.
+    `throughtime.kernels.last_choice` after the backward pass.
 
-    The step is called again on the way back, so it must give the same again, and change nothing.
+    The step is called again by the backward pass: it must give the same again, and change nothing.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
@@ -132,11 +132,11 @@ class Function(AbstractCell):
             )
 
     def drive(self, x: Tensor) -> Tensor:
-        """Give x itself: the whole step is the function's."""
+        """Return x itself: the whole step is the function's."""
         return x
 
     def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
-        """Give s_t for any number of rows, and look at its form and at what became of the rest.
+        """Return s_t for any number of rows, and look at its form and at what became of the rest.
 
         Raises:
             InputTypeError: the step function gives no tensor.
@@ -153,7 +153,7 @@ class Function(AbstractCell):
         if versions is not None and versions != (x_t._version, s_prev._version):
             raise InputValueError(
                 "the step function writes into the input or the state that it is given, which are "
-                "needed on the way back; got changed ones. Write `s = s * decay` for "
+                "needed on the backward pass; got changed ones. Write `s = s * decay` for "
                 "`s *= decay`, or begin with s = s.clone()."
             )
         if not isinstance(s_t, Tensor):
@@ -173,7 +173,7 @@ class Function(AbstractCell):
         return s_t
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = step(x_t, s_{t-1}); a_t is x_t."""
+        """Return s_t = step(x_t, s_{t-1}); a_t is x_t."""
         s_t = self.next(a_t, s_prev)
         return s_t, (a_t, s_prev, s_t)
 
@@ -219,7 +219,7 @@ class Function(AbstractCell):
         return [torch.stack(parts) for parts in zip(*each, strict=True)]
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give dE/dW by one backward of the step over many steps' rows at once (eq. 5).
+        """Return dE/dW by one backward of the step over many steps' rows at once (eq. 5).
 
         Where the step looks at values, or its rows are not the same beside other rows, steps are
         taken one by one.
@@ -288,7 +288,7 @@ class Function(AbstractCell):
         return list(found)
 
     def input_grad(self, adjoints: Tensor) -> Tensor:
-        """Give dE/dx: the first I columns of the adjoints."""
+        """Return dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
     def need_rows_apart(

@@ -49,7 +49,7 @@ class GRU(GatedWeights):
     gates = 3
 
     def drive(self, x: Tensor) -> Tensor:
-        """Give W_x x_t + b_ih + (b_hr, b_hz, 0): b_hn stays inside the reset gate's product."""
+        """Return W_x x_t + b_ih + (b_hr, b_hz, 0): b_hn stays inside the reset gate's product."""
         if self.bias_ih is None or self.bias_hh is None:
             return nn.functional.linear(x, self.weight_ih)
         H = self.hidden_size
@@ -57,7 +57,7 @@ class GRU(GatedWeights):
         return nn.functional.linear(x, self.weight_ih, bias)
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give h_t from a_t and h_{t-1}."""
+        """Return h_t from a_t and h_{t-1}."""
         H = self.hidden_size
         hidden = s_prev @ self.weight_hh.T
         r, z = (a_t[:, : 2 * H] + hidden[:, : 2 * H]).sigmoid().chunk(2, 1)
@@ -88,7 +88,7 @@ class GRU(GatedWeights):
         return delta_prev, torch.cat((delta_r, delta_z, delta_n), -1)
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of all weights, one GEMM each (eq. 5)."""
+        """Return the gradients of all weights, one GEMM each (eq. 5)."""
         H = self.hidden_size
         adjoint_h = adjoints.clone()
         adjoint_h[..., 2 * H :] *= tape.saved[0][..., :H]

@@ -93,11 +93,11 @@ class LayerNormLSTM(GatedWeights):
         self.state_size = 2 * self.hidden_size
 
     def drive(self, x: Tensor) -> Tensor:
-        """Give u_t = W_x x_t for all steps in one GEMM; N and the biases come in the step."""
+        """Return u_t = W_x x_t for all steps in one GEMM; N and the biases come in the step."""
         return nn.functional.linear(x, self.weight_ih)
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = (h_t, c_t) from u_t and s_{t-1}."""
+        """Return s_t = (h_t, c_t) from u_t and s_{t-1}."""
         h_prev, c_prev = s_prev.chunk(2, 1)
         u_hat, rho_u = _normalised(a_t, self.eps)
         w_hat, rho_w = _normalised(h_prev @ self.weight_hh.T, self.eps)
@@ -150,7 +150,7 @@ class LayerNormLSTM(GatedWeights):
         return delta_prev, torch.cat((delta_u, delta_a, delta_m), -1)
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of all weights: one GEMM for each matrix, a sum for the rest (eq. 5).
+        """Return the gradients of all weights: one GEMM per matrix, a sum for the rest (eq. 5).
 
         δw is taken once more from δa, which costs less than to keep both.
         """
@@ -170,13 +170,13 @@ class LayerNormLSTM(GatedWeights):
 
 
 def _normalised(v: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Give v̂ = N(v) and ρ: (B, n) → (B, n), (B, 1)."""
+    """Return v̂ = N(v) and ρ: (B, n) → (B, n), (B, 1)."""
     centred = v - v.mean(-1, keepdim=True)
     rho = torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
     return centred * rho, rho
 
 
 def _back(y: Tensor, v_hat: Tensor, rho: Tensor) -> Tensor:
-    """Give N′(v) y from v̂ and ρ."""
+    """Return N′(v) y from v̂ and ρ."""
     mean, along = y.mean(-1, keepdim=True), (y * v_hat).mean(-1, keepdim=True)
     return rho * (y - mean - v_hat * along)

@@ -78,7 +78,7 @@ class Leaky(GatedWeights):
         self.alpha, self.nonlinearity = alpha, nonlinearity
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give h_t; u_t is what the way back needs."""
+        """Return h_t; u_t is what the backward pass needs."""
         u = NONLINEARITIES[self.nonlinearity].f(torch.addmm(a_t, s_prev, self.weight_hh.T))
         return (1 - self.alpha) * s_prev + self.alpha * u, (u,)
 

@@ -101,11 +101,11 @@ class LSTM(GatedWeights):
         )
 
     def parts(self) -> tuple[int, ...]:
-        """Give the widths of h and c."""
+        """Return the widths of h and c."""
         return (self.hidden_size, self.cell_size)
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = (h_t, c_t) from a_t and s_{t-1}."""
+        """Return s_t = (h_t, c_t) from a_t and s_{t-1}."""
         H = self.hidden_size
         a = torch.addmm(a_t, s_prev[:, :H], self.weight_hh.T)
         a_i, a_f, a_g, a_o = a.chunk(4, 1)
@@ -147,7 +147,7 @@ class LSTM(GatedWeights):
         return delta_prev, torch.cat((adjoint, delta_h), -1) if self.projected else adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of all weights, one GEMM each (eq. 5)."""
+        """Return the gradients of all weights, one GEMM each (eq. 5)."""
         grads = super().param_grads(tape, adjoints)
         if self.projected:
             gates, _, s = tape.saved

@@ -86,17 +86,17 @@ class MinGRU(AbstractCell):
         self.bias_ih = draw(2 * hidden_size) if bias else None
 
     def drive(self, x: Tensor) -> Tensor:
-        """Give W_x x_t + b, which is all of a_t: (T, B, I) → (T, B, 2H)."""
+        """Return W_x x_t + b, which is all of a_t: (T, B, I) → (T, B, 2H)."""
         return nn.functional.linear(x, self.weight_ih, self.bias_ih)
 
     def affine(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Give d = 1 − z and u = z ⊙ n, which the input alone decides."""
+        """Return d = 1 − z and u = z ⊙ n, which the input alone decides."""
         a_z, n = a.chunk(2, -1)
         z = a_z.sigmoid()
         return 1 - z, z * n
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give h_t from a_t and h_{t-1}."""
+        """Return h_t from a_t and h_{t-1}."""
         a_z, n = a_t.chunk(2, 1)
         z = a_z.sigmoid()
         return s_prev + z * (n - s_prev), (torch.cat((z, n), 1), s_prev)
@@ -109,7 +109,7 @@ class MinGRU(AbstractCell):
         return delta * (1 - z), adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of W_x and b, one GEMM (eq. 5)."""
+        """Return the gradients of W_x and b, one GEMM (eq. 5)."""
         flat = adjoints.flatten(0, 1)
         grads = {"weight_ih": flat.T @ tape.x.flatten(0, 1)}
         if self.bias_ih is not None:
@@ -117,9 +117,9 @@ class MinGRU(AbstractCell):
         return grads
 
     def input_grad(self, adjoints: Tensor) -> Tensor:
-        """Give dE/dx_t = W_xᵀ dE/da_t: (..., 2H) → (..., I)."""
+        """Return dE/dx_t = W_xᵀ dE/da_t: (..., 2H) → (..., I)."""
         return adjoints @ self.weight_ih
 
     def jacobian(self, saved: tuple[Tensor, ...]) -> Tensor:
-        """Give J_t = diag(1 − z), (B, H, H) (eq. 4)."""
+        """Return J_t = diag(1 − z), (B, H, H) (eq. 4)."""
         return torch.diag_embed(1 - saved[0][:, : self.hidden_size])

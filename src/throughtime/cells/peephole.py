@@ -83,7 +83,7 @@ class PeepholeLSTM(GatedWeights):
         self.state_size = 2 * self.hidden_size
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = (h_t, c_t) from a_t and s_{t-1}."""
+        """Return s_t = (h_t, c_t) from a_t and s_{t-1}."""
         h_prev, c_prev = s_prev.chunk(2, 1)
         p_i, p_f, p_o = self.weight_ch
         a_i, a_f, a_g, a_o = torch.addmm(a_t, h_prev, self.weight_hh.T).chunk(4, 1)
@@ -110,7 +110,7 @@ class PeepholeLSTM(GatedWeights):
         return torch.cat((adjoint @ self.weight_hh, through_c), -1), adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Give the gradients of all weights: one GEMM each, and a sum for the peepholes (eq. 5)."""
+        """Return all weights' gradients: one GEMM each, and a sum for the peepholes (eq. 5)."""
         H = self.hidden_size
         delta_i, delta_f, _, delta_o = adjoints.chunk(4, -1)
         c_prev, c = tape.s_prev()[..., H:], tape.s[1:, :, H:]

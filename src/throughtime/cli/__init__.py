@@ -59,7 +59,7 @@ def app() -> typer.Typer:
 
 
 def _help(command: Callable[..., None]) -> str:
-    """Give a command's docstring up to its sections, one line a paragraph."""
+    """Return a command's docstring up to its sections, one line a paragraph."""
     text = inspect.cleandoc(command.__doc__ or "").split("\n\nRaises:")[0]
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 

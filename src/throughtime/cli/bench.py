@@ -78,7 +78,7 @@ def bench(
 
 
 def _kinds(only: str | None, threads: int) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Give the kinds that are wanted, and why some cannot be measured here.
+    """Return the kinds that are wanted, and why some cannot be measured here.
 
     Raises:
         InputValueError: an unknown kind in ``only``, or one that is not installed.
@@ -95,7 +95,7 @@ def _kinds(only: str | None, threads: int) -> tuple[tuple[str, ...], dict[str, s
 
 
 def _plain(found: Findings, kinds: tuple[str, ...]) -> dict[str, object]:
-    """Give what was found with all that follows from it, for machines."""
+    """Return what was found with all that follows from it, for machines."""
     names = ("ratio", "median_ratio", "first_ratio")
     rows: list[dict[str, object]] = [
         asdict(row) | {name: getattr(row, name) for name in names} for row in found.rows

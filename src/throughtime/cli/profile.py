@@ -78,7 +78,7 @@ def profile(
 
 
 def layers_json(flow: Flow, diagnosis: dict[str, Diagnosis]) -> dict[str, Any]:
-    """Give verdicts, evidence and profiles by layer as plain values.
+    """Return verdicts, evidence and profiles by layer as plain values.
 
     Args:
         flow: what was measured.
@@ -177,7 +177,7 @@ def _called(function: Callable[[], Any], what: str) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """Give an error's kind and text in one line, with the innermost line of the user's own code."""
+    """Return an error's kind and text in one line, with the innermost line of the user's code."""
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     package = str(Path(__file__).parents[1])
     frames = [

@@ -20,17 +20,17 @@ __all__ = ["notes", "plain", "print_json", "progress", "results"]
 
 
 def results() -> Console:
-    """Give the console for what was asked for."""
+    """Return the console for what was asked for."""
     return Console(highlight=False)
 
 
 def notes() -> Console:
-    """Give the console for what goes on meanwhile."""
+    """Return the console for what goes on meanwhile."""
     return Console(stderr=True, highlight=False)
 
 
 def progress(unit: str) -> Progress:
-    """Give a progress bar on stderr, which leaves no trace when it is done.
+    """Return a progress bar on stderr, which leaves no trace when it is done.
 
     Args:
         unit: what is counted.
@@ -54,7 +54,7 @@ def print_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Give values that JSON has: inf and NaN as strings, tuples as lists."""
+    """Return values that JSON has: inf and NaN as strings, tuples as lists."""
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -55,7 +55,7 @@ class Plan:
 
     @classmethod
     def quick(cls, seed: int = 0) -> Plan:
-        """Give a plan of seconds, which shows that everything runs and proves nothing."""
+        """Return a plan of seconds, which shows that everything runs and proves nothing."""
         return cls(
             mixed=Curriculum("near and far", 8, 27, 150),
             far=Curriculum("far only", 18, 27, 50),
@@ -89,7 +89,7 @@ class Study:
         return Mention(self.plan.names).chance
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values for JSON; inf and NaN become the strings "inf" and "nan"."""
+        """Return plain values for JSON; inf and NaN become the strings "inf" and "nan"."""
         return _plain(
             {
                 "seed": self.plan.seed,

@@ -35,7 +35,7 @@ def write_demo(study: Study, path: str | os.PathLike[str]) -> Path:
 
 
 def demo_html(study: Study) -> str:
-    """Give the page as a string of HTML."""
+    """Return the page as a string of HTML."""
     before = figures.reach(
         study,
         study.mixed,

@@ -52,7 +52,7 @@ def follow(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype = torch.fl
 def reach(
     model: nn.Module, x: Tensor, y: Tensor, step: int, dtype: torch.dtype = torch.float64
 ) -> float:
-    """Give ‖dE/ds_k‖/‖dE/ds_T‖ for k = ``step``, the median over rows (eq. 9).
+    """Return ‖dE/ds_k‖/‖dE/ds_T‖ for k = ``step``, the median over rows (eq. 9).
 
     Args:
         model: with one recurrent layer; gives logits (B, N) for x (T, B).

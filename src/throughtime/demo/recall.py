@@ -68,7 +68,7 @@ FURTHER: tuple[Network, ...] = (
 
 
 def networks(names: str) -> tuple[Network, ...]:
-    """Give the networks of a list like ``"LSTM,minGRU"``, in its order.
+    """Return the networks of a list like ``"LSTM,minGRU"``, in its order.
 
     Args:
         names: of rows above, separated by commas; capitals, blanks and hyphens do not count.
@@ -259,7 +259,7 @@ def _train(
 def _reaches(
     model: Recall, task: Mention, lags: tuple[int, ...], dtype: torch.dtype = torch.float64
 ) -> dict[int, float]:
-    """Give the reach to the mention at each lag."""
+    """Return the reach to the mention at each lag."""
     found = {}
     for lag in lags:
         x, y, _ = task.batch(32, lag, random.Random(f"reach {lag}"))

@@ -17,7 +17,7 @@ __all__ = ["outcome", "right", "tables"]
 
 
 def tables(study: Study) -> list[tuple[str, Table]]:
-    """Give title and Rich table of both curricula, of the reach, and of the overflow."""
+    """Return title and Rich table of both curricula, of the reach, and of the overflow."""
     plan = study.plan
     return [
         (
@@ -40,13 +40,13 @@ def tables(study: Study) -> list[tuple[str, Table]]:
 
 
 def right(score: Score) -> str:
-    """Give "92 % (89–94)": the share of right answers and its interval."""
+    """Return "92 % (89–94)": the share of right answers and its interval."""
     low, high = score.interval
     return f"{100 * score.share:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def _networks(study: Study, rows: list[Recalled]) -> Table:
-    """Give what was learned; a star marks who took all updates without learning the task."""
+    """Return what was learned; a star marks who took all updates without learning the task."""
     table = _table("network", "updates", *(f"right at {lag}" for lag in _lags(study)))
     table.add_column("P(John)\nshort long", justify="right", no_wrap=True)
     for row in rows:
@@ -61,7 +61,7 @@ def _networks(study: Study, rows: list[Recalled]) -> Table:
 
 
 def _reach(study: Study) -> Table:
-    """Give how much of the gradient at the blank reaches the mention, before and after."""
+    """Return how much of the gradient at the blank reaches the mention, before and after."""
     lags = _lags(study)
     table = _table(
         "network", *(f"{when}\nat {lag}" for when in ("before", "after") for lag in lags)
@@ -104,7 +104,7 @@ def _overflow(study: Study) -> Table:
 
 
 def first(row: Overflow) -> str:
-    """Give where the first non-finite number stands."""
+    """Return where the first non-finite number stands."""
     if row.first is None:
         return "none"
     kind = "NaN" if row.first.kind == "nan" else row.first.kind
@@ -112,7 +112,7 @@ def first(row: Overflow) -> str:
 
 
 def outcome(row: Overflow) -> str:
-    """Give what became of the run."""
+    """Return what became of the run."""
     if row.stopped:
         return f"stopped at update {row.updates + 1}"
     return f"largest weight {number(row.largest, 2)}"

@@ -29,12 +29,12 @@ ALL_RIGHT = 0.9  # of the texts: "right"; what lies between chance and this is n
 
 
 def joined(parts: Sequence[str]) -> str:
-    """Give a list in words: "a, b and c"."""
+    """Return a list in words: "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def score_at(row: Recalled, lag: int) -> Score:
-    """Give the score at the tested lag that is nearest to ``lag``."""
+    """Return the score at the tested lag that is nearest to ``lag``."""
     return min(row.scores, key=lambda score: abs(score.lag - lag))
 
 
@@ -197,7 +197,7 @@ def far_only(study: Study) -> str:
 
 
 def far_reach(study: Study) -> str:
-    """Say whether the reach before training told apart who learned from long texts alone."""
+    """Check whether the reach before training told apart who learned from long texts alone."""
     lag = min((n for n in study.plan.lags if n >= study.plan.far.shortest), default=0)
     learned = [row for row in study.far if row.learned]
     rest = [row for row in study.far if not row.learned]
@@ -303,7 +303,7 @@ def clipping(rows: Sequence[Overflow]) -> str:
 
 
 def summary(study: Study) -> list[str]:
-    """Give the few sentences that the terminal shows."""
+    """Return the few sentences that the terminal shows."""
     lines = [claim(study), reach_before(study), far_only(study), far_reach(study)]
     return [*filter(None, lines), first_bad_step(study.overflow), clipping(study.overflow)]
 

@@ -15,7 +15,7 @@ def percent(share: float) -> str:
 
 
 class Verdict(Enum):
-    """What became of the gradient on its way back through one layer."""
+    """What became of the gradient on its backward pass through one layer."""
 
     HEALTHY = "healthy"
     VANISHING = "vanishing"
@@ -45,7 +45,7 @@ class Evidence:
     decides: bool = False
 
     def __str__(self) -> str:
-        """Give one line."""
+        """Return one line."""
         held = "stands beside" if self.threshold is None else f"threshold {self.threshold:.3g}"
         return f"{self.quantity} = {self.value:.4g} at {self.where} ({held}; {self.equation})"
 

@@ -56,7 +56,7 @@ class Cascade:
         return found
 
     def bytes_per_loss(self) -> int:
-        """Give the memory that one loss needs while it is sent back."""
+        """Return the memory that one loss needs while it is sent back."""
         total = 0
         for call, joined, lone in zip(self.recording.calls, self.joined, self.lone, strict=True):
             cell, tape = call.cell, call.tape
@@ -111,7 +111,7 @@ class Cascade:
         return g, swept, stands  # pyright: ignore[reportReturnType]
 
     def direct(self, which: Tensor) -> list[Tensor]:
-        """Give what the losses ``which`` send straight into each call, (V, T, B, G).
+        """Return what the losses ``which`` send straight into each call, (V, T, B, G).
 
         For a call that is `lone` that is (T, B, G), the sum over losses.
         """
@@ -131,7 +131,7 @@ class Cascade:
         return [torch.stack([_widen(one, many) for one in many]) for many in g]
 
     def latest_reads(self, which: Tensor, direct: list[Tensor]) -> list[Tensor]:
-        """Give the last step of the input that each loss reads from each call, (V, B); 0: none.
+        """Return the last step of the input that each loss reads from each call, (V, B); 0: none.
 
         Args:
             which: (V,) loss numbers.
@@ -188,7 +188,7 @@ def _merge_or_none(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor
 
 
 def _widen(g: Tensor, others: list[Tensor]) -> Tensor:
-    """Give g with as many state columns as the widest of the others."""
+    """Return g with as many state columns as the widest of the others."""
     width = max(other.shape[-1] for other in others)
     return torch.nn.functional.pad(g, (0, width - g.shape[-1]))
 

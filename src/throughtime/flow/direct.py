@@ -29,17 +29,17 @@ class Direct:
     owner: Tensor | None
 
     def of(self, losses: Tensor) -> Tensor:
-        """Give g_v for the losses named, (V, T, B, G); needs ``owner``."""
+        """Return g_v for the losses named, (V, T, B, G); needs ``owner``."""
         assert self.owner is not None
         mine = self.owner[None] == losses[:, None, None]
         return torch.where(mine[..., None], self.g[None], 0)
 
     def one(self, loss: int) -> Tensor:
-        """Give g_v of one loss, (T, B, G); needs ``owner``."""
+        """Return g_v of one loss, (T, B, G); needs ``owner``."""
         return self.of(torch.tensor([loss], device=self.g.device))[0]
 
     def latest_reads(self, V: int, reverse: bool) -> Tensor:
-        """Give the last step of the input that each loss reads here, (V, B); 0: none."""
+        """Return the last step of the input that each loss reads here, (V, B); 0: none."""
         assert self.owner is not None
         T, B = self.owner.shape
         steps = clock(T, reverse, self.owner.device) * (self.owner >= 0)
@@ -47,7 +47,7 @@ class Direct:
         return latest.scatter_reduce_(0, self.owner.clamp(min=0), steps, "amax")
 
     def lone_steps(self, V: int) -> Tensor | None:
-        """Give for each loss the one step that it enters at, (V,), 0 where it enters nowhere.
+        """Return for each loss the one step that it enters at, (V,), 0 where it enters nowhere.
 
         None where a loss enters at several steps, or different losses at one.
         """
@@ -63,7 +63,7 @@ class Direct:
 
 
 def clock(T: int, reverse: bool, device: torch.device) -> Tensor:
-    """Give the input's step that a layer's own steps 1…T fall on, (T, 1)."""
+    """Return the input's step that a layer's own steps 1…T fall on, (T, 1)."""
     steps = torch.arange(1, T + 1, device=device)
     return (steps.flip(0) if reverse else steps)[:, None]
 
@@ -77,7 +77,7 @@ def grads(
     cut: bool,
     batched: bool = False,
 ) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Give the gradients that arrive at each call's h and s_T.
+    """Return the gradients that arrive at each call's h and s_T.
 
     Args:
         recording: the trace's.
@@ -140,7 +140,7 @@ def merge(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
 
 
 def total(recording: Recording, losses: Tensor) -> list[Tensor]:
-    """Give for every call the sum over losses of all that enters it, later layers' included."""
+    """Return for every call the sum over losses of all that enters it, later layers' included."""
     found = grads(recording, losses, torch.ones_like(losses), recording.calls, cut=False)
     if all(g is None for pair in found for g in pair):
         raise GraphError(

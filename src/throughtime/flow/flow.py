@@ -31,7 +31,7 @@ class Flow(Mapping[str, LayerFlow]):
         self._layers, self.split = layers, split
 
     def __getitem__(self, name: str) -> LayerFlow:
-        """Give the flow of one layer.
+        """Return the flow of one layer.
 
         Raises:
             LayerNotFoundError: there is no layer of that name.
@@ -43,7 +43,7 @@ class Flow(Mapping[str, LayerFlow]):
         return self._layers[name]
 
     def __contains__(self, name: object) -> bool:
-        """Say whether there is such a layer."""
+        """Check whether there is such a layer."""
         return name in self._layers
 
     def __iter__(self) -> Iterator[str]:
@@ -55,7 +55,7 @@ class Flow(Mapping[str, LayerFlow]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        """Give a short table."""
+        """Return a short table."""
         return _table(self)
 
     def _repr_html_(self) -> str | None:

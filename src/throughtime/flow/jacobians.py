@@ -18,7 +18,7 @@ NO_JACOBIAN = "has no Jacobian of each row by itself"
 
 
 def jacobian_product(cell: AbstractCell, tape: Tape, to: int, since: int) -> Tensor:
-    """Give ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S), by sending the identity back (eq. 4).
+    """Return ∂s_to/∂s_since = J_to ⋯ J_{since+1}, (B, S, S), by sending the identity back (eq. 4).
 
     Cost:
         (to − since) steps of S·B rows.
@@ -50,7 +50,7 @@ def jacobian_product(cell: AbstractCell, tape: Tape, to: int, since: int) -> Ten
 
 
 def singular_values(jacobian: Tensor) -> Tensor:
-    """Give the singular values, largest first: (B, S, S) → (B, S); NaN where it is not finite."""
+    """Return the singular values, largest first: (B, S, S) → (B, S); NaN where it is not finite."""
     finite = jacobian.isfinite().flatten(1).all(1)
     values = torch.linalg.svdvals(torch.where(finite[:, None, None], jacobian, 0).double())
     return torch.where(finite[:, None], values, torch.nan)
@@ -62,7 +62,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def steps_taken(tape: Tape) -> Tensor:
-    """Give (T, B) bool: the steps that a row takes from a state it had before."""
+    """Return (T, B) bool: the steps that a row takes from a state it had before."""
     taken = torch.ones(tape.T, tape.B, dtype=torch.bool, device=tape.s.device)
     if tape.active is not None:
         taken = taken & tape.active
@@ -70,7 +70,7 @@ def steps_taken(tape: Tape) -> Tensor:
 
 
 def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
-    """Give the n largest Lyapunov exponents, nats a step, (B, n), by QR along the way back.
+    """Return the n largest Lyapunov exponents, nats a step, (B, n), by QR along the backward pass.
 
     The adjoint recursion delta_{t−1} = J_tᵀ delta_t (eq. 9) is re-orthonormalised at every step;
     the mean logarithms of R's diagonal are the exponents. With n = S their sum is exactly the

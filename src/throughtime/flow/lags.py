@@ -25,7 +25,7 @@ PAIRS = 2**20
 
 
 def beginning(tape: Tape) -> Tensor:
-    """Give (T+1, B): the earliest k from which s_t was reached, by the last reset or first step."""
+    """Return the earliest k from which s_t was reached, by a reset or the first step, (T+1, B)."""
     steps = torch.arange(1, tape.T + 1, device=tape.s.device)[:, None]
     start = torch.zeros(tape.T, tape.B, dtype=torch.long, device=tape.s.device)
     if tape.reset is not None:

@@ -129,7 +129,7 @@ class LayerFlow(LagProfiles):
         return self.split == "step" or self._losses == 1
 
     def adjoint(self, loss: int | None = None) -> Tensor:
-        """Give dE_v/ds_k for all k, (T+1, B, S) (eq. 9); ``loss=None`` sums over the losses.
+        """Return dE_v/ds_k for all k, (T+1, B, S) (eq. 9); ``loss=None`` sums over the losses.
 
         Args:
             loss: the loss's index, from 0; None for the sum.
@@ -141,7 +141,7 @@ class LayerFlow(LagProfiles):
         return self._swept(loss)[0]
 
     def weight_grad(self, name: str, loss: int | None = None, step: int | None = None) -> Tensor:
-        """Give one term of ∂E/∂W = Σ_t Σ_k … (eq. 5), in the shape of the weight.
+        """Return one term of ∂E/∂W = Σ_t Σ_k … (eq. 5), in the shape of the weight.
 
         Args:
             name: ``"weight_hh"``, ``"weight_ih"``, ``"bias_hh"``, ``"bias_ih"``; for other cells
@@ -198,7 +198,7 @@ class LayerFlow(LagProfiles):
             return self.cell.param_grads(tape, adjoint)
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
-        """Give the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
+        """Return the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
 
         The left-out terms are those of `weight_grad` whose step lies beyond the reach of the step
         at which they enter the layer. 0 under a schedule that is exact; above 1 where terms cancel
@@ -224,7 +224,7 @@ class LayerFlow(LagProfiles):
         return {n: sizes[n] and sizes[n] / (whole[n] or math.nan) for n in sizes}
 
     def jacobian(self, step: int, *, rows: Sequence[int] | None = None) -> Tensor:
-        """Return J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4); of some batch rows, where they are named."""
+        """Return J_t = ∂s_t/∂s_{t−1}, (B, S, S) (eq. 4); of the rows named, where some are."""
         self._check_step("step", step, 1)
         return self.jacobian_product(step, step - 1, rows=rows)
 
@@ -244,11 +244,11 @@ class LayerFlow(LagProfiles):
         return jacobians.jacobian_product(self.cell, tape, to - since, 0)
 
     def singular_values(self, step: int) -> Tensor:
-        """Give the singular values of J_t, largest first, (B, S)."""
+        """Return the singular values of J_t, largest first, (B, S)."""
         return jacobians.singular_values(self.jacobian(step))
 
     def bound(self, to: int, since: int, tight: bool = False) -> Tensor:
-        """Give an upper bound of ‖∂s_to/∂s_since‖₂ for each row, (B,), float64 (eq. 7).
+        """Return an upper bound of ‖∂s_to/∂s_since‖₂ for each row, (B,), float64 (eq. 7).
 
         Args:
             to: the later step.
@@ -277,7 +277,7 @@ class LayerFlow(LagProfiles):
     def lyapunov(
         self, n: int | None = None, *, since: int = 0, rows: Sequence[int] | None = None
     ) -> Tensor:
-        """Give the n largest Lyapunov exponents in nats a step, (B, n), largest first.
+        """Return the n largest Lyapunov exponents in nats a step, (B, n), largest first.
 
         Args:
             n: how many; all S where None.
@@ -334,14 +334,14 @@ class LayerFlow(LagProfiles):
         return first_nonfinite(self.tape.s, self.adjoint())
 
     def __repr__(self) -> str:
-        """Give one line."""
+        """Return one line."""
         return (
             f"LayerFlow({self.name}: {type(self.cell).__name__}, T={self.T}, B={self.B}, "
             f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon_text()})"
         )
 
     def _swept(self, loss: int | None) -> tuple[Tensor, Tensor]:
-        """Give dE/ds (T+1, B, S) and the adjoints of a_t (T, B, A) of one loss or of their sum."""
+        """Return dE/ds (T+1, B, S) and the adjoints of a_t (T, B, A) of one loss or of the sum."""
         if loss is not None:
             _check_integer("loss", loss)
             if not 0 <= loss < self._losses:

@@ -25,7 +25,7 @@ def measure(
     memory: int,
     per_row: bool,
 ) -> Flow:
-    """Give the flow of checked losses; `Trace.flow` says what the arguments are."""
+    """Return the flow of checked losses; `Trace.flow` says what the arguments are."""
     with torch.no_grad():
         entering = total(recording, losses)
     if losses.dim() == 0:
@@ -39,7 +39,7 @@ def measure(
 
 
 def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
-    """Give one of every so many losses, counted from the last one."""
+    """Return one of every so many losses, counted from the last one."""
     return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
 
 
@@ -124,7 +124,7 @@ def _by_loss(
 
 
 def _one_loss(cascade: Cascade, i: int, kept: list[Tensor]) -> Callable[[int], Tensor]:
-    """Give what enters call i from one loss: kept where it was small, else sent back again."""
+    """Return what enters call i from one loss: kept where it was small, else sent back again."""
     direct = cascade.directs[i]
     device = cascade.losses.device
     if direct.owner is not None and not any(cascade.joined[i + 1 :]):
@@ -148,6 +148,6 @@ def _among(kept: list[Tensor], loss: int) -> Tensor:
 
 
 def _chunks(V: int, bytes_per_loss: int, memory: int) -> list[slice]:
-    """Give slices of the losses that fit into ``memory`` together."""
+    """Return slices of the losses that fit into ``memory`` together."""
     size = max(1, memory // max(1, bytes_per_loss))
     return [slice(first, min(first + size, V)) for first in range(0, V, size)]

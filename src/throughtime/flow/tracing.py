@@ -148,7 +148,7 @@ def _recurrent_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _is_traceable(module: nn.Module) -> bool:
-    """Say whether the module's forward is one that the sweeps can stand in for."""
+    """Check whether the module's forward is one that the sweeps can stand in for."""
     return isinstance(module, TRACEABLE) and type(module).forward in {
         kind.forward for kind in TRACEABLE
     }

@@ -117,7 +117,7 @@ def _collector_of(weight: Tensor) -> Collector | None:
 
 
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-    """Give each row's share of dE/dW, (B, ·), whose sum over rows is `param_grads` (eq. 5).
+    """Return each row's share of dE/dW, (B, ·), whose sum over rows is `param_grads` (eq. 5).
 
     What the cell does for a batch of one row is done for all by vmap, which makes one batched GEMM
     of each GEMM; row by row where the cell does something that vmap cannot.

@@ -22,7 +22,7 @@ SPANS = ("all", "prefix", "suffix")
 
 
 def term_error(got: Tensor, want: Tensor) -> float:
-    """Give the largest ‖got − want‖ / ‖want‖ over all terms, each a vector along the last axis.
+    """Return the largest ‖got − want‖ / ‖want‖ over all terms, each a vector along the last axis.
 
     A term that should be 0 must be 0, and inf and NaN must stand where they should: else inf.
 
@@ -134,7 +134,7 @@ def _active(T: int, B: int, span: str, draw: torch.Generator) -> Tensor | None:
 
 
 def _entries(V: int, T: int) -> tuple[Tensor, Tensor]:
-    """Give where each loss enters, from 0 (nowhere) to T, and how far down it is followed."""
+    """Return where each loss enters, from 0 (nowhere) to T, and how far down it is followed."""
     v = torch.arange(V, device="cpu")
     enters = v * T // max(V - 1, 1)
     return enters, enters // 2 * (v % 2)

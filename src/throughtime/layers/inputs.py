@@ -82,7 +82,7 @@ def read(
 
 
 def write(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence:
-    """Give a layer's output (T, B, ·) in the layout its input had."""
+    """Return a layer's output (T, B, ·) in the layout its input had."""
     if batch.packed is not None:
         p = batch.packed
         if p.sorted_indices is not None:
@@ -117,7 +117,7 @@ def _cast(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def under_autocast(weight: Tensor) -> bool:
-    """Say whether autocast is on where the weights are; it knows no meta device."""
+    """Check whether autocast is on where the weights are; it knows no meta device."""
     return not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
 
 
@@ -137,7 +137,7 @@ def _unpack(packed: PackedSequence, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
-    """Give the mask (T, B) of the steps that rows of these lengths take."""
+    """Return the mask (T, B) of the steps that rows of these lengths take."""
     T, B, _ = x.shape
     return mask(check_lengths(lengths, B, T), x)
 

@@ -123,7 +123,7 @@ class RNN(_Through):
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.RNN`; ``nonlinearity`` may
     also be ``"sigmoid"`` or ``"identity"``, and the call takes ``lengths=`` and ``reset=``.
-    ``through=`` is the schedule of the way back: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`.
+    ``through=`` is the schedule: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`.
     Under autocast the layer keeps the precision of its weights.
 
     Shapes:
@@ -160,7 +160,7 @@ class RNN(_Through):
         *,
         through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.RNN`, and the schedule of the way back."""
+        """Take the arguments of `torch.nn.RNN`, and the schedule of the backward pass."""
         if not isinstance(nonlinearity, str):
             raise InputTypeError(f"nonlinearity must be a name; got {nonlinearity!r}.")
         check_nonlinearity(nonlinearity)
@@ -177,8 +177,8 @@ class LSTM(_Through):
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.LSTM`, ``proj_size``
     included; the call also takes ``lengths=`` and ``reset=``. ``through=`` is the schedule of the
-    way back: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps the
-    precision of its weights.
+    backward pass: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps
+    the precision of its weights.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), (h_n, c_n) each (L·D, B, H).
@@ -214,7 +214,7 @@ class LSTM(_Through):
         *,
         through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.LSTM`, and the schedule of the way back."""
+        """Take the arguments of `torch.nn.LSTM`, and the schedule of the backward pass."""
         super().__init__(
             "LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, proj_size, device=device, dtype=dtype, through=through,
@@ -225,7 +225,7 @@ class GRU(_Through):
     """`torch.nn.GRU` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.GRU`.
 
     Arguments, ``state_dict``, call and results are those of `torch.nn.GRU`; the call also takes
-    ``lengths=`` and ``reset=``. ``through=`` is the schedule of the way back: `tt.Full`,
+    ``lengths=`` and ``reset=``. ``through=`` is the schedule of the backward pass: `tt.Full`,
     `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps the precision of its
     weights.
 
@@ -262,7 +262,7 @@ class GRU(_Through):
         *,
         through: Schedule = FULL,
     ) -> None:
-        """Take the arguments of `torch.nn.GRU`, and the schedule of the way back."""
+        """Take the arguments of `torch.nn.GRU`, and the schedule of the backward pass."""
         super().__init__(
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, device=device, dtype=dtype, through=through,

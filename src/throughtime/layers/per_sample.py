@@ -99,13 +99,13 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
 
 
 def _stamp(parameter: nn.Parameter) -> tuple[int, int] | None:
-    """Give what changes with every gradient that is added to a parameter's."""
+    """Return what changes with every gradient that is added to a parameter's."""
     grad = parameter.grad
     return None if grad is None else (id(grad), grad._version)
 
 
 def _served(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Give the weights of all recurrent layers of this package, by their name in the model."""
+    """Return the weights of all recurrent layers of this package, by their name in the model."""
     names = {id(p): name for name, p in model.named_parameters()}
     served: dict[str, nn.Parameter] = {}
     layers = 0

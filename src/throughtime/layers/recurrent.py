@@ -53,7 +53,7 @@ class Recurrent(nn.Module):
         Args:
             cell: the recurrence.
             batch_first: whether input and output are (B, T, ·).
-            through: which steps are kept, recomputed or cut on the way back.
+            through: which steps are kept, recomputed or cut on the backward pass.
 
         Raises:
             InputTypeError: ``cell`` is no cell, or ``through`` no schedule.

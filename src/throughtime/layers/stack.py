@@ -38,7 +38,7 @@ _CELLS: WeakKeyDictionary[nn.Module, dict[tuple[str, str, int], GatedWeights]] =
 
 
 def cell_of(module: nn.RNNBase, suffix: str) -> AbstractCell:
-    """Give the cell of one layer and direction, over the module's own weights.
+    """Return the cell of one layer and direction, over the module's own weights.
 
     Args:
         module: a recurrent module of ``torch.nn`` or of this package.
@@ -183,7 +183,7 @@ def _one_direction(
 
 
 def state_widths(module: nn.RNNBase) -> tuple[int, ...]:
-    """Give the widths of the parts of the state: (H,), or (P or H, H) for the LSTM."""
+    """Return the widths of the parts of the state: (H,), or (P or H, H) for the LSTM."""
     if module.mode == "LSTM":
         return (module.proj_size or module.hidden_size, module.hidden_size)
     return (module.hidden_size,)
@@ -192,7 +192,7 @@ def state_widths(module: nn.RNNBase) -> tuple[int, ...]:
 def _initial_states(
     module: nn.RNNBase, batch: Batch, hx, runs: int, widths: tuple[int, ...], weight: Tensor
 ) -> Sequence[Tensor | None]:
-    """Give s_0 (B, S) for each layer and direction; None stands for zeros."""
+    """Return s_0 (B, S) for each layer and direction; None stands for zeros."""
     B = batch.x.shape[1]
     if hx is None:
         return [None] * runs
@@ -213,7 +213,7 @@ def _initial_states(
 
 
 def _final_states(batch: Batch, finals: list[tuple[Tensor, ...]]):
-    """Give h_n, or (h_n, c_n), with a leading axis of layers and directions."""
+    """Return h_n, or (h_n, c_n), with a leading axis of layers and directions."""
     parts = finals[0] if len(finals) == 1 else tuple(map(torch.cat, zip(*finals, strict=True)))
     if not batch.batched:
         parts = tuple(part.squeeze(1) for part in parts)

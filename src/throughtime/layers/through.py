@@ -1,4 +1,4 @@
-"""Choosing the schedule of the way back; and that a compiled layer notices a stream."""
+"""Choosing the schedule of the backward pass; and that a compiled layer notices a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def set_through(model: M, schedule: AbstractSchedule) -> M:
-    """Give every layer of this package in ``model`` the same schedule.
+    """Return every layer of this package in ``model`` the same schedule.
 
     Args:
         model: any module that holds such layers, or is one.

@@ -28,7 +28,7 @@ __all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
 class Shown(NamedTuple):
     """An output that is the tape's states: whoever writes into it in place takes them away.
 
-    That is allowed, as with ``torch.nn``, and noticed: the way back then runs forward once more.
+    That is allowed, as with ``torch.nn``, and noticed: the backward pass runs forward once more.
 
     Attributes:
         h: the output without its graph; it counts the same writes.
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     version: int
 
     def changed(self) -> bool:
-        """Say whether anything was written into the output since."""
+        """Check whether anything was written into the output since."""
         return self.h._version != self.version
 
 
@@ -138,7 +138,7 @@ class BPTT(torch.autograd.Function):
 
 
 def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
-    """Give the gradients of x and of each weight, or None where the plain way back must be left."""
+    """Return the gradients of x and each weight; None where the general way must be taken."""
     if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
         return None
     needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
@@ -146,7 +146,7 @@ def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
 
 
 def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor | None:
-    """Give what arrives at the final state, (B, S), from what arrives at its parts."""
+    """Return what arrives at the final state, (B, S), from what arrives at its parts."""
     there = next((g for g in g_finals if g is not None), None)
     if there is None:
         return None
@@ -160,7 +160,7 @@ def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor |
 
 
 def begin(cell: AbstractCell, x: Tensor) -> Tensor:
-    """Give the initial state (B, S) where none was given."""
+    """Return the initial state (B, S) where none was given."""
     return x.new_zeros(x.shape[1], cell.state_size)
 
 
@@ -172,7 +172,7 @@ def own_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset, g_h, g_s):
-    """Give the gradients as differentiable functions, through an unrolled graph.
+    """Return the gradients as differentiable functions, through an unrolled graph.
 
     This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
     """

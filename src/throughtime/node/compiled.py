@@ -18,7 +18,7 @@ KINDS: dict[str, type[Elman] | type[LSTM] | type[GRU]] = {"LSTM": LSTM, "GRU": G
 
 
 def kind_of(cell: AbstractCell) -> str | None:
-    """Give what `compiled_bptt` calls a cell of the package's three; None for any other."""
+    """Return what `compiled_bptt` calls a cell of the package's three; None for any other."""
     if type(cell) is Elman:
         return cell.nonlinearity
     return next((name for name, kind in KINDS.items() if type(cell) is kind), None)
@@ -38,7 +38,7 @@ def compiled_bptt(
     Args:
         kind: "LSTM", "GRU", or an Elman cell's nonlinearity.
         weights: the cell's, by name.
-        through: which steps are kept, recomputed or cut on the way back.
+        through: which steps are kept, recomputed or cut on the backward pass.
         x: inputs (T, B, I).
         s_0: the initial state (B, S).
         active: (T, B) bool, or None.

@@ -43,7 +43,7 @@ def bptt(
         s_0: the initial state (B, S); None: zeros.
         active: (T, B) bool; rows that are False keep their state and put out 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
-        through: which steps are kept, recomputed or cut on the way back.
+        through: which steps are kept, recomputed or cut on the backward pass.
         recording: where a trace collects this run.
         name: the layer's name in the flow.
         inner: whether ``x`` comes from the layer below in the same module.

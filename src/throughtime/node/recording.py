@@ -47,7 +47,7 @@ class Recording:
     )
 
     def numbered(self, name: str) -> str:
-        """Give a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
+        """Return a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
         taken = {call.name for call in self.calls}
         runs = 1
         numbered = name

@@ -15,7 +15,7 @@ GATES = {"LSTM": 4, "GRU": 3}
 
 
 def gates_of(layer: nn.Module) -> int:
-    """Give how many gate blocks the weights of a layer or cell have: 1, 3 or 4.
+    """Return how many gate blocks the weights of a layer or cell have: 1, 3 or 4.
 
     Raises:
         InputTypeError: it is no recurrent layer or cell of these kinds.
@@ -31,7 +31,7 @@ def gates_of(layer: nn.Module) -> int:
 
 
 def suffixes(layer: nn.Module) -> list[str]:
-    """Give what follows the names of a layer's weights: ``"_l0"``, …; ``""`` for a cell."""
+    """Return what follows the names of a layer's weights: ``"_l0"``, …; ``""`` for a cell."""
     if not isinstance(layer, nn.RNNBase):
         return [""]
     directions = ("", "_reverse") if layer.bidirectional else ("",)
@@ -39,7 +39,7 @@ def suffixes(layer: nn.Module) -> list[str]:
 
 
 def biases(layer: nn.Module) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Give gates, bias_ih and bias_hh of every layer and direction.
+    """Return gates, bias_ih and bias_hh of every layer and direction.
 
     Raises:
         InputTypeError: it is no recurrent layer or cell.

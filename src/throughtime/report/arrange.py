@@ -73,12 +73,12 @@ class Pairs(NamedTuple):
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """Give a tensor as a float64 array on the CPU."""
+    """Return a tensor as a float64 array on the CPU."""
     return tensor.detach().double().cpu().numpy()
 
 
 def thin(count: int, most: int) -> NDArray[Any]:
-    """Give at most so many indices below ``count``, evenly spread, first and last included."""
+    """Return at most so many indices below ``count``, evenly spread, first and last included."""
     if count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(int))
@@ -102,7 +102,7 @@ _SPECTRA: WeakKeyDictionary[Any, dict[tuple[int, int], NDArray[Any]]] = WeakKeyD
 
 
 def spectrum(layer: Any, step: int, row: int) -> NDArray[Any]:
-    """Give the singular values of J_step of one batch row, largest first (eq. 4).
+    """Return the singular values of J_step of one batch row, largest first (eq. 4).
 
     Kept, because two figures ask for the same ones; one row, because each is a decomposition.
     """
@@ -121,12 +121,12 @@ def sample_rows(B: int, most: int = 8) -> list[int]:
 
 
 def affordable(layer: Any) -> int:
-    """Give how many steps' singular values may be asked for: seconds, not minutes."""
+    """Return how many steps' singular values may be asked for: seconds, not minutes."""
     return max(int(WORK / layer.S**3), 8)
 
 
 def quantiles(values: NDArray[Any], *fractions: float) -> list[NDArray[Any]]:
-    """Give quantiles along axis 0 that are values themselves, NaN left out; NaN where none is.
+    """Return quantiles along axis 0 that are values themselves, NaN left out; NaN where none is.
 
     Not interpolated: the mean of 10⁻⁹ and 1 would say nothing about either.
     """
@@ -137,7 +137,7 @@ def quantiles(values: NDArray[Any], *fractions: float) -> list[NDArray[Any]]:
 
 
 def _lines(layer: Any, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-    """Give one line a (loss, row) that has a gradient.
+    """Return one line a (loss, row) that has a gradient.
 
     Its norms (n, T+1), the step where it enters (n,), and the earliest step that has a way there,
     after the last reset (n,). inf and the NaN that comes of it (0·inf, inf − inf) are both given
@@ -158,7 +158,7 @@ def _lines(layer: Any, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 def by_lag(layer: Any) -> ByLag:
-    """Give the norms ‖∂E_t/∂s_k‖ of a layer by lag t − k, relative to lag 0 (eq. 7).
+    """Return the norms ‖∂E_t/∂s_k‖ of a layer by lag t − k, relative to lag 0 (eq. 7).
 
     Cost:
         T sorts of V·B values, V at most 256.
@@ -189,7 +189,7 @@ def by_lag(layer: Any) -> ByLag:
 
 
 def by_pair(layer: Any, most: int = STEPS) -> Pairs:
-    """Give the norms ‖∂E_t/∂s_k‖ of a layer as a map over (t, k), the median over rows (eq. 3).
+    """Return the norms ‖∂E_t/∂s_k‖ of a layer as a map over (t, k), the median over rows (eq. 3).
 
     Losses that enter at the same step are taken together. Above ``most`` steps each n-th is kept.
     """

@@ -16,7 +16,7 @@ HEIGHT = 900  # until the frame has measured itself
 
 
 def flow_html(flow: Flow) -> str:
-    """Give a flow's verdicts and its two first figures as HTML for a notebook's output.
+    """Return a flow's verdicts and its two first figures as HTML for a notebook's output.
 
     It is the report in a frame, so that neither the notebook's styles nor its scripts meddle with
     it, and it still shows without a network and after the notebook was closed.

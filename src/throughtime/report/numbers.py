@@ -11,12 +11,12 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power(exponent: int) -> str:
-    """Give a power of ten: ``power(-6)`` is 10⁻⁶."""
+    """Return a power of ten: ``power(-6)`` is 10⁻⁶."""
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Give a number with so many digits: 0.0123, 4.57, 3.2×10⁻⁶, inf, NaN.
+    """Return a number with so many digits: 0.0123, 4.57, 3.2×10⁻⁶, inf, NaN.
 
     Example:
         >>> number(3.2e-6), number(0.5), number(float("inf"))
@@ -41,7 +41,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def ratio(log10: float, digits: int = 2) -> str:
-    """Give 10 to a real power, also where that overflows a float: ``ratio(400.3)`` is 2×10⁴⁰⁰."""
+    """Return 10 to a real power, also where that overflows a float: ``ratio(400.3)`` is 2×10⁴⁰⁰."""
     if not math.isfinite(log10):
         return number(math.inf if log10 > 0 else 0) if not math.isnan(log10) else "NaN"
     if -300 < log10 < 300:
@@ -51,7 +51,7 @@ def ratio(log10: float, digits: int = 2) -> str:
 
 
 def percent(fraction: float) -> str:
-    """Give a share in percent; tiny ones as a power of ten, large ones as a multiple.
+    """Return a share in percent; tiny ones as a power of ten, large ones as a multiple.
 
     Example:
         >>> percent(0.1234), percent(2e-9), percent(30.0)
@@ -66,7 +66,7 @@ def percent(fraction: float) -> str:
 
 
 def steps(count: int) -> str:
-    """Give "1 step" or "12 steps"."""
+    """Return "1 step" or "12 steps"."""
     return f"{count} step" if count == 1 else f"{count} steps"
 
 
@@ -74,7 +74,7 @@ _SYMBOL = re.compile(r"(?<!\w)(β|W|s|h|E|J)_(W|f|h|x|t|k)(?!\w)")
 
 
 def symbols(html: str) -> str:
-    """Give text, already escaped, with its indices set low and its powers high, for HTML.
+    """Return text, already escaped, with its indices set low and its powers high, for HTML.
 
     Example:
         >>> symbols("(β_W·β_f)^lag"), symbols("weight_hh")

@@ -49,7 +49,7 @@ def plot(drawing: Drawing, id: str, html: str = "") -> Plot:
 
 
 def _figure_json(drawing: Drawing) -> str:
-    """Give data and layout as JSON, arrays as base64, the template left to the page."""
+    """Return data and layout as JSON, arrays as base64, the template left to the page."""
     import plotly.graph_objects as go
 
     figure = go.Figure(drawing.data, drawing.layout | {"template": "none"}).to_plotly_json()
@@ -127,7 +127,7 @@ def _version(package: str) -> str:
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Give the path, or raise before any work is done for a file that cannot be written.
+    """Return the path, or raise before any work is done for a file that cannot be written.
 
     Args:
         path: where a page is to go.

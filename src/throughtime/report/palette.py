@@ -70,12 +70,12 @@ SCHEMES = {
 
 
 def css_variables(scheme: str) -> str:
-    """Give the colours of a scheme as CSS custom properties: ``--paper: #fff; …``."""
+    """Return the colours of a scheme as CSS custom properties: ``--paper: #fff; …``."""
     return " ".join(f"--{name}: {value};" for name, value in SCHEMES[scheme]._asdict().items())
 
 
 def plotly_template(scheme: str = "light", *, transparent: bool = False) -> dict[str, Any]:
-    """Give the Plotly template of a scheme, as a plain dict.
+    """Return the Plotly template of a scheme, as a plain dict.
 
     Args:
         scheme: "light" or "dark".

@@ -96,7 +96,7 @@ def report_html(
     kinds: Sequence[str] = LAYER_KINDS,
     brief: bool = False,
 ) -> str:
-    """Give the report as a string of HTML; arguments as `write_report`.
+    """Return the report as a string of HTML; arguments as `write_report`.
 
     Args:
         flow: what ``trace.flow`` gave.
@@ -139,7 +139,7 @@ def _layer(
     words: Sequence[str] | None,
     kinds: Sequence[str],
 ) -> dict[str, Any]:
-    """Give what the template needs of one layer."""
+    """Return what the template needs of one layer."""
     layer = flow[name]
     colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
     plots: list[Plot] = []

@@ -21,7 +21,7 @@ DECADES = 8.0
 
 
 def sparkline(profile: Sequence[float], width: int = 20, *, ascii_only: bool = False) -> str:
-    """Give a lag profile in one line of text: full height is lag 0, each eighth down a decade.
+    """Return a lag profile in one line of text: full height is lag 0, each eighth down a decade.
 
     ``0`` stands for exactly 0, ``!`` for inf, a blank for a lag that was not measured.
 
@@ -52,7 +52,7 @@ def _bar(value: float, bars: str) -> str:
 
 
 def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> FlowTable:
-    """Give a Rich table of a flow: verdict, horizon, profile by lag, first non-finite (eq. 7, 10).
+    """Return a Rich table of a flow: verdict, horizon, profile, first non-finite (eq. 7, 10).
 
     Args:
         flow: what ``trace.flow`` gave.
@@ -81,11 +81,11 @@ class FlowTable:
         self.flow, self.diagnosis = flow, diagnosis
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Give the table for this terminal."""
+        """Return the table for this terminal."""
         yield self.build(ascii_only=options.ascii_only)
 
     def build(self, *, ascii_only: bool = False) -> Table:
-        """Give it as a plain Rich table.
+        """Return it as a plain Rich table.
 
         Args:
             ascii_only: without block characters, superscripts and arrows.

@@ -77,7 +77,7 @@ class Checkpointed(AbstractSchedule):
             self.bytes()
 
     def bytes(self) -> int | None:
-        """Give the budget in bytes, or None."""
+        """Return the budget in bytes, or None."""
         return None if self.memory is None else _bytes(self.memory)
 
     def outputs(

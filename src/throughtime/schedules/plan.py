@@ -19,10 +19,10 @@ __all__ = ["Plan", "advances", "plan"]
 
 
 class Plan(NamedTuple):
-    """How a sweep of T steps is recomputed on its way back.
+    """How a sweep of T steps is recomputed on its backward pass.
 
     Attributes:
-        segment: how many steps are held at once, with all that the way back needs of them.
+        segment: how many steps are held at once, with all that the backward pass needs of them.
         slots: how many states may be kept besides s_0 and the one that the sweep has reached.
     """
 
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     slots: int
 
     def split(self, first: int, last: int, free: int) -> int | None:
-        """Give where to keep the next state between two steps; None where a segment is left.
+        """Return where to keep the next state between two steps; None where a segment is left.
 
         It lies where the fewest segments are run again, by the binomial formula of Griewank and
         Walther (2000), in which the state before ``first`` counts as one more that is kept.
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         return first + min(ahead, n - 1) * self.segment
 
     def descent(self, first: int, last: int, free: int) -> Iterator[tuple[int, int]]:
-        """Give the stretches between the states kept on the first way forward."""
+        """Return the stretches between the states kept on the first way forward."""
         while (at := self.split(first, last, free)) is not None:
             yield first, at
             first, free = at, free - 1
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 def advances(n: int, slots: int) -> int:
-    """Give how many segments are run only to reach a later one, where n are gone back through.
+    """Return how many segments are run only to reach a later one, where n are gone back through.
 
     Args:
         n: the segments.
@@ -69,7 +69,7 @@ def advances(n: int, slots: int) -> int:
 
 
 def _repetitions(n: int, states: int) -> int:
-    """Give the smallest r with C(states + r, r) ≥ n: how often a segment is run to get past it."""
+    """Return the smallest r with C(states + r, r) ≥ n: how often a segment is run."""
     if states == 1:
         return n - 1
     r = 0
@@ -106,7 +106,7 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
 
 
 def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
-    """Give the longest segment beside which the states of all others fit: no step is run thrice."""
+    """Return the longest segment beside which all other states fit: no step is run thrice."""
     for segment in range(min(T, budget // step), 0, -1):
         slots = -(-T // segment) - 1
         if segment * step + (slots + 1) * state <= budget:
@@ -115,9 +115,9 @@ def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
 
 
 def _recursive(T: int, budget: int, step: int, state: int) -> Plan | None:
-    """Give the plan that runs the fewest steps again; states come twice.
+    """Return the plan that runs the fewest steps again; states come twice.
 
-    What the way forward kept stays until the graph is freed, and the way back keeps as many anew.
+    What the forward pass kept stays until the graph is freed; the backward pass keeps as many anew.
     """
     best: tuple[int, Plan] | None = None
     segment = 1

@@ -39,7 +39,7 @@ CARRIED = {kind.forward for kind in (*OWN, nn.RNN, nn.LSTM, nn.GRU)}
 
 
 def title(name: str, layer: nn.Module) -> str:
-    """Give what a message calls a layer."""
+    """Return what a message calls a layer."""
     return f"{type(layer).__name__} {name!r}" if name else f"the {type(layer).__name__}"
 
 
@@ -104,7 +104,7 @@ def carried_layers(model: nn.Module, resets: bool) -> dict[str, nn.Module]:
 
 
 def each(function: Any, state: State) -> State:
-    """Give what a function makes of each part of a state."""
+    """Return what a function makes of each part of a state."""
     if isinstance(state, Tensor):
         return function(state)
     return tuple(function(part) for part in state)

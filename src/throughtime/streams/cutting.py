@@ -84,7 +84,7 @@ class Segments(Iterator[Any]):
         self._pieces = iter(self.source)
 
     def __next__(self) -> Any:
-        """Give the next segment."""
+        """Return the next segment."""
         while self._have < (self.window or 1):
             try:
                 piece = next(self._pieces)
@@ -162,7 +162,7 @@ def check_window(window: object) -> None:
 
 
 def leaves(tree: Any) -> list[Tensor]:
-    """Give the tensors in a tensor, tuple, list or dict.
+    """Return the tensors in a tensor, tuple, list or dict.
 
     Raises:
         InputTypeError: there is something else in it, or nothing.
@@ -182,7 +182,7 @@ def leaves(tree: Any) -> list[Tensor]:
 
 
 def _map(function: Callable[..., Tensor], *trees: Any) -> Any:
-    """Give a tree like the first, of what the function makes of the tensors at each place."""
+    """Return a tree like the first, of what the function makes of the tensors at each place."""
     first = trees[0]
     if isinstance(first, Tensor) and all(isinstance(tree, Tensor) for tree in trees):
         return function(*trees)

@@ -184,7 +184,7 @@ class Stream:
                 self._attach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what is needed to go on later: states, the step reached, what is left of a piece.
+        """Return what is needed to go on later: states, the step reached, what is left of a piece.
 
         Within the loop's body that is the state after this segment, or before it where the model
         has not yet run on it.

@@ -62,7 +62,7 @@ class Text(NamedTuple):
     lag: int
 
     def __str__(self) -> str:
-        """Give the text as it is written."""
+        """Return the text as it is written."""
         words = " ".join(self.words).replace(" .", ".").replace(" ,", ",")
         return f"{words} ___"
 
@@ -155,7 +155,7 @@ class Mention:
         return write(a, b, filler(lag - NEAREST, rng))
 
     def encode(self, texts: list[Text]) -> tuple[Tensor, Tensor]:
-        """Give texts of one length as x (T, B) and y (B,).
+        """Return texts of one length as x (T, B) and y (B,).
 
         Args:
             texts: with names and words of this task only.
@@ -187,7 +187,7 @@ def write(a: str, b: str, between: tuple[str, ...] = ()) -> Text:
 
 @lru_cache(maxsize=4096)
 def can_fill(words: int) -> bool:
-    """Say whether filler sentences can add up to exactly so many words."""
+    """Check whether filler sentences can add up to exactly so many words."""
     return words == 0 or any(
         words >= length and can_fill(words - length) for length in FILLER_LENGTHS
     )

@@ -122,7 +122,7 @@ class CharText:
         return (len(self.train) - 1) // self.window
 
     def segment(self, index: int) -> tuple[Tensor, Tensor]:
-        """Give the x and y of one segment of the training part, (T, B) each.
+        """Return the x and y of one segment of the training part, (T, B) each.
 
         Args:
             index: 0 to ``len(self) − 1``.
@@ -145,11 +145,11 @@ class CharText:
             yield _pair(stream, start, window)
 
     def decode(self, numbers: Tensor) -> str:
-        """Give the characters of numbers (T,)."""
+        """Return the characters of numbers (T,)."""
         return "".join(self.vocabulary[n] for n in numbers.tolist())
 
     def encode(self, text: str) -> Tensor:
-        """Give the numbers of characters, (T,); characters that are not known are left out."""
+        """Return the numbers of characters, (T,); characters that are not known are left out."""
         return torch.tensor([self.vocabulary.index(c) for c in text if c in self.vocabulary])
 
 

@@ -187,7 +187,7 @@ class Language:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Give the mean cross entropy on the held-out part, in nats a character."""
+        """Return the mean cross entropy on the held-out part, in nats a character."""
         self.model.eval()
         state, losses = None, []
         for _, (x, y) in zip(range(VALIDATED), self.text.segments(held_out=True), strict=False):
@@ -248,7 +248,7 @@ class Language:
         return watched.flow(losses)
 
     def content(self) -> dict[str, Any]:
-        """Give what `checkpoint.save` writes."""
+        """Return what `checkpoint.save` writes."""
         state = self._state
         parts = [] if state is None else list(state) if isinstance(state, tuple) else [state]
         return {
@@ -308,7 +308,7 @@ class Language:
 
 
 def digest(text: CharText) -> str:
-    """Give a short fingerprint of a text, its layout and its vocabulary."""
+    """Return a short fingerprint of a text, its layout and its vocabulary."""
     seen = hashlib.sha256(text.vocabulary.encode())
     for stream in (text.train, text.held_out):
         seen.update(str(tuple(stream.shape)).encode())

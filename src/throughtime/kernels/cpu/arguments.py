@@ -68,7 +68,7 @@ def know(active: Tensor, lengths: Tensor) -> None:
 
 
 def _version(tensor: Tensor) -> int:
-    """Give a number that changes with every write into a tensor, where torch counts them."""
+    """Return a number that changes with every write into a tensor, where torch counts them."""
     return -1 if tensor.is_inference() else tensor._version
 
 
@@ -102,7 +102,7 @@ class Arguments:
             number: of its compiled kernel.
             T: steps.
             B: batch rows.
-            x: inputs (T, B, I); None where a way back wants no gradient of a weight or input.
+            x: inputs (T, B, I); None where a backward pass wants no gradient of a weight or input.
             active: (T, B) bool; None: every row takes every step.
             reset: (T, B) bool, or None.
             back: the direction.
@@ -201,5 +201,5 @@ class Arguments:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """Give x with the last axis contiguous; rows may lie anywhere."""
+    """Return x with the last axis contiguous; rows may lie anywhere."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -124,7 +124,7 @@ def library() -> Library:
 
 
 def _is_ours(handle: ctypes.CDLL) -> bool:
-    """Say whether the library is of this package's version; an old one may lack the question."""
+    """Check whether the library is of this package's version; an old one may lack the question."""
     if not hasattr(handle, "tt_version") or handle.tt_version() != VERSION:
         return False
     handle.tt_sweep_size.restype = _int64
@@ -132,7 +132,7 @@ def _is_ours(handle: ctypes.CDLL) -> bool:
 
 
 def _lend_pool(handle: ctypes.CDLL) -> str:
-    """Give the library the threads of the OpenMP library that torch runs on, if it can be found."""
+    """Lend the library the threads of torch's OpenMP library; return its path, or ""."""
     for path in _loaded("omp"):
         try:
             openmp = ctypes.CDLL(path)
@@ -146,7 +146,7 @@ def _lend_pool(handle: ctypes.CDLL) -> str:
 
 
 def _loaded(part: str) -> list[str]:
-    """Give the shared libraries in this process whose name holds ``part``, torch's own first."""
+    """Return the shared libraries in this process whose name holds ``part``, torch's own first."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -166,14 +166,14 @@ def facts(number: int) -> Facts:
 
 
 def isas() -> tuple[str, ...]:
-    """Give the instruction sets that the library has and this machine runs, best first."""
+    """Return the instruction sets that the library has and this machine runs, best first."""
     handle = library().handle
     return () if handle is None else tuple(handle.tt_isas().decode().split())
 
 
 @cache
 def isa() -> str:
-    """Give the instruction set that sweeps run on; empty without a library."""
+    """Return the instruction set that sweeps run on; empty without a library."""
     handle = library().handle
     return "" if handle is None else handle.tt_isa().decode()
 
@@ -208,7 +208,7 @@ def run(sweep: Sweep, *, back: bool) -> None:
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """Give a tensor to be written for the first time, on large pages where it is large.
+    """Return a tensor to be written for the first time, on large pages where it is large.
 
     A fresh page costs a fault, 0.4 µs a KB measured; with pages of 2 MB a quarter of that.
     """
@@ -229,5 +229,5 @@ def address(tensor: Tensor) -> int:
 
 
 def pointer(tensor: Tensor | None) -> int | None:
-    """Give a tensor's address, or None."""
+    """Return a tensor's address, or None."""
     return None if tensor is None else tensor.data_ptr()

@@ -118,7 +118,7 @@ def back_arguments(
     V: int = 1,
     with_x: bool = False,
 ) -> Arguments:
-    """Describe the way back over a tape, with what enters it; where to write is still open."""
+    """Describe the backward pass over a tape, with what enters it; where to write is still open."""
     T, B, S = tape.T, tape.B, cell.state_size
     s = tape.s.contiguous()
     if s.shape[2] != S or s.dtype is not cell.weight_hh.dtype:
@@ -139,7 +139,7 @@ def back_arguments(
 def run_gradients(
     sweep: library.Sweep, cell: AbstractCell, x: Tensor, weights: dict[str, Tensor], want_x: bool
 ) -> Gradients:
-    """Run the compiled way back into gradients that are made for it.
+    """Run the compiled backward pass into gradients that are made for it.
 
     Args:
         sweep: the arguments, but for what is to be written.

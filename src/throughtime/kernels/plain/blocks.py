@@ -1,4 +1,4 @@
-"""`cells.Function`'s way back: what does not depend on delta is done for many steps at once."""
+"""`cells.Function`'s backward pass: what does not depend on delta, for many steps at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["backward", "gradients"]
 # What the rows of a block may hold of one state: small enough for the cache, many enough to share
 # what every operation costs.
 BLOCK_BYTES = 1 << 19
-# With fewer steps in all, a graph of them costs less than learning a step's way back.
+# With fewer steps in all, a graph of them costs less than learning a step's backward pass.
 WORTH_LEARNING = 32
 
 
@@ -218,7 +218,7 @@ class _WayBack:
         return delta
 
     def _learn(self, t: int) -> Program:
-        """Let autograd show the way back of one step."""
+        """Let autograd show the backward pass of one step."""
         tape = self.tape.steps(t, t)
         x, s_prev = tape.x[0].detach(), tape.s_prev()[0].detach().requires_grad_()
         recorder = Recorder(x, s_prev, *self.frozen.values())
@@ -253,7 +253,7 @@ class _WayBack:
     def _chain(
         self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Give delta at every step of a block (K, B, S), 0 where it is not taken, and before it."""
+        """Return delta at every step of a block (K, B, S), 0 at steps not taken, and before it."""
         assert self.program is not None
         back = self.program.run
         deltas = tape.s.new_zeros(tape.s[1:].shape)

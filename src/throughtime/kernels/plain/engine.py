@@ -150,7 +150,7 @@ class Blocks(Plain):
 
     name = "blocks"
     asked_for = False
-    how = " Its steps run in torch, and the way back takes many of them at once."
+    how = " Its steps run in torch, and the backward pass takes many of them at once."
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether the step is one that autograd alone knows."""

@@ -1,4 +1,4 @@
-"""What one step does below autograd, written down, so that its way back can run without it."""
+"""What one step does below autograd, written down, so that its backward pass can run without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VALUES_MATTER = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shap
 
 
 class Refusal(Exception):  # noqa: N818 - it is caught within the package and becomes a reason
-    """Why a step cannot be taken for many rows at once, or its way back be repeated."""
+    """Why a step cannot be taken for many rows at once, or its backward pass be repeated."""
 
 
 class Place(NamedTuple):
@@ -55,7 +55,7 @@ class Recorder(TorchDispatchMode):
             self.place(tensor, Source(-1, False, at))
 
     def place(self, tensor: Tensor, source: Source | None = None) -> Place:
-        """Give a tensor's place: a new one where it was not met before."""
+        """Return a tensor's place: a new one where it was not met before."""
         number = self._numbers.setdefault(self._key(tensor), len(self.tensors))
         if number == len(self.tensors):
             self.tensors.append(tensor)
@@ -103,7 +103,7 @@ class Source(NamedTuple):
 
 
 class Program(NamedTuple):
-    """One step's way back, from delta_t to delta_{t-1}.
+    """One step's backward pass, from delta_t to delta_{t-1}.
 
     Attributes:
         operations: those of the step itself, to know it again.
@@ -119,7 +119,7 @@ class Program(NamedTuple):
 
 
 class Follower(TorchDispatchMode):
-    """Goes through a step that was recorded, and keeps of it what its way back needs."""
+    """Goes through a step that was recorded, and keeps of it what its backward pass needs."""
 
     def __init__(self, program: Program, inputs: Sequence[Tensor]) -> None:
         """Take the program, and what the step is given in the order in which it was recorded."""
@@ -146,7 +146,7 @@ class Follower(TorchDispatchMode):
         return out
 
     def tensors(self) -> list[Tensor]:
-        """Give what was kept, once the step is through.
+        """Return what was kept, once the step is through.
 
         Raises:
             Refusal: it ended before the recorded one did.
@@ -160,13 +160,13 @@ def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | N
     """Make a function of the operations that led from delta_t to delta_{t-1} (eq. 9).
 
     Args:
-        recorder: what was run: the step, then its way back.
+        recorder: what was run: the step, then its backward pass.
         step_calls: how many of the calls are the step's.
         delta: the place of dE/ds_t, which the step's tensors stand before.
         grad: dE/ds_{t-1}; None where there is no way to it.
 
     Raises:
-        Refusal: the way back writes into what the step left, or takes a tensor that it did not
+        Refusal: the backward pass writes into what the step left, or takes a tensor that it did not
             leave.
     """
     operations = [call.operation for call in recorder.calls[:step_calls]]
@@ -179,7 +179,7 @@ def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | N
             if leaf < delta.number and leaf not in needs:
                 needs.append(leaf)
             elif leaf > delta.number and leaf not in made:
-                raise Refusal(f"the way back ({call.operation}) takes a tensor of its own")
+                raise Refusal(f"the backward pass ({call.operation}) takes a tensor of its own")
         made.update(_places(call.out))
     sources = [recorder.sources[number] for number in needs]
     kept = [recorder.tensors[number].detach() for number in needs]
@@ -225,13 +225,15 @@ def _places(tree: Any) -> list[int]:
 
 
 def _check_writes(recorder: Recorder, calls: list[Call], first: int) -> None:
-    """Refuse a way back that writes into delta or the step's tensors: others need them as well."""
+    """Refuse a backward pass that writes into delta or the step's tensors: others need them."""
     kept = {t.untyped_storage()._cdata for t in recorder.tensors[: first + 1]}
     for call in calls:
         if call.operation._schema.is_mutable:
             into = recorder.tensors[_places(call.out)[0]]
             if into.untyped_storage()._cdata in kept:
-                raise Refusal(f"the way back writes into what the step left ({call.operation})")
+                raise Refusal(
+                    f"the backward pass writes into what the step left ({call.operation})"
+                )
 
 
 def _function(calls: list[Call], needs: list[int], delta: Place, grad: Place) -> Callable:
@@ -252,7 +254,7 @@ def _function(calls: list[Call], needs: list[int], delta: Place, grad: Place) ->
             if isinstance(out, Place):
                 nodes[out.number] = graph.call_function(_item, (node, at))
     if grad.number not in nodes:
-        raise Refusal("the way back ends in a tensor of its own")
+        raise Refusal("the backward pass ends in a tensor of its own")
     graph.output(nodes[grad.number])
     graph.eliminate_dead_code()
     return fx.GraphModule(torch.nn.Module(), graph).forward

@@ -36,7 +36,7 @@ def forward(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state.
         reset: (T, B) bool; where True the state is zeroed before the step.
-        keep: whether the way back will be taken; without it the tape holds the states alone.
+        keep: whether the backward pass will be taken; without it the tape holds the states alone.
 
     Cost:
         one GEMM for all inputs, and one multiplication and addition a state.
@@ -119,7 +119,7 @@ def losses(cell: AbstractCell, tape: Tape, g: Tensor, *, norms: bool, adjoints: 
 def _back(
     cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Give delta_0…delta_T (V, T+1, B, S) and the adjoints of all steps (V, T, B, A)."""
+    """Return delta_0…delta_T (V, T+1, B, S) and the adjoints of all steps (V, T, B, A)."""
     V, T, B, G = g.shape
     S = cell.state_size
     deltas = g.new_zeros(T + 1, V, B, S)

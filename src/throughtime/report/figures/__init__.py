@@ -35,7 +35,7 @@ KINDS: dict[str, Kind] = {
 
 
 def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options: Any) -> Drawing:
-    """Give one figure as plain dicts with its words; arguments and errors as `figure`.
+    """Return one figure as plain dicts with its words; arguments and errors as `figure`.
 
     Raises:
         InputValueError: no such kind, or a value that an option cannot have.
@@ -58,7 +58,7 @@ def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options
 
 
 def choose(flow: Mapping[str, Any], layer: str | None) -> Any:
-    """Give a layer of a flow by name, or its only one.
+    """Return a layer of a flow by name, or its only one.
 
     Raises:
         LayerNotFoundError: no such layer, or several and none named.

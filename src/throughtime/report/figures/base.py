@@ -44,7 +44,7 @@ class Drawing:
     empty: bool = False
 
     def figure(self) -> Figure:
-        """Give the Plotly figure with its words above it; they are in ``layout.meta`` too."""
+        """Return the Plotly figure with its words above it; they are in ``layout.meta`` too."""
         import plotly.graph_objects as go
 
         text = symbols(wrap(" ".join(filter(None, (self.caption, self.note)))))
@@ -99,7 +99,7 @@ def wrap(text: str, width: int = 104) -> str:
 
 
 def layout(x: str, y: str, whole: int = 100, **more: Any) -> dict[str, Any]:
-    """Give the layout that all figures share: axis titles, legend below, tight margins.
+    """Return the layout that all figures share: axis titles, legend below, tight margins.
 
     Args:
         x: title of the x axis.
@@ -127,13 +127,13 @@ def layout(x: str, y: str, whole: int = 100, **more: Any) -> dict[str, Any]:
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """Give a logarithmic axis from 10^low to 10^high, ticks at whole powers where these do."""
+    """Return a logarithmic axis from 10^low to 10^high, ticks at whole powers where these do."""
     whole = {"dtick": 1} if 1.5 < high - low < 9 else {}
     return {"type": "log", "exponentformat": "power", "range": [low, high], **whole}
 
 
 def guide(axis: str, at: float, **more: Any) -> dict[str, Any]:
-    """Give a thin line across the whole plot at ``at`` on ``axis`` ("x" or "y")."""
+    """Return a thin line across the whole plot at ``at`` on ``axis`` ("x" or "y")."""
     other = "y" if axis == "x" else "x"
     return {
         "type": "line",
@@ -147,7 +147,7 @@ def guide(axis: str, at: float, **more: Any) -> dict[str, Any]:
 
 
 def level(at: float, since: float, until: float, name: str) -> dict[str, Any]:
-    """Give a thin horizontal line that has its name in the legend."""
+    """Return a thin horizontal line that has its name in the legend."""
     return {
         "type": "scatter",
         "mode": "lines",
@@ -160,12 +160,12 @@ def level(at: float, since: float, until: float, name: str) -> dict[str, Any]:
 
 
 def label(text: str, **more: Any) -> dict[str, Any]:
-    """Give a label without an arrow, 12 px, at the place that ``more`` names."""
+    """Return a label without an arrow, 12 px, at the place that ``more`` names."""
     return {"text": text, "showarrow": False, "font": {"size": 12}} | more
 
 
 def decades(low: float, high: float, most: int = 6) -> list[int]:
-    """Give whole exponents between two, few enough to be read as tick labels."""
+    """Return whole exponents between two, few enough to be read as tick labels."""
     from math import ceil, floor
 
     first, last = ceil(low), floor(high)

@@ -87,7 +87,7 @@ def _lines(at: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """Give decades that hold 1 and all but what is next to nothing."""
+    """Return decades that hold 1 and all but what is next to nothing."""
     seen = np.log10(values[values > 0])
     low, high = (max(float(seen.min()), -8.0), float(seen.max())) if len(seen) else (-1.0, 1.0)
     return min(low, -0.3) - 0.2, max(high, 0.3) + 0.15

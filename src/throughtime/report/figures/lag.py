@@ -53,7 +53,7 @@ def draw(layer: Any, *, fraction: float = 0.01) -> Drawing:
 
 
 def bounds(layer: Any, longest: int) -> tuple[float | None, np.ndarray]:
-    """Give log10(β_W·β_f), and log10 Π‖J_j‖₂ over the last 0, 1, 2, … steps of row 0 (eq. 7).
+    """Return log10(β_W·β_f), and log10 Π‖J_j‖₂ over the last 0, 1, 2, … steps of row 0 (eq. 7).
 
     The first is None where the cell has no such constant. The second may be shorter than
     ``longest`` + 1, because each step costs a singular value decomposition.
@@ -70,7 +70,7 @@ def bounds(layer: Any, longest: int) -> tuple[float | None, np.ndarray]:
 
 
 def _range(lags: ByLag, profile: np.ndarray) -> tuple[float, float]:
-    """Give the decades to show: all that was measured, not all that the bounds run through."""
+    """Return the decades to show: all that was measured, not all that the bounds run through."""
     seen = np.concatenate([lags.low, lags.high, profile])
     seen = np.log10(seen[np.isfinite(seen) & (seen > 0)])
     low, high = (seen.min(), seen.max()) if len(seen) else (-2, 0)
@@ -80,7 +80,7 @@ def _range(lags: ByLag, profile: np.ndarray) -> tuple[float, float]:
 
 
 def _spread(lags: ByLag, low: float) -> list[dict[str, Any]]:
-    """Give the band between the 10 % and the 90 % quantile; a 0 reaches down to the axis."""
+    """Return the band between the 10 % and the 90 % quantile; a 0 reaches down to the axis."""
     ok = np.isfinite(lags.high) & (lags.high > 0)
     x = np.arange(len(ok))[ok]
     lower = np.where(lags.low > 0, lags.low, 10.0**low if low > -300 else 1e-300)[ok]

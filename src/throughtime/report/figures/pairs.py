@@ -56,7 +56,7 @@ def draw(layer: Any, *, most: int = STEPS) -> Drawing:
 
 
 def _range(pairs: Pairs) -> tuple[float, float]:
-    """Give the decades of the colour scale: at least two, so that equal norms look equal."""
+    """Return the decades of the colour scale: at least two, so that equal norms look equal."""
     seen = np.log10(pairs.norm[np.isfinite(pairs.norm)])
     if not len(seen):
         return -1.0, 1.0

@@ -39,13 +39,13 @@ class Shaded(NamedTuple):
     reverse: bool = False
 
     def in_text(self) -> list[int]:
-        """Give the indices of the words in the order of the text."""
+        """Return the indices of the words in the order of the text."""
         order = range(len(self.words))
         return list(reversed(order)) if self.reverse else list(order)
 
 
 def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int = 0) -> Shaded:
-    """Give how much of one loss's gradient reaches each word (eq. 3).
+    """Return how much of one loss's gradient reaches each word (eq. 3).
 
     Args:
         layer: a LayerFlow.
@@ -188,7 +188,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def words_html(shaded: Shaded, mark: Sequence[int] = ()) -> str:
-    """Give the words as HTML that wraps like text, shaded, for `style.css`.
+    """Return the words as HTML that wraps like text, shaded, for `style.css`.
 
     Args:
         shaded: from `shade`.
@@ -212,7 +212,7 @@ def words_html(shaded: Shaded, mark: Sequence[int] = ()) -> str:
 
 
 def legend_html() -> str:
-    """Give the key of the shades, for below `words_html`."""
+    """Return the key of the shades, for below `words_html`."""
     keys = "".join(
         f'<span class="word" style="--strength:{1 - n / DECADES:.2f}">{text}</span>'
         for n, text in ((0, "strongest"), (2, "10⁻²"), (4, "10⁻⁴"), (6, "≤ 10⁻⁶"))
@@ -224,7 +224,7 @@ def legend_html() -> str:
 
 
 def _title(shaded: Shaded, k: int) -> str:
-    """Give what the pointer shows over a word."""
+    """Return what the pointer shows over a word."""
     if k + 1 > shaded.step:
         return f"step {k + 1}, after the loss: no gradient"
     lag, norm = shaded.step - k - 1, shaded.norms[k]
