@@ -93,7 +93,7 @@ def measure(T: int, B: int, H: int, I: int, repeats: int) -> None:
 
 def main() -> None:
     """Measure every shape."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--threads", type=int, help="torch's by default")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each, 7 by default")
     wanted = parser.parse_args()
