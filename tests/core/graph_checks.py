@@ -1,0 +1,305 @@
+"""Random cases judged: a flow's numbers beside those of the loops in `graph_oracle`.
+
+Every term is compared relative to its own norm, with no absolute tolerance: what should be 0 must
+be exactly 0. A failure is one line with the seed, the quantity, the relative error and the case.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+
+import throughtime as tt
+
+from .graph_oracle import Oracle, Steps
+from .graph_program import Model, Observers, Ran, call_layers, run_program
+from .oracles import gradient
+from .random_graphs import Case, draw
+
+# What is let pass, relative to each term's own norm; float32 is held to the float64 of the loops.
+RTOL = {torch.float64: 1e-8, torch.float32: 2e-3}
+
+
+class Report:
+    """What came out for one case: how many terms were compared, and how far off they were.
+
+    Attributes:
+        case: the case.
+        checks: how many terms were compared.
+        worst: the largest relative error of those that passed.
+        failures: a line for each quantity that is wrong.
+    """
+
+    def __init__(self, case: Case) -> None:
+        """Begin with nothing."""
+        self.case, self.checks, self.worst = case, 0, 0.0
+        self.failures: list[str] = []
+
+    def fail(self, quantity: str, what: str) -> None:
+        """Write a failure down."""
+        self.failures.append(f"seed {self.case.seed}: {quantity}: {what}; {self.case}")
+
+    def terms(self, quantity: str, got: Tensor, want: Tensor, dims: int) -> None:
+        """Compare tensors term by term, a term being what the last ``dims`` axes hold."""
+        if got.shape != want.shape:
+            self.fail(quantity, f"shape {tuple(got.shape)}, should be {tuple(want.shape)}")
+            return
+        lead = want.shape[: want.dim() - dims]
+        got, want = (t.detach().double().reshape(*lead, -1) for t in (got, want))
+        norm = want.norm(dim=-1)
+        off = (got - want).norm(dim=-1)
+        error = torch.where(norm > 0, off / norm, torch.where(off > 0, torch.inf, off))
+        error = error.nan_to_num(torch.inf)
+        self.checks += error.numel()
+        rtol = RTOL[self.case.dtype]
+        largest = float(error.max())
+        if largest <= rtol:
+            self.worst = max(self.worst, largest)
+            return
+        at = [int(i) for i in torch.unravel_index(error.argmax(), error.shape)] if lead else []
+        self.fail(
+            quantity,
+            f"relative error {largest:.1e} at {at}, norm {float(norm[tuple(at)]):.3g}, allowed "
+            f"{rtol:.0e}",
+        )
+
+    def equal(self, quantity: str, got: object, want: object) -> None:
+        """Compare two values that must be equal."""
+        self.checks += 1
+        if got != want:
+            self.fail(quantity, f"got {got}, should be {want}")
+
+
+def check(case: Case | int) -> Report:
+    """Run a case, or that of a seed, and return what is wrong with its flow."""
+    case = draw(case) if isinstance(case, int) else case
+    report = Report(case)
+    doing = "the model by itself"
+    try:
+        model = Model(case)
+        oracle = Oracle(case, model)
+        before = _by_itself(case, model, oracle, report)
+        doing = "the flow"
+        observers = Observers()
+        with _watched(case, model, observers):
+            with tt.trace(model) as trace:
+                ran = run_program(case, call_layers(model, case), case.dtype, observers)
+            flow = trace.flow(ran.losses, window=case.window, every=case.every)
+            _compare_run(report, "traced", ran, oracle)
+            doing = "the flow's members"
+            _check_flow(case, flow, oracle, report)
+            doing = "backward() after the flow"
+            observers.seen.clear()
+            model.zero_grad()
+            ran.losses.sum().backward()
+        _compare_gradients(report, "traced", model, ran, oracle)
+        _compare_hooks(report, observers, before)
+    except Exception as error:
+        report.fail(doing, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    return report
+
+
+@contextmanager
+def _watched(case: Case, model: Model, observers: Observers) -> Iterator[None]:
+    """Put the case's hooks on its layers, and let warnings be errors."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("error")
+        for number in [number for of, number in case.hooks if of == "layer"]:
+            name = f"layer {number}"
+            handle = model.layers[number].register_full_backward_hook(
+                lambda _, __, grads, name=name: (
+                    None if grads[0] is None else observers.look(name, grads[0])
+                )
+            )
+            stack.callback(handle.remove)
+        yield
+
+
+def _by_itself(case: Case, model: Model, oracle: Oracle, report: Report) -> Observers:
+    """Compare the model without a trace, and its gradients, with the loops."""
+    observers = Observers()
+    with _watched(case, model, observers):
+        ran = run_program(case, call_layers(model, case), case.dtype, observers)
+        ran.losses.sum().backward()
+    _compare_run(report, "model", ran, oracle)
+    _compare_gradients(report, "model", model, ran, oracle)
+    return observers
+
+
+def _compare_run(report: Report, who: str, ran: Ran, oracle: Oracle) -> None:
+    report.terms(f"{who}: losses", ran.losses, oracle.ran.losses, 0)
+    for number in range(len(ran.outputs)):
+        for what in ("outputs", "finals"):
+            got, want = getattr(ran, what)[number], getattr(oracle.ran, what)[number]
+            report.terms(f"{who}: {what} of run {number}", got, want, 1)
+
+
+def _compare_gradients(report: Report, who: str, model: Model, ran: Ran, oracle: Oracle) -> None:
+    """Compare what backward() left in .grad."""
+    parameters = dict(model.named_parameters())
+    total = oracle.ran.losses.sum()
+    for mine, theirs in ((parameters, oracle.parameters), (ran.leaves, oracle.ran.leaves)):
+        names = [name for name in mine if theirs[name].requires_grad]
+        if not names:
+            continue
+        for name, want in zip(names, gradient(total, [theirs[n] for n in names]), strict=True):
+            got = mine[name].grad
+            got = torch.zeros_like(want) if got is None else got
+            report.terms(f"{who}: .grad of {name}", got, want, want.dim())
+
+
+def _compare_hooks(report: Report, got: Observers, want: Observers) -> None:
+    report.equal("hooks that ran", sorted(got.seen), sorted(want.seen))
+    for name, grads in want.seen.items():
+        report.equal(f"calls of the hook on {name}", len(got.seen.get(name, [])), len(grads))
+        for mine, theirs in zip(got.seen.get(name, []), grads, strict=False):
+            report.terms(f"gradient seen by the hook on {name}", mine, theirs, theirs.dim())
+
+
+def _check_flow(case: Case, flow: tt.Flow, oracle: Oracle, report: Report) -> None:
+    report.equal("names", list(flow), list(oracle.steps))
+    report.equal("split", flow.split, "step" if case.scalar else "loss")
+    rng = random.Random(case.seed)
+    sums = {name: torch.zeros_like(w) for name, w in oracle.parameters.items()}
+    known = {id(w): name for name, w in oracle.parameters.items()}
+    split = _by_step if case.scalar else _by_loss
+    for name, (want_states, want_weights) in split(oracle).items():
+        steps, one = oracle.steps[name], flow[name]
+        _check_norms(case, name, one, want_states, report)
+        _check_enters(case, name, one, steps, oracle.direct[name], want_states, report)
+        report.terms(f"{name}: adjoint()", one.adjoint(), want_states.sum(0), 1)
+        report.terms(f"{name}: total_norms", one.total_norms, want_states.sum(0).norm(dim=-1), 0)
+        for v in range(len(want_states)):
+            report.terms(f"{name}: adjoint({v})", one.adjoint(v), want_states[v], 1)
+        report.equal(f"{name}: weights", sorted(one.weight_names), sorted(want_weights))
+        _check_weights(name, one, want_weights, rng, report)
+        for weight, leaf in steps.parameters.items():
+            sums[known[id(leaf)]] += one.weight_grad(weight)
+    wants = gradient(oracle.ran.losses.sum(), list(oracle.parameters.values()))
+    for (name, got), want in zip(sums.items(), wants, strict=True):
+        report.terms(f"terms of {name} beside .grad", got, want, want.dim())
+
+
+# Of each layer: the adjoints (V, T+1, B, S), and for each weight its terms (V, T, *shape).
+Wanted = tuple[Tensor, dict[str, Tensor]]
+
+
+def _by_loss(oracle: Oracle) -> dict[str, Wanted]:
+    """Return what each loss of a vector sends to every state and every step's weights."""
+    return _gathered(
+        oracle.steps,
+        [_sent(loss, list(oracle.steps.values())) for loss in oracle.ran.losses],
+    )
+
+
+def _by_step(oracle: Oracle) -> dict[str, Wanted]:
+    """Return the same for a scalar, split by the step at which its gradient enters the layer."""
+    found: dict[str, Wanted] = {}
+    for name, steps in oracle.steps.items():
+        entering = gradient(oracle.ran.losses, steps.reads)
+        # Within one run, what reaches an earlier state from s_t is the recurrence alone.
+        sent = [
+            _sent(state, [steps], seed)
+            for state, seed in zip(steps.states[1:], entering, strict=True)
+        ]
+        found |= _gathered({name: steps}, sent)
+    return found
+
+
+def _sent(of: Tensor, steps: list[Steps], seed: Tensor | None = None) -> Iterator[Tensor]:
+    flat = [
+        tensor
+        for one in steps
+        for tensor in (*one.states, *(w for copies in one.weights for w in copies.values()))
+    ]
+    if not of.requires_grad:  # a loss that reads nothing
+        return iter([torch.zeros_like(tensor) for tensor in flat])
+    return iter(gradient(of, flat, seed))
+
+
+def _gathered(steps: dict[str, Steps], sent: list[Iterator[Tensor]]) -> dict[str, Wanted]:
+    found: dict[str, Wanted] = {}
+    for name, one in steps.items():
+        states = torch.stack([torch.stack([next(grads) for _ in one.states]) for grads in sent])
+        terms: dict[str, list[Tensor]] = {weight: [] for weight in one.parameters}
+        for grads in sent:
+            by_step = [{w: next(grads) for w in copies} for copies in one.weights]
+            for weight, of_loss in terms.items():
+                of_loss.append(torch.stack([step[weight] for step in by_step]))
+        found[name] = states, {weight: torch.stack(many) for weight, many in terms.items()}
+    return found
+
+
+def _check_norms(
+    case: Case, name: str, one: tt.LayerFlow, want_states: Tensor, report: Report
+) -> None:
+    """Compare every finite norm; NaN may stand only where the window leaves a step out."""
+    chosen = list(range(len(want_states)))[:: -(case.every or 1)][::-1]
+    report.equal(f"{name}: loss_index", one.loss_index.tolist(), chosen)
+    want = want_states[chosen].norm(dim=-1)
+    k = torch.arange(want.shape[1])[None, :, None]
+    may_miss = k < one.enters[:, None] - (case.window or want.shape[1])
+    missing = one.norms.isnan() & may_miss
+    report.terms(
+        f"{name}: norms", one.norms.masked_fill(missing, 0), want.masked_fill(missing, 0), 0
+    )
+
+
+def _check_enters(
+    case: Case,
+    name: str,
+    one: tt.LayerFlow,
+    steps: Steps,
+    direct: Tensor,
+    want_states: Tensor,
+    report: Report,
+) -> None:
+    """Where a loss reads a run directly, it stands at the last step that it reads there."""
+    T = len(steps.takes)
+    count = torch.arange(1, T + 1)
+    for row, v in enumerate(one.loss_index.tolist()):
+        for b in range(case.B):
+            got = int(one.enters[row, b])
+            if case.scalar:
+                # What enters at step v reaches s_v itself, and nothing else tells of it.
+                report.equal(
+                    f"{name}: enters[{row}, {b}]", got > 0, bool(want_states[v, v + 1, b].any())
+                )
+                continue
+            read = count[direct[v, :, b]].tolist()
+            # By the clock of the input the last step that a reverse direction is read at comes first.
+            if read and (not steps.reverse or len(read) == 1):
+                report.equal(f"{name}: enters[{row}, {b}]", got, read[-1])
+
+
+def _check_weights(
+    name: str, one: tt.LayerFlow, want: dict[str, Tensor], rng: random.Random, report: Report
+) -> None:
+    """Compare single terms, their sums over losses, over steps, and over both."""
+    V, T = next(iter(want.values())).shape[:2]
+    for weight, terms in want.items():
+        dims = terms.dim() - 2
+        picked: list[tuple[int | None, int | None]] = [
+            (rng.randrange(V), rng.randrange(T)) for _ in range(4)
+        ]
+        picked += [(rng.randrange(V), None), (None, rng.randrange(T)), (None, None)]
+        for v, k in picked:
+            part = terms.sum(0) if v is None else terms[v]
+            part = part.sum(0) if k is None else part[k]
+            got = one.weight_grad(weight, loss=v, step=None if k is None else k + 1)
+            report.terms(f"{name}: weight_grad({weight!r}, {v}, {k and k + 1})", got, part, dims)
+    weight = rng.choice(list(want))
+    summed = sum(one.weight_grad(weight, loss=v, step=k) for v in range(V) for k in range(1, T + 1))
+    report.terms(
+        f"{name}: sum of the terms of {weight}", torch.as_tensor(summed), want[weight].sum((0, 1)),
+        want[weight].dim() - 2,
+    )  # fmt: skip
+
+
+Checker = Callable[[Case | int], Report]
