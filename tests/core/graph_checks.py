@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -22,7 +22,8 @@ from .oracles import gradient
 from .random_graphs import Case, draw
 
 # What is let pass, relative to each term's own norm; float32 is held to the float64 of the loops.
-RTOL = {torch.float64: 1e-8, torch.float32: 2e-3}
+# Where units are saturated 1 − h² has lost digits before anything is sent back.
+RTOL, RTOL_SATURATED, RTOL_FLOAT32 = 1e-8, 1e-6, 1e-3
 
 
 class Report:
@@ -33,12 +34,16 @@ class Report:
         checks: how many terms were compared.
         worst: the largest relative error of those that passed.
         failures: a line for each quantity that is wrong.
+        rtol: what is let pass.
     """
 
     def __init__(self, case: Case) -> None:
         """Begin with nothing."""
         self.case, self.checks, self.worst = case, 0, 0.0
         self.failures: list[str] = []
+        self.rtol = RTOL_SATURATED if case.regime == "saturated" else RTOL
+        if case.dtype == torch.float32:
+            self.rtol = RTOL_FLOAT32
 
     def fail(self, quantity: str, what: str) -> None:
         """Write a failure down."""
@@ -56,16 +61,15 @@ class Report:
         error = torch.where(norm > 0, off / norm, torch.where(off > 0, torch.inf, off))
         error = error.nan_to_num(torch.inf)
         self.checks += error.numel()
-        rtol = RTOL[self.case.dtype]
         largest = float(error.max())
-        if largest <= rtol:
+        if largest <= self.rtol:
             self.worst = max(self.worst, largest)
             return
         at = [int(i) for i in torch.unravel_index(error.argmax(), error.shape)] if lead else []
         self.fail(
             quantity,
             f"relative error {largest:.1e} at {at}, norm {float(norm[tuple(at)]):.3g}, allowed "
-            f"{rtol:.0e}",
+            f"{self.rtol:.0e}",
         )
 
     def equal(self, quantity: str, got: object, want: object) -> None:
@@ -89,10 +93,12 @@ def check(case: Case | int) -> Report:
         with _watched(case, model, observers):
             with tt.trace(model) as trace:
                 ran = run_program(case, call_layers(model, case), case.dtype, observers)
+            observers.seen.clear()
             flow = trace.flow(ran.losses, window=case.window, every=case.every)
             _compare_run(report, "traced", ran, oracle)
             doing = "the flow's members"
             _check_flow(case, flow, oracle, report)
+            report.equal("hooks that the flow called", sorted(observers.seen), [])
             doing = "backward() after the flow"
             observers.seen.clear()
             model.zero_grad()
@@ -110,12 +116,11 @@ def _watched(case: Case, model: Model, observers: Observers) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         for number in [number for of, number in case.hooks if of == "layer"]:
             name = f"layer {number}"
             handle = model.layers[number].register_full_backward_hook(
-                lambda _, __, grads, name=name: (
-                    None if grads[0] is None else observers.look(name, grads[0])
-                )
+                lambda _, __, grads, name=name: observers.look(name, grads[0])
             )
             stack.callback(handle.remove)
         yield
@@ -169,10 +174,10 @@ def _check_flow(case: Case, flow: tt.Flow, oracle: Oracle, report: Report) -> No
     sums = {name: torch.zeros_like(w) for name, w in oracle.parameters.items()}
     known = {id(w): name for name, w in oracle.parameters.items()}
     split = _by_step if case.scalar else _by_loss
-    for name, (want_states, want_weights) in split(oracle).items():
+    for name, (want_states, entering, want_weights) in split(oracle).items():
         steps, one = oracle.steps[name], flow[name]
         _check_norms(case, name, one, want_states, report)
-        _check_enters(case, name, one, steps, oracle.direct[name], want_states, report)
+        _check_enters(case, name, one, oracle, entering, report)
         report.terms(f"{name}: adjoint()", one.adjoint(), want_states.sum(0), 1)
         report.terms(f"{name}: total_norms", one.total_norms, want_states.sum(0).norm(dim=-1), 0)
         for v in range(len(want_states)):
@@ -186,8 +191,9 @@ def _check_flow(case: Case, flow: tt.Flow, oracle: Oracle, report: Report) -> No
         report.terms(f"terms of {name} beside .grad", got, want, want.dim())
 
 
-# Of each layer: the adjoints (V, T+1, B, S), and for each weight its terms (V, T, *shape).
-Wanted = tuple[Tensor, dict[str, Tensor]]
+# Of each layer: the adjoints (V, T+1, B, S), where anything comes in (V, T, B), and for each weight
+# its terms (V, T, *shape).
+Wanted = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
 def _by_loss(oracle: Oracle) -> dict[str, Wanted]:
@@ -208,7 +214,9 @@ def _by_step(oracle: Oracle) -> dict[str, Wanted]:
             _sent(state, [steps], seed)
             for state, seed in zip(steps.states[1:], entering, strict=True)
         ]
-        found |= _gathered({name: steps}, sent)
+        states, _, weights = _gathered({name: steps}, sent)[name]
+        comes = torch.stack([(seed != 0).any(-1) for seed in entering])
+        found[name] = states, torch.diag_embed(comes.T).permute(1, 2, 0), weights
     return found
 
 
@@ -216,7 +224,11 @@ def _sent(of: Tensor, steps: list[Steps], seed: Tensor | None = None) -> Iterato
     flat = [
         tensor
         for one in steps
-        for tensor in (*one.states, *(w for copies in one.weights for w in copies.values()))
+        for tensor in (
+            *one.states,
+            *one.reads,
+            *(weight for copies in one.weights for weight in copies.values()),
+        )
     ]
     if not of.requires_grad:  # a loss that reads nothing
         return iter([torch.zeros_like(tensor) for tensor in flat])
@@ -227,12 +239,14 @@ def _gathered(steps: dict[str, Steps], sent: list[Iterator[Tensor]]) -> dict[str
     found: dict[str, Wanted] = {}
     for name, one in steps.items():
         states = torch.stack([torch.stack([next(grads) for _ in one.states]) for grads in sent])
+        reads = torch.stack([torch.stack([next(grads) for _ in one.reads]) for grads in sent])
         terms: dict[str, list[Tensor]] = {weight: [] for weight in one.parameters}
         for grads in sent:
             by_step = [{w: next(grads) for w in copies} for copies in one.weights]
             for weight, of_loss in terms.items():
                 of_loss.append(torch.stack([step[weight] for step in by_step]))
-        found[name] = states, {weight: torch.stack(many) for weight, many in terms.items()}
+        by_weight = {weight: torch.stack(many) for weight, many in terms.items()}
+        found[name] = states, (reads != 0).any(-1), by_weight
     return found
 
 
@@ -252,30 +266,33 @@ def _check_norms(
 
 
 def _check_enters(
-    case: Case,
-    name: str,
-    one: tt.LayerFlow,
-    steps: Steps,
-    direct: Tensor,
-    want_states: Tensor,
-    report: Report,
+    case: Case, name: str, one: tt.LayerFlow, oracle: Oracle, entering: Tensor, report: Report
 ) -> None:
-    """Where a loss reads a run directly, it stands at the last step that it reads there."""
-    T = len(steps.takes)
-    count = torch.arange(1, T + 1)
+    """Where a loss reads a run directly, it stands at the last step that it reads there.
+
+    Args:
+        case: the case.
+        name: the layer's.
+        one: its flow.
+        oracle: the loops.
+        entering: (V, T, B), where anything of a loss comes in, also through later runs.
+        report: where failures go.
+    """
+    steps, direct = oracle.steps[name], oracle.direct[name]
     for row, v in enumerate(one.loss_index.tolist()):
         for b in range(case.B):
             got = int(one.enters[row, b])
+            came = (entering[v, :, b].nonzero().flatten() + 1).tolist()
             if case.scalar:
-                # What enters at step v reaches s_v itself, and nothing else tells of it.
-                report.equal(
-                    f"{name}: enters[{row}, {b}]", got > 0, bool(want_states[v, v + 1, b].any())
-                )
+                report.equal(f"{name}: enters[{row}, {b}]", got, v + 1 if came else 0)
                 continue
-            read = count[direct[v, :, b]].tolist()
-            # By the clock of the input the last step that a reverse direction is read at comes first.
-            if read and (not steps.reverse or len(read) == 1):
+            read = (direct[v, :, b].nonzero().flatten() + 1).tolist()
+            # A loss that also comes in at later steps, or at several of a reverse direction, may
+            # stand at any of them.
+            if read and read[-1] == came[-1] and (not steps.reverse or len(came) == 1):
                 report.equal(f"{name}: enters[{row}, {b}]", got, read[-1])
+            elif read:
+                report.equal(f"{name}: enters[{row}, {b}] is in {came}", got in came, True)
 
 
 def _check_weights(
@@ -300,6 +317,3 @@ def _check_weights(
         f"{name}: sum of the terms of {weight}", torch.as_tensor(summed), want[weight].sum((0, 1)),
         want[weight].dim() - 2,
     )  # fmt: skip
-
-
-Checker = Callable[[Case | int], Report]

@@ -49,10 +49,11 @@ class Observers:
 
     seen: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def look(self, name: str, grad: Tensor) -> None:
-        """Write the gradient down, after using its value as a user's hook would."""
-        assert float(grad.norm()) >= 0 or not grad.isfinite().all()
-        self.seen.setdefault(name, []).append(grad.detach().clone())
+    def look(self, name: str, grad: Tensor | None) -> None:
+        """Write the gradient down; torch calls hooks with None where a node has other outputs."""
+        if grad is not None:
+            assert float(grad.norm()) >= 0, "a hook that uses a gradient's value got NaN"
+            self.seen.setdefault(name, []).append(grad.detach().clone())
 
     def watch(self, name: str, tensor: Tensor) -> Tensor:
         """Put a hook on a tensor."""
@@ -102,7 +103,7 @@ class Model(nn.Module):
                 if "weight_hh" in name or name.endswith(".W"):
                     weight.copy_(_in_regime(case.regime, weight))
                 elif case.regime == "saturated" and "weight_hr" not in name:
-                    weight.mul_(3)
+                    weight.mul_(2)
 
 
 def _in_regime(regime: str, weight: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def _in_regime(regime: str, weight: Tensor) -> Tensor:
     if regime == "orthogonal" and weight.shape[0] % n == 0:
         blocks = [torch.linalg.qr(block.double())[0] for block in weight.split(n)]
         return torch.cat(blocks).to(weight)
-    return weight * {"contracting": 0.5, "saturated": 3.0}.get(regime, 1.0)
+    return weight * {"contracting": 0.5, "saturated": 2.0}.get(regime, 1.0)
 
 
 def call_layers(model: Model, case: Case) -> Call:
@@ -167,10 +168,15 @@ def run_program(
         matrix = case.numbers(name, x.shape[-1], width) / x.shape[-1] ** 0.5
         return x @ matrix.to(x)
 
+    def bounded(x: Tensor) -> Tensor:
+        # A unit that is driven by more than a few has no digits left in its slope.
+        return x.tanh() if case.regime == "saturated" else x
+
     def linked(name: str, link: Link, T: int, width: int) -> Tensor:
         if link.source is None:
             return leaf(name, T, case.B, width, grad=case.grad)
         x = _through_time(case, name, link.through, signals[link.source], T)
+        x = bounded(x)
         if link.detach:
             x = x.detach()
         if link.through in {"linear", "tanh"} or x.shape[-1] != width:
@@ -186,7 +192,7 @@ def run_program(
         if run.state == "leaf":
             s_0 = leaf(f"s{number}", *shape, grad=True)
         elif isinstance(run.state, int):
-            s_0 = finals[run.state]
+            s_0 = bounded(finals[run.state])
             if s_0.shape != shape:
                 s_0 = project(f"s{number}", s_0.mean(0, keepdim=True), shape[-1]).expand(shape)
         output, final = call(number, x, s_0)
