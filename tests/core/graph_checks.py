@@ -16,7 +16,7 @@ from torch import Tensor
 
 import throughtime as tt
 
-from .graph_oracle import Oracle, Steps
+from .graph_oracle import Oracle, Wanted, sent_by_loss, sent_by_step
 from .graph_program import Model, Observers, Ran, call_layers, run_program
 from .oracles import gradient
 from .random_graphs import Case, draw
@@ -59,7 +59,7 @@ class Report:
         norm = want.norm(dim=-1)
         off = (got - want).norm(dim=-1)
         error = torch.where(norm > 0, off / norm, torch.where(off > 0, torch.inf, off))
-        error = error.nan_to_num(torch.inf)
+        error = error.masked_fill(error.isnan(), torch.inf)
         self.checks += error.numel()
         largest = float(error.max())
         if largest <= self.rtol:
@@ -173,81 +173,22 @@ def _check_flow(case: Case, flow: tt.Flow, oracle: Oracle, report: Report) -> No
     rng = random.Random(case.seed)
     sums = {name: torch.zeros_like(w) for name, w in oracle.parameters.items()}
     known = {id(w): name for name, w in oracle.parameters.items()}
-    split = _by_step if case.scalar else _by_loss
-    for name, (want_states, entering, want_weights) in split(oracle).items():
-        steps, one = oracle.steps[name], flow[name]
-        _check_norms(case, name, one, want_states, report)
+    sent = sent_by_step if case.scalar else sent_by_loss
+    for name, want in sent(oracle).items():
+        (states, entering, weights), steps, one = want, oracle.steps[name], flow[name]
+        _check_norms(case, name, one, states, report)
         _check_enters(case, name, one, oracle, entering, report)
-        report.terms(f"{name}: adjoint()", one.adjoint(), want_states.sum(0), 1)
-        report.terms(f"{name}: total_norms", one.total_norms, want_states.sum(0).norm(dim=-1), 0)
-        for v in range(len(want_states)):
-            report.terms(f"{name}: adjoint({v})", one.adjoint(v), want_states[v], 1)
-        report.equal(f"{name}: weights", sorted(one.weight_names), sorted(want_weights))
-        _check_weights(name, one, want_weights, rng, report)
+        report.terms(f"{name}: adjoint()", one.adjoint(), states.sum(0), 1)
+        report.terms(f"{name}: total_norms", one.total_norms, states.sum(0).norm(dim=-1), 0)
+        report.equal(f"{name}: weights", sorted(one.weight_names), sorted(weights))
+        for v in range(len(states)):
+            _check_loss(name, one, v, want, rng, report)
+        _check_sums(name, one, weights, rng, report)
         for weight, leaf in steps.parameters.items():
             sums[known[id(leaf)]] += one.weight_grad(weight)
     wants = gradient(oracle.ran.losses.sum(), list(oracle.parameters.values()))
     for (name, got), want in zip(sums.items(), wants, strict=True):
         report.terms(f"terms of {name} beside .grad", got, want, want.dim())
-
-
-# Of each layer: the adjoints (V, T+1, B, S), where anything comes in (V, T, B), and for each weight
-# its terms (V, T, *shape).
-Wanted = tuple[Tensor, Tensor, dict[str, Tensor]]
-
-
-def _by_loss(oracle: Oracle) -> dict[str, Wanted]:
-    """Return what each loss of a vector sends to every state and every step's weights."""
-    return _gathered(
-        oracle.steps,
-        [_sent(loss, list(oracle.steps.values())) for loss in oracle.ran.losses],
-    )
-
-
-def _by_step(oracle: Oracle) -> dict[str, Wanted]:
-    """Return the same for a scalar, split by the step at which its gradient enters the layer."""
-    found: dict[str, Wanted] = {}
-    for name, steps in oracle.steps.items():
-        entering = gradient(oracle.ran.losses, steps.reads)
-        # Within one run, what reaches an earlier state from s_t is the recurrence alone.
-        sent = [
-            _sent(state, [steps], seed)
-            for state, seed in zip(steps.states[1:], entering, strict=True)
-        ]
-        states, _, weights = _gathered({name: steps}, sent)[name]
-        comes = torch.stack([(seed != 0).any(-1) for seed in entering])
-        found[name] = states, torch.diag_embed(comes.T).permute(1, 2, 0), weights
-    return found
-
-
-def _sent(of: Tensor, steps: list[Steps], seed: Tensor | None = None) -> Iterator[Tensor]:
-    flat = [
-        tensor
-        for one in steps
-        for tensor in (
-            *one.states,
-            *one.reads,
-            *(weight for copies in one.weights for weight in copies.values()),
-        )
-    ]
-    if not of.requires_grad:  # a loss that reads nothing
-        return iter([torch.zeros_like(tensor) for tensor in flat])
-    return iter(gradient(of, flat, seed))
-
-
-def _gathered(steps: dict[str, Steps], sent: list[Iterator[Tensor]]) -> dict[str, Wanted]:
-    found: dict[str, Wanted] = {}
-    for name, one in steps.items():
-        states = torch.stack([torch.stack([next(grads) for _ in one.states]) for grads in sent])
-        reads = torch.stack([torch.stack([next(grads) for _ in one.reads]) for grads in sent])
-        terms: dict[str, list[Tensor]] = {weight: [] for weight in one.parameters}
-        for grads in sent:
-            by_step = [{w: next(grads) for w in copies} for copies in one.weights]
-            for weight, of_loss in terms.items():
-                of_loss.append(torch.stack([step[weight] for step in by_step]))
-        by_weight = {weight: torch.stack(many) for weight, many in terms.items()}
-        found[name] = states, (reads != 0).any(-1), by_weight
-    return found
 
 
 def _check_norms(
@@ -295,25 +236,37 @@ def _check_enters(
                 report.equal(f"{name}: enters[{row}, {b}] is in {came}", got in came, True)
 
 
-def _check_weights(
+def _check_loss(
+    name: str, one: tt.LayerFlow, v: int, want: Wanted, rng: random.Random, report: Report
+) -> None:
+    """Compare what one loss sends to the states, and to the weights at a step and at all."""
+    states, _, weights = want
+    report.terms(f"{name}: adjoint({v})", one.adjoint(v), states[v], 1)
+    for weight, terms in weights.items():
+        k, dims = rng.randrange(one.T), terms.dim() - 2
+        part = one.weight_grad(weight, loss=v, step=k + 1)
+        report.terms(f"{name}: weight_grad({weight!r}, {v}, {k + 1})", part, terms[v, k], dims)
+        part = one.weight_grad(weight, loss=v)
+        report.terms(f"{name}: weight_grad({weight!r}, {v})", part, terms[v].sum(0), dims)
+
+
+def _check_sums(
     name: str, one: tt.LayerFlow, want: dict[str, Tensor], rng: random.Random, report: Report
 ) -> None:
-    """Compare single terms, their sums over losses, over steps, and over both."""
-    V, T = next(iter(want.values())).shape[:2]
+    """Compare the terms summed over losses, and over losses and steps; by the flow and by hand."""
     for weight, terms in want.items():
-        dims = terms.dim() - 2
-        picked: list[tuple[int | None, int | None]] = [
-            (rng.randrange(V), rng.randrange(T)) for _ in range(4)
-        ]
-        picked += [(rng.randrange(V), None), (None, rng.randrange(T)), (None, None)]
-        for v, k in picked:
-            part = terms.sum(0) if v is None else terms[v]
-            part = part.sum(0) if k is None else part[k]
-            got = one.weight_grad(weight, loss=v, step=None if k is None else k + 1)
-            report.terms(f"{name}: weight_grad({weight!r}, {v}, {k and k + 1})", got, part, dims)
+        k, dims = rng.randrange(one.T), terms.dim() - 2
+        part = one.weight_grad(weight, step=k + 1)
+        report.terms(
+            f"{name}: weight_grad({weight!r}, None, {k + 1})", part, terms[:, k].sum(0), dims
+        )
+        report.terms(
+            f"{name}: weight_grad({weight!r})", one.weight_grad(weight), terms.sum((0, 1)), dims
+        )
     weight = rng.choice(list(want))
-    summed = sum(one.weight_grad(weight, loss=v, step=k) for v in range(V) for k in range(1, T + 1))
-    report.terms(
-        f"{name}: sum of the terms of {weight}", torch.as_tensor(summed), want[weight].sum((0, 1)),
-        want[weight].dim() - 2,
-    )  # fmt: skip
+    whole = want[weight].sum((0, 1))
+    summed = torch.zeros_like(whole)
+    for v in range(len(want[weight])):
+        for k in range(1, one.T + 1):
+            summed += one.weight_grad(weight, loss=v, step=k)
+    report.terms(f"{name}: sum of the terms of {weight}", summed, whole, whole.dim())

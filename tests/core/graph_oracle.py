@@ -7,14 +7,15 @@ the same step, and each step has its own copy of the weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .graph_program import FUNCTIONS, Model, Ran, run_program
-from .oracles import ACTIVATIONS, gradient
+from .graph_program import FUNCTIONS, Model, Ran, run_program, state_width
+from .oracles import gradient
 from .oracles import step as torch_step
 from .random_graphs import CELLS, Case, LayerPlan
 
@@ -142,7 +143,7 @@ class Oracle:
             number, place, back != "", takes[order], self._weights(plan, run, floor, back)
         )
         s = steps.parameters["weight_ih" if "weight_ih" in steps.parameters else "U"].new_zeros(
-            B, _width(plan)
+            B, state_width(plan)
         )
         s = (s if s_0 is None else s_0) * 1
         steps.states.append(s if s.requires_grad else s.requires_grad_())
@@ -215,10 +216,60 @@ class Oracle:
         return direct
 
 
-def _width(plan: LayerPlan) -> int:
-    from .graph_program import state_width
+# Of each layer: the adjoints (V, T+1, B, S), where anything comes in (V, T, B), and for each weight
+# its terms (V, T, *shape).
+Wanted = tuple[Tensor, Tensor, dict[str, Tensor]]
 
-    return state_width(plan)
+
+def sent_by_loss(oracle: Oracle) -> dict[str, Wanted]:
+    """Return what each loss of a vector sends to every state and every step's weights."""
+    return _gathered(
+        oracle.steps,
+        [_sent(loss, list(oracle.steps.values())) for loss in oracle.ran.losses],
+    )
 
 
-assert set(ACTIVATIONS) == {"tanh", "relu", "sigmoid", "identity"}
+def sent_by_step(oracle: Oracle) -> dict[str, Wanted]:
+    """Return the same for a scalar, split by the step at which its gradient enters the layer."""
+    found: dict[str, Wanted] = {}
+    for name, steps in oracle.steps.items():
+        entering = gradient(oracle.ran.losses, steps.reads)
+        # Within one run, what reaches an earlier state from s_t is the recurrence alone.
+        sent = [
+            _sent(state, [steps], seed)
+            for state, seed in zip(steps.states[1:], entering, strict=True)
+        ]
+        states, _, weights = _gathered({name: steps}, sent)[name]
+        comes = torch.stack([(seed != 0).any(-1) for seed in entering])
+        found[name] = states, torch.diag_embed(comes.T).permute(1, 2, 0), weights
+    return found
+
+
+def _sent(of: Tensor, steps: list[Steps], seed: Tensor | None = None) -> Iterator[Tensor]:
+    flat = [
+        tensor
+        for one in steps
+        for tensor in (
+            *one.states,
+            *one.reads,
+            *(weight for copies in one.weights for weight in copies.values()),
+        )
+    ]
+    if not of.requires_grad:  # a loss that reads nothing
+        return iter([torch.zeros_like(tensor) for tensor in flat])
+    return iter(gradient(of, flat, seed))
+
+
+def _gathered(steps: dict[str, Steps], sent: list[Iterator[Tensor]]) -> dict[str, Wanted]:
+    found: dict[str, Wanted] = {}
+    for name, one in steps.items():
+        states = torch.stack([torch.stack([next(grads) for _ in one.states]) for grads in sent])
+        reads = torch.stack([torch.stack([next(grads) for _ in one.reads]) for grads in sent])
+        terms: dict[str, list[Tensor]] = {weight: [] for weight in one.parameters}
+        for grads in sent:
+            by_step = [{w: next(grads) for w in copies} for copies in one.weights]
+            for weight, of_loss in terms.items():
+                of_loss.append(torch.stack([step[weight] for step in by_step]))
+        by_weight = {weight: torch.stack(many) for weight, many in terms.items()}
+        found[name] = states, (reads != 0).any(-1), by_weight
+    return found
