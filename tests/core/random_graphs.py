@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # How a link carries a signal over: these keep the number of steps ...
-KEEPING = ("plain", "plain", "plain", "linear", "tanh", "flip", "shift", "cumsum", "roll rows")
+KEEPING = ("plain", "plain", "linear", "tanh", "flip", "shift", "cumsum", "roll rows")
 # ... and these give any number of steps.
 RESIZING = ("mean", "last", "mix")
 TORCH = ("nn.RNN", "nn.LSTM", "nn.GRU")
@@ -134,7 +134,7 @@ def draw(seed: int) -> Case:
     B = rng.randint(1, 4)
     layers: list[LayerPlan] = []
     runs: list[RunPlan] = []
-    for number in range(rng.choice((1, 1, 2, 2, 3, 4))):
+    for number in range(rng.choice((1, 2, 2, 3, 4))):
         links = _links(rng, runs, T := _steps(rng, runs))
         if number and rng.random() < 0.2:
             layer, state = rng.randrange(len(layers)), None
@@ -193,8 +193,9 @@ def _layer(rng: random.Random) -> LayerPlan:
 
 def _links(rng: random.Random, runs: list[RunPlan], T: int) -> list[Link]:
     links = []
-    for _ in range(1 if rng.random() < 0.8 else 2):
-        source = rng.choice((None, *range(len(runs)), *range(len(runs))[-2:]))
+    for _ in range(1 if rng.random() < 0.75 else 2):
+        fresh = not runs or rng.random() < 0.15
+        source = None if fresh else rng.choice((*range(len(runs)), len(runs) - 1))
         resizes = source is not None and runs[source].T != T
         ways = RESIZING if resizes else (*KEEPING, *RESIZING)
         way = "plain" if source is None else rng.choice(ways)
@@ -259,8 +260,8 @@ def _add_options(rng: random.Random, case: Case) -> None:
         if quiet and rng.random() < 0.1:
             case.hooks.append(("layer", number))
             case.grad = True
-    if rng.random() < 0.35:
-        case.window = rng.randint(1, max(run.T for run in case.runs))
+    if rng.random() < 0.4:
+        case.window = rng.choice((1, 1, 2, rng.randint(1, max(run.T for run in case.runs))))
     if rng.random() < 0.2:
         case.every = rng.choice((2, 3))
     if case.dtype == torch.float32 and case.regime == "saturated":

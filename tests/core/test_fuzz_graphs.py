@@ -23,7 +23,7 @@ from .graph_checks import check
 from .random_graphs import CELLS, KEEPING, OURS, RESIZING, TORCH, draw
 from .test_mutants import edited
 
-SEEDS = 100
+SEEDS = 90
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -33,7 +33,7 @@ def test_a_flow_is_what_loops_by_hand_give(seed):
     assert not report.failures, "\n".join(report.failures)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS, SEEDS + 8))
+@pytest.mark.parametrize("seed", range(SEEDS, SEEDS + 6))
 def test_plain_torch_gives_the_same(seed):
     with kernels.use("reference"):
         report = check(seed)
@@ -59,7 +59,8 @@ def test_the_seeds_of_the_suite_draw_every_kind():
         assert any(run.reset is value and run.lengths for run in runs)
         assert any(run.packed is value and run.lengths for run in runs)
         assert any(run.residual is value and len(run.links) == 2 for run in runs)
-        assert any(case.scalar is value and case.window and case.every for case in cases)
+        assert any(case.scalar is value and case.window for case in cases)
+        assert any(case.scalar is value and case.every for case in cases)
         assert any((case.losses == "steps") is value for case in cases)
         repeated = [len({run.layer for run in case.runs}) < len(case.runs) for case in cases]
         assert value in repeated
@@ -88,11 +89,13 @@ def take_the_step_before(monkeypatch) -> None:
 # Errors of one line, each with a seed whose case passes without it.
 MUTANTS = {
     "the forget gate's term is dropped": (
-        119, LSTM, "vjp", "(s_prev[:, H:] * f * (1 - f))", "(0 * f)",
+        109, LSTM, "vjp", "(s_prev[:, H:] * f * (1 - f))", "(0 * f)",
     ),
-    "z's way past the gates is dropped": (106, GRU, "vjp", "delta * z + hidden_side", "hidden_side"),
+    "z's way past the gates is dropped": (
+        103, GRU, "vjp", "delta * z + hidden_side", "hidden_side",
+    ),
     "W_h is transposed": (
-        117, Elman, "vjp", "adjoint @ self.weight_hh", "adjoint @ self.weight_hh.T",
+        118, Elman, "vjp", "adjoint @ self.weight_hh", "adjoint @ self.weight_hh.T",
     ),
     "a term is that of another step": (
         106, LayerFlow, "weight_grad",
@@ -103,12 +106,12 @@ MUTANTS = {
         "k < enters[:, None, :] - window", "k <= enters[:, None, :] - window",
     ),
     "later losses own a step too": (
-        109, Direct, "of", "self.owner[None] == losses", "self.owner[None] >= losses",
+        111, Direct, "of", "self.owner[None] == losses", "self.owner[None] >= losses",
     ),
     "a final state is read at the last step of all rows": (
-        118, direct, "merge", "last_steps(tape) - 1", "tape.T - 1 + 0 * last_steps(tape)",
+        119, direct, "merge", "last_steps(tape) - 1", "tape.T - 1 + 0 * last_steps(tape)",
     ),
-    "a window cuts everywhere": (213, cut_everywhere),
+    "a window cuts everywhere": (231, cut_everywhere),
     "the tape is off by a step": (106, take_the_step_before),
 }  # fmt: skip
 
