@@ -22,7 +22,7 @@ KINDS = ("tanh", "relu", "sigmoid", "identity", "lstm", "gru")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
-    "relu": lambda a: a.clamp(min=0),
+    "relu": torch.relu,  # 0 at 0, where clamp passes a gradient of 1
     "sigmoid": lambda a: 1 / (1 + torch.exp(-a)),
     "identity": lambda a: a,
 }

@@ -1,181 +1,268 @@
-"""Random models of recurrent runs with links between them, losses and options, from a seed."""
+"""Random models and losses, drawn from a seed: what the fuzz of flows runs.
+
+`draw(seed)` returns a `Case`: plain data that says which recurrent layers there are, what runs over
+what, and which losses read what. Its repr begins with the seed, and the seed gives it again. All
+numbers (inputs, weights, mixing matrices) come from `Case.numbers`, by name, so that every run of a
+case sees the same ones.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+import zlib
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import throughtime as tt
-
-F64 = torch.float64
-Runner = Callable[..., Any]
-
-
-def shifted(x: Tensor) -> Tensor:
-    """Return x one step later, 0 at the first step."""
-    return torch.cat((torch.zeros_like(x[:1]), x[:-1]))
-
-
-LINKS: dict[str, Callable[[Tensor], Tensor]] = {
-    "as it is": lambda h: h,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "scaled": lambda h: 2 * h,
-    "flip": lambda h: h.flip(0),
-    "shift": shifted,
-    "cumsum": lambda h: h.cumsum(0),
-    "mean": lambda h: h.mean(0, keepdim=True).expand_as(h),
-    "last": lambda h: h[-1:].expand_as(h),
-    "first half twice": lambda h: torch.cat((h[: len(h) - len(h) // 2], h[: len(h) // 2])),
-    "mixed": lambda h: torch.einsum(
-        "ts,sbi->tbi", torch.linspace(-1, 1, len(h) ** 2, dtype=h.dtype).view(len(h), -1), h
-    ),
-    "detached": lambda h: h.detach(),
-}
+# How a link carries a signal over: these keep the number of steps ...
+KEEPING = ("plain", "plain", "linear", "tanh", "flip", "shift", "cumsum", "roll rows")
+# ... and these give any number of steps.
+RESIZING = ("mean", "last", "mix")
+TORCH = ("nn.RNN", "nn.LSTM", "nn.GRU")
+OURS = ("tt.RNN", "tt.LSTM", "tt.GRU")
+CELLS = (
+    "Elman", "LSTM", "GRU", "Leaky", "MinGRU", "PeepholeLSTM", "LayerNormLSTM",
+    "Function", "Function: two parts", "Function: rows mix",
+)  # fmt: skip
 
 
-class Graph(nn.Module):
-    """Up to four runs over at most three modules, each fed by the input or an earlier run.
+@dataclass
+class LayerPlan:
+    """One recurrent module: its class, sizes, and constructor's options."""
 
-    `forward` takes a runner, so that the same graph is run by the modules and by hand.
+    kind: str
+    I: int
+    H: int
+    options: dict[str, object]
+
+    @property
+    def directions(self) -> int:
+        """How many directions a layer of the module has."""
+        return 2 if self.options.get("bidirectional") else 1
+
+
+@dataclass
+class Link:
+    """A way from an earlier run's signal (None: an input of its own) into a run's input."""
+
+    source: int | None
+    through: str
+    detach: bool = False
+
+
+@dataclass
+class RunPlan:
+    """One call of a layer.
+
+    Attributes:
+        layer: which layer; a layer may run more than once.
+        T: how many steps it takes.
+        links: what its input is the sum of.
+        state: the run whose final state it begins from, "leaf" for a tensor with a gradient, None
+            for zeros.
+        lengths: the steps of each row, or None.
+        packed: whether the lengths come by a PackedSequence.
+        reset: whether states are reset inside.
+        residual: whether the input is added to the output.
     """
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed = seed
-        draw = random.Random(seed)
-        torch.manual_seed(seed)
-        self.T, self.B, self.I = draw.randint(1, 9), draw.randint(1, 4), 3
-        # All widths are alike, so that any run can feed any other and take its state.
-        kind = draw.choice(["RNN", "LSTM", "GRU"])
-        self.modules_ = nn.ModuleList(self._module(draw, kind) for _ in range(draw.randint(1, 3)))
-        scale = draw.choice([0.5, 1.0, 1.0, 1.5])
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight *= scale
-        self.plan = [self._run(draw, n) for n in range(draw.randint(1, 4))]
-        self.terms, self.scalar = self._losses(draw)
-        self.options = {
-            "window": draw.choice([None, None, 1, 2, draw.randint(1, 9)]),
-            "every": draw.choice([None, None, None, 2, 3]),
-        }
-        self.hooked = draw.random() < 0.5
-        self.x = torch.randn(self.T, self.B, self.I, dtype=F64)
+    layer: int
+    T: int
+    links: list[Link]
+    state: int | str | None = None
+    lengths: list[int] | None = None
+    packed: bool = False
+    reset: bool = False
+    residual: bool = False
 
-    def _module(self, draw: random.Random, kind: str) -> nn.Module:
-        options: dict[str, Any] = {"num_layers": draw.choice([1, 1, 2]), "dtype": F64}
-        options["bidirectional"] = self._both = draw.random() < 0.25
-        options["bias"] = draw.random() < 0.8
-        hidden = self.I  # so that an output can be an input, after its halves are added
-        if kind == "RNN":
-            options["nonlinearity"] = draw.choice(["tanh", "relu"])
-        source = draw.choice([nn, tt])
-        return getattr(source, kind)(self.I, hidden, **options)
 
-    def _run(self, draw: random.Random, n: int) -> dict[str, Any]:
-        module = draw.randrange(len(self.modules_))
-        before = list(range(n))
-        source = draw.choice([None, *before, *before])
-        carried = (
-            [
-                m
-                for m in before
-                if self._shape(self.plan_module(m)) == self._shape(module) and draw.random() < 0.4
-            ]
-            if n
-            else []
-        )
-        return {
-            "module": module,
-            "source": source,
-            "link": draw.choice(list(LINKS)),
-            "beside": draw.choice([None, None, "input", *before]) if source is not None else None,
-            "state": draw.choice(carried) if carried else None,
-            "masks": self._masks(draw, module),
-        } | self._remember(module)
+@dataclass
+class Term:
+    """One summand of a loss: a weighted sum over part of a run's signal or final states."""
 
-    def _masks(self, draw: random.Random, module: int) -> dict[str, Tensor]:
-        own, found = self.modules_[module], {}
-        if own.bidirectional or not type(own).__module__.startswith("throughtime"):
-            return {}
-        if draw.random() < 0.3:
-            lengths = [draw.randint(1, self.T) for _ in range(self.B)]
-            found["lengths"] = torch.tensor(lengths)
-        if draw.random() < 0.3:
-            reset = torch.rand(self.T, self.B) < 0.3
-            if "lengths" in found:
-                reset &= torch.arange(self.T)[:, None] < found["lengths"]
-            found["reset"] = reset
-        return found
+    run: int
+    of: str
+    power: int
+    steps: list[int] | None
+    rows: list[int] | None
+    units: int
 
-    def _remember(self, module: int) -> dict[str, Any]:
-        self._planned = [*getattr(self, "_planned", []), module]
-        return {}
 
-    def plan_module(self, n: int) -> int:
-        return self._planned[n]
+@dataclass
+class Case:
+    """A model, its runs, its losses, and how the flow is asked for.
 
-    def _shape(self, module: int) -> tuple[int, bool]:
-        own = self.modules_[module]
-        return own.num_layers, own.bidirectional
+    Attributes:
+        seed: what it was drawn from.
+        losses: "steps" (one a step of the last run), or a list of losses, each a list of terms.
+        scalar: whether the losses are summed to a scalar.
+        grad: whether inputs require grad.
+        hooks: a user's observers: ("signal" or "final", run) or ("layer", layer).
+        window, every: the options of `Trace.flow`.
+    """
 
-    def _losses(self, draw: random.Random) -> tuple[list[list[tuple]], bool]:
-        runs = range(len(self.plan))
-        form = draw.choice(["a loss a step", "any", "any", "scalar"])
-        if form == "a loss a step":
-            run = draw.choice(list(runs))
-            return [[(run, "h", t, draw.choice([1, 2]))] for t in range(self.T)], False
-        terms = [
-            [
-                (draw.choice(list(runs)), draw.choice(["h", "h", "h", "s"]),
-                 draw.randrange(self.T), draw.choice([1, 2]))
-                for _ in range(draw.randint(1, 3))
-            ]
-            for _ in range(draw.randint(1, 5))
-        ]  # fmt: skip
-        return terms, form == "scalar"
+    seed: int
+    B: int
+    regime: str
+    dtype: torch.dtype
+    layers: list[LayerPlan]
+    runs: list[RunPlan]
+    losses: str | list[list[Term]]
+    scalar: bool
+    grad: bool
+    hooks: list[tuple[str, int]] = field(default_factory=list)
+    window: int | None = None
+    every: int | None = None
 
-    def forward(self, run: Runner, watch: Callable[[Tensor], None] = lambda _: None) -> Tensor:
-        """Return the losses, with each recurrent run taken by ``run(path, module, x, hx)``."""
-        outputs: list[Tensor] = []
-        states: list[Any] = []
-        for step in self.plan:
-            module = self.modules_[step["module"]]
-            x = self.x
-            if step["source"] is not None:
-                x = LINKS[step["link"]](outputs[step["source"]])
-            if step["beside"] == "input":
-                x = x + self.x
-            elif step["beside"] is not None:
-                x = x + outputs[step["beside"]]
-            hx = None if step["state"] is None else states[step["state"]]
-            h, state = run(f"modules_.{step['module']}", module, x, hx, **step["masks"])
-            if module.bidirectional:
-                h = h[..., : self.I] + h[..., self.I :]
-            watch(h)
-            outputs.append(h)
-            states.append(state)
-        losses = [sum(self._term(outputs, states, *term) for term in own) for own in self.terms]
-        return sum(losses[1:], losses[0]) if self.scalar else torch.stack(losses)
+    def numbers(self, name: str, *shape: int) -> Tensor:
+        """Return the normal numbers of that name and shape, float64, rounded to the dtype."""
+        seed = zlib.crc32(f"{self.seed}/{name}/{shape}".encode())
+        drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+        return drawn.to(self.dtype).double()
 
-    def _term(self, outputs, states, run: int, kind: str, t: int, power: int) -> Tensor:
-        state = states[run] if isinstance(states[run], Tensor) else states[run][-1]
-        value = outputs[run][t] if kind == "h" else state
-        factor = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view_as(value)
-        return (factor * value**power).sum()
+    def resets(self, run: int) -> Tensor | None:
+        """Return where run's states are reset, (T, B), or None."""
+        if not self.runs[run].reset:
+            return None
+        return self.numbers(f"reset {run}", self.runs[run].T, self.B) > 0.8
 
-    def __repr__(self) -> str:
-        modules = "; ".join(
-            f"{type(m).__module__.split('.')[0]}.{m.mode} x{m.num_layers}"
-            f"{' both' if m.bidirectional else ''}"
-            for m in self.modules_
-        )
-        return (
-            f"seed {self.seed}: T={self.T} B={self.B}, {modules}, runs {self.plan}, losses "
-            f"{self.terms}{' summed' if self.scalar else ''}, {self.options}, "
-            f"hooks {self.hooked}"
-        )
+
+def draw(seed: int) -> Case:
+    """Return the case of a seed."""
+    rng = random.Random(seed)
+    B = rng.randint(1, 4)
+    layers: list[LayerPlan] = []
+    runs: list[RunPlan] = []
+    for number in range(rng.choice((1, 2, 2, 3, 4))):
+        links = _links(rng, runs, T := _steps(rng, runs))
+        if number and rng.random() < 0.2:
+            layer, state = rng.randrange(len(layers)), None
+        else:
+            layer, state = len(layers), _state(rng, runs)
+            layers.append(_layer(rng))
+        run = RunPlan(layer, T, links, state, residual=rng.random() < 0.15)
+        _make_ragged(rng, run, layers[layer], B)
+        runs.append(run)
+    case = Case(
+        seed,
+        B,
+        regime=rng.choice(("default", "default", "contracting", "orthogonal", "saturated")),
+        dtype=torch.float32 if rng.random() < 0.15 else torch.float64,
+        layers=layers,
+        runs=runs,
+        losses=_losses(rng, runs, layers, B),
+        scalar=rng.random() < 0.2,
+        grad=rng.random() < 0.5,
+    )
+    _add_options(rng, case)
+    return case
+
+
+def _steps(rng: random.Random, runs: list[RunPlan]) -> int:
+    """Draw T: often that of an earlier run, so that runs of one length meet."""
+    if runs and rng.random() < 0.6:
+        return rng.choice(runs).T
+    return rng.choice((1, 2, 3, 4, 4, 5, 5, 6, 6, 8, 12))
+
+
+def _layer(rng: random.Random) -> LayerPlan:
+    kind = rng.choice((*TORCH, *TORCH, *OURS, *OURS, *CELLS))
+    I, H = rng.randint(1, 4), rng.randint(1, 5)
+    if kind == "LayerNormLSTM":
+        H = rng.randint(4, 6)  # of two entries N makes ±1, whose gradient is rounding alone
+    options: dict[str, object] = {"batch_first": rng.random() < 0.3}
+    if kind in CELLS:
+        if not kind.startswith("Function"):
+            options["bias"] = rng.random() < 0.8
+        if kind in {"Elman", "Leaky"}:
+            options["nonlinearity"] = rng.choice(("tanh", "relu", "sigmoid", "identity"))
+        return LayerPlan(kind, I, H, options)
+    options |= {
+        "num_layers": rng.choice((1, 1, 1, 2)),
+        "bidirectional": rng.random() < 0.25,
+        "bias": rng.random() < 0.8,
+    }
+    if kind.endswith("RNN"):
+        more = ("sigmoid", "identity") if kind == "tt.RNN" else ()
+        options["nonlinearity"] = rng.choice(("tanh", "relu", *more))
+    if kind.endswith("LSTM") and H > 1 and rng.random() < 0.3:
+        options["proj_size"] = rng.randint(1, H - 1)
+    return LayerPlan(kind, I, H, options)
+
+
+def _links(rng: random.Random, runs: list[RunPlan], T: int) -> list[Link]:
+    links = []
+    for _ in range(1 if rng.random() < 0.75 else 2):
+        fresh = not runs or rng.random() < 0.15
+        source = None if fresh else rng.choice((*range(len(runs)), len(runs) - 1))
+        resizes = source is not None and runs[source].T != T
+        ways = RESIZING if resizes else (*KEEPING, *RESIZING)
+        way = "plain" if source is None else rng.choice(ways)
+        links.append(Link(source, way, detach=source is not None and rng.random() < 0.1))
+    return links
+
+
+def _state(rng: random.Random, runs: list[RunPlan]) -> int | str | None:
+    """Draw where a new layer begins; a layer never begins from its own earlier run here."""
+    if runs and rng.random() < 0.3:
+        return rng.randrange(len(runs))
+    return "leaf" if rng.random() < 0.2 else None
+
+
+def _make_ragged(rng: random.Random, run: RunPlan, layer: LayerPlan, B: int) -> None:
+    """Draw lengths and resets, as far as the layer takes them."""
+    if rng.random() < 0.25 and layer.kind != "Function: rows mix":
+        run.lengths = [rng.randint(1, run.T) for _ in range(B)]
+        run.packed = layer.kind in TORCH or rng.random() < 0.3
+        if run.packed:  # which has as many steps as its longest row
+            run.lengths[rng.randrange(B)] = run.T
+    run.reset = layer.kind not in TORCH and rng.random() < 0.2
+
+
+def _losses(
+    rng: random.Random, runs: list[RunPlan], layers: list[LayerPlan], B: int
+) -> str | list[list[Term]]:
+    if rng.random() < 0.4:
+        return "steps"
+    V = rng.randint(1, 5)
+    losses = [[_term(rng, runs, B, V) for _ in range(rng.choice((1, 1, 2, 3)))] for _ in range(V)]
+    if V > 1 and rng.random() < 0.1:
+        losses[rng.randrange(V - 1)] = []  # which reads nothing
+    return losses
+
+
+def _term(rng: random.Random, runs: list[RunPlan], B: int, V: int) -> Term:
+    run = rng.randrange(len(runs)) if rng.random() < 0.5 else len(runs) - 1
+    T = runs[run].T
+    steps = rng.sample(range(T), rng.choice((1, 1, min(2, T), T)))
+    rows = sorted(rng.sample(range(B), rng.randint(1, B)))
+    # One loss for each row of the batch is refused, so losses as many as rows read all rows.
+    return Term(
+        run,
+        of="final" if rng.random() < 0.2 else "signal",
+        power=rng.choice((1, 2)),
+        steps=None if rng.random() < 0.1 else sorted(steps),
+        rows=None if V == B or rng.random() < 0.5 else rows,
+        units=rng.randint(1, 3),
+    )
+
+
+def _add_options(rng: random.Random, case: Case) -> None:
+    """Draw hooks, window and every."""
+    for number in range(len(case.runs)):
+        if rng.random() < 0.2:
+            case.hooks.append((rng.choice(("signal", "final")), number))
+    for number in range(len(case.layers)):
+        runs = [run for run in case.runs if run.layer == number]
+        # Such a hook warns where the layer's input has no gradient, and sees no PackedSequence.
+        quiet = all(not run.packed and all(not k.detach for k in run.links) for run in runs)
+        if quiet and rng.random() < 0.1:
+            case.hooks.append(("layer", number))
+            case.grad = True
+    if rng.random() < 0.4:
+        case.window = rng.choice((1, 1, 2, rng.randint(1, max(run.T for run in case.runs))))
+    if rng.random() < 0.2:
+        case.every = rng.choice((2, 3))
+    if case.dtype == torch.float32 and case.regime == "saturated":
+        case.regime = "default"  # where 1 − h² keeps few digits of float32

@@ -46,13 +46,16 @@ class Cascade:
         """Check for each call whether it may be left at a window's end.
 
         What it passes on from steps beyond the window must stay beyond the window in every call
-        before it. That holds where all on the way is step by step, and all calls look back.
+        before it. That holds where all on the way is step by step, all calls look back, and no row
+        ends sooner in an earlier call, whose window would then begin sooner too.
         """
         calls = self.recording.calls
         turned = any(call.reverse for call in calls)
+        ends = [_ends(call) for call in calls]
         found: list[bool] = []
-        for own in self.links:
-            found.append(not own or (not turned and all(k.aligned and found[k.to] for k in own)))
+        for i, own in enumerate(self.links):
+            kept = (k.aligned and found[k.to] and bool((ends[k.to] >= ends[i]).all()) for k in own)
+            found.append(not own or (not turned and all(kept)))
         return found
 
     def bytes_per_loss(self) -> int:
@@ -92,6 +95,7 @@ class Cascade:
             call, lone = calls[i], self.lone[i]
             if lone is None:
                 clocks[i] = torch.where(clocks[i] > 0, clocks[i], _last_arrival(call, g[i]))
+            clocks[i] = torch.minimum(clocks[i], _ends(call))
             stands[i] = inherited(clocks[i], call.tape.T, call.reverse)
             swept[i] = found = sweep_losses(
                 call.cell,
@@ -176,6 +180,13 @@ def floor(enters: Tensor, window: int | None) -> Tensor:
         return torch.zeros_like(enters[:, 0])
     earliest = torch.where(enters > 0, enters, enters.amax(1, keepdim=True)).amin(1)
     return (earliest - window).clamp(min=0)
+
+
+def _ends(call: Call) -> Tensor:
+    """Return the last step of the input that each row takes, (B,)."""
+    tape = call.tape
+    steps = clock(tape.T, call.reverse, tape.s.device).expand(-1, tape.B)
+    return (steps if tape.active is None else steps * tape.active).amax(0)
 
 
 def _last_arrival(call: Call, g: Tensor) -> Tensor:
