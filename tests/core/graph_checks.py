@@ -199,7 +199,9 @@ def _check_norms(
     report.equal(f"{name}: loss_index", one.loss_index.tolist(), chosen)
     want = want_states[chosen].norm(dim=-1)
     k = torch.arange(want.shape[1])[None, :, None]
-    may_miss = k < one.enters[:, None] - (case.window or want.shape[1])
+    # A row that a loss does not read is followed as far back as those that it reads.
+    stands = torch.where(one.enters > 0, one.enters, one.enters.amax(1, keepdim=True))
+    may_miss = k < stands[:, None] - (case.window or want.shape[1])
     missing = one.norms.isnan() & may_miss
     report.terms(
         f"{name}: norms", one.norms.masked_fill(missing, 0), want.masked_fill(missing, 0), 0

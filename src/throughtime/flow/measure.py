@@ -50,7 +50,10 @@ def _leave_out(norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
     """Mark what lies beyond the window as not measured."""
     if window is not None:
         k = torch.arange(norms.shape[1], device=norms.device)[None, :, None]
-        norms.masked_fill_(k < enters[:, None, :] - window, torch.nan)
+        # A row that a loss does not read may be reached by way of other rows (statistics over the
+        # batch, rows that change places), so it is followed no further than they are.
+        stands = torch.where(enters > 0, enters, enters.amax(1, keepdim=True))
+        norms.masked_fill_(k < stands[:, None, :] - window, torch.nan)
     return norms
 
 
