@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..cells.base import AbstractCell
+from ..cells.function import DEPENDS, Function
 from ..layers.recording import Call, Recording
 from .cascade import Cascade
 from .direct import Direct, attribute, total
@@ -46,13 +48,17 @@ def _floor(enters: Tensor, window: int | None) -> Tensor:
     return (earliest - window).clamp(min=0)
 
 
-def _leave_out(norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
+def _leave_out(cell: AbstractCell, norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
     """Mark what lies beyond the window as not measured."""
     if window is not None:
         k = torch.arange(norms.shape[1], device=norms.device)[None, :, None]
         # A row that a loss does not read may be reached by way of other rows (statistics over the
-        # batch, rows that change places), so it is followed no further than they are.
-        stands = torch.where(enters > 0, enters, enters.amax(1, keepdim=True))
+        # batch, rows that change places). It is followed no further than they are.
+        reached = (norms != 0).any(1)
+        if isinstance(cell, Function) and cell.apart == DEPENDS:
+            reached = torch.ones_like(reached)
+        by_others = (enters == 0) & reached
+        stands = torch.where(by_others, enters.amax(1, keepdim=True), enters)
         norms.masked_fill_(k < stands[:, None, :] - window, torch.nan)
     return norms
 
@@ -74,7 +80,7 @@ def _by_step(
         norms[part] = sweep_losses(call.cell, call.tape, g, floor, enters=entry).norms
     return LayerFlow(
         call,
-        _leave_out(norms, enters, window),
+        _leave_out(call.cell, norms, enters, window),
         which,
         enters,
         g,
@@ -118,7 +124,7 @@ def _by_loss(
         layers.append(
             LayerFlow(
                 call,
-                _leave_out(norms[i], enters[i], window),
+                _leave_out(call.cell, norms[i], enters[i], window),
                 which,
                 enters[i],
                 entering[i],
