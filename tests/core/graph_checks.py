@@ -199,7 +199,10 @@ def _check_norms(
     report.equal(f"{name}: loss_index", one.loss_index.tolist(), chosen)
     want = want_states[chosen].norm(dim=-1)
     k = torch.arange(want.shape[1])[None, :, None]
-    may_miss = k < one.enters[:, None] - (case.window or want.shape[1])
+    # A row that a loss reaches by way of others alone is followed as far back as those.
+    by_others = (one.enters == 0) & (want != 0).any(1)
+    stands = torch.where(by_others, one.enters.amax(1, keepdim=True), one.enters)
+    may_miss = k < stands[:, None] - (case.window or want.shape[1])
     missing = one.norms.isnan() & may_miss
     report.terms(
         f"{name}: norms", one.norms.masked_fill(missing, 0), want.masked_fill(missing, 0), 0

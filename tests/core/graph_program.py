@@ -169,8 +169,9 @@ def run_program(
         return x @ matrix.to(x)
 
     def bounded(x: Tensor) -> Tensor:
-        # A unit that is driven by more than a few has no digits left in its slope.
-        return x.tanh() if case.regime == "saturated" else x
+        # A unit that is driven far into its flat part has no digits left in its slope.
+        hard = case.regime == "saturated" or case.dtype == torch.float32
+        return x.tanh() if hard else x
 
     def linked(name: str, link: Link, T: int, width: int) -> Tensor:
         if link.source is None:
@@ -216,7 +217,7 @@ def _through_time(case: Case, name: str, way: str, x: Tensor, T: int) -> Tensor:
     if way == "shift":
         return torch.cat((torch.zeros_like(x[:1]), x[:-1]))
     if way == "cumsum":
-        return x.cumsum(0)
+        return x.cumsum(0) / len(x)
     if way == "roll rows":
         return x.roll(1, 1)
     if way == "mean":

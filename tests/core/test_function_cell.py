@@ -139,3 +139,18 @@ def test_a_function_is_trained_under_autocast_in_its_own_precision():
     for got, want in zip(*found, strict=True):
         assert got.dtype == torch.float32
         assert_close(got, want, rtol=0)
+
+
+def test_a_window_gives_no_number_where_a_row_is_reached_by_way_of_another():
+    """A loss on row 0 alone, and a step that takes the mean over the batch (eq. 9)."""
+    weights = {"W": draw(4, 4) / 4, "U": draw(4, I)}
+    cell = tt.cells.Function(
+        lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T) + s.mean(0), I, 4, weights=weights
+    )
+    model = tt.Recurrent(cell)
+    with tt.trace(model) as trace:
+        losses = model(draw(T, B, I))[0][-1:, 0].pow(2).sum(1)
+    whole, cut = trace.flow(losses)["l0"], trace.flow(losses, window=1)["l0"]
+    measured = ~cut.norms.isnan()
+    assert_close(cut.norms[measured], whole.norms[measured])
+    assert (whole.norms[0, : T - 1, 1] > 0).all() and not measured[0, : T - 1].any()

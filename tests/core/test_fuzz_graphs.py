@@ -103,7 +103,7 @@ MUTANTS = {
     ),
     "a window leaves out one step more": (
         106, measure, "_leave_out",
-        "k < enters[:, None, :] - window", "k <= enters[:, None, :] - window",
+        "k < stands[:, None, :] - window", "k <= stands[:, None, :] - window",
     ),
     "later losses own a step too": (
         111, Direct, "of", "self.owner[None] == losses", "self.owner[None] >= losses",

@@ -138,6 +138,11 @@ class AbstractCell(nn.Module, ABC):
         if "step" in vars(cls) and "kept_widths" not in vars(cls):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
 
+    @property
+    def rows_depend(self) -> bool:
+        """Whether a row's state is known to depend on the other rows; only a `Function`'s may."""
+        return False
+
     def takes_steps_at_once(self, tape: Tape) -> bool:
         """Check whether `param_grads` may take the rows of many steps; a `Function`'s may not."""
         del tape

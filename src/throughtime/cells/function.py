@@ -291,6 +291,11 @@ class Function(AbstractCell):
         """Return dE/dx: the first I columns of the adjoints."""
         return adjoints[..., : self.input_size]
 
+    @property
+    def rows_depend(self) -> bool:
+        """Whether `examine` found that a row's state depends on the other rows of the batch."""
+        return self.apart == probes.DEPENDS
+
     def need_rows_apart(
         self, cannot: str, instead: str, tape: Tape | None = None, rows: int | None = None
     ) -> None:
@@ -307,7 +312,7 @@ class Function(AbstractCell):
         """
         if (rows if tape is None else tape.B) == 1:
             return  # there is no other row
-        if self.apart == probes.DEPENDS or (tape is not None and probes.mixes_rows(self, tape)):
+        if self.rows_depend or (tape is not None and probes.mixes_rows(self, tape)):
             raise UnsupportedError(
                 f"a step in which a row's state depends on the other rows of the batch {cannot}. "
                 f"Give the step statistics of its own row (layer norm), or {instead}."

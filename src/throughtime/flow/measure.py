@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..cells.base import AbstractCell
 from ..node.recording import Call, Recording
 from .cascade import Cascade, floor
 from .direct import Direct, attribute, total
@@ -43,11 +44,18 @@ def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
     return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
 
 
-def _leave_out(norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
+def _leave_out(cell: AbstractCell, norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
     """Mark what lies beyond the window as not measured."""
     if window is not None:
         k = torch.arange(norms.shape[1], device=norms.device)[None, :, None]
-        norms.masked_fill_(k < enters[:, None, :] - window, torch.nan)
+        # A row that a loss does not read may be reached by way of other rows (statistics over the
+        # batch, rows that change places). It is followed no further than they are.
+        reached = (norms != 0).any(1)
+        if cell.rows_depend:
+            reached = torch.ones_like(reached)
+        by_others = (enters == 0) & reached
+        stands = torch.where(by_others, enters.amax(1, keepdim=True), enters)
+        norms.masked_fill_(k < stands[:, None, :] - window, torch.nan)
     return norms
 
 
@@ -68,7 +76,7 @@ def _by_step(
         norms[part] = sweep_losses(call.cell, call.tape, g, lowest, enters=entry).norms
     return LayerFlow(
         call,
-        _leave_out(norms, enters, window),
+        _leave_out(call.cell, norms, enters, window),
         which,
         enters,
         g,
@@ -112,7 +120,7 @@ def _by_loss(
         layers.append(
             LayerFlow(
                 call,
-                _leave_out(norms[i], enters[i], window),
+                _leave_out(call.cell, norms[i], enters[i], window),
                 which,
                 enters[i],
                 entering[i],
