@@ -282,7 +282,7 @@ def test_a_pattern_is_named_only_where_there_is_one():
 # --- the added cells' own mutants: one changed piece of source each --------------------------
 
 MUTANTS = [
-    (Leaky, "vjp", "self.alpha * slope", "slope"),
+    (Leaky, "vjp", "self.alpha * NONLINEARITIES", "NONLINEARITIES"),
     (Leaky, "vjp", "(1 - self.alpha) * delta", "delta"),
     (Leaky, "step", "(1 - self.alpha) * s_prev", "s_prev"),
     (MinGRU, "vjp", "n - h_prev", "n"),

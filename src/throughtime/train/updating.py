@@ -63,7 +63,7 @@ def began(flow: Flow) -> str:
         )
     forward = [pair for pair in bad if pair[1].direction == "forward"]
     name, first = forward[0] if forward else bad[-1]
-    way = "on the way forward" if first.direction == "forward" else "on the backward pass"
+    way = "on the way forward" if first.direction == "forward" else "on the way back"
     kind = "NaN" if first.kind == "nan" else first.kind
     return (
         f"it began {way}, in {name} at step {first.step}, batch row {first.row}, "
