@@ -3,7 +3,7 @@
 Run: python benchmarks/fuzz_graphs.py [--seeds 900] [--first 0]
 
 It prints a line for each number that is wrong, then how many were compared and the largest relative
-error; exit 1 where one is wrong. The suite runs every second one of the first 90 seeds.
+error; exit 1 where one is wrong. The suite runs every third one of the first 90 seeds.
 """
 
 from __future__ import annotations
