@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import cells, errors, kernels
-from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
+from .diagnosis import Diagnosis, Evidence, Finding, Verdict, diagnose, examine
 from .flow import Flow, LayerFlow, NonFinite, Trace, trace
 from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through
 from .schedules import Checkpointed, Full, Truncated
@@ -23,6 +23,7 @@ __all__ = [
     "Checkpointed",
     "Diagnosis",
     "Evidence",
+    "Finding",
     "Flow",
     "Full",
     "LayerFlow",
@@ -36,6 +37,7 @@ __all__ = [
     "convert",
     "diagnose",
     "errors",
+    "examine",
     "figure",
     "kernels",
     "per_sample_grads",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor
 
 from ..errors import LayerNotFoundError
+from .facts import Facts
 from .layer_flow import LayerFlow
 
 __all__ = ["Flow"]
@@ -21,9 +22,11 @@ class Flow(Mapping[str, LayerFlow]):
     Attributes:
         split: "loss" where the losses were 1-D, "step" where a scalar was split by the step at
             which its gradient enters the layer.
+        facts: what the trace knows of the model beyond its layers; None of a flow built by hand.
         html: how a notebook shows a flow; the report sets it.
     """
 
+    facts: Facts | None = None
     html: Callable[[Flow], str] | None = None
 
     def __init__(self, layers: dict[str, LayerFlow], split: str) -> None:

@@ -19,7 +19,7 @@ from ..schedules import Schedule
 from ..schedules.base import check_schedule
 from ..tape import Tape
 from . import jacobians
-from .nonfinite import NonFinite, first_nonfinite
+from .nonfinite import NonFinite, Terms, first_nonfinite
 from .pairs import sweep_losses
 from .profiles import LagProfiles
 
@@ -49,6 +49,7 @@ class LayerFlow(LagProfiles):
             of it enters. 0 where it does not reach the row. Below a bidirectional layer something
             enters after that step too.
         split: "loss", or "step" where a scalar was split by the step at which its gradient enters.
+        cuts: the steps before which the state was detached, within what is one sequence.
 
     Example:
         >>> model = torch.nn.RNN(3, 5)
@@ -58,6 +59,8 @@ class LayerFlow(LagProfiles):
         >>> flow.norms.shape, flow.weight_grad("weight_hh", loss=6, step=2).shape
         (torch.Size([7, 8, 2]), torch.Size([5, 5]))
     """
+
+    cuts: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -122,6 +125,20 @@ class LayerFlow(LagProfiles):
     def entering_norms(self) -> Tensor:
         """‖g_t‖₂ of what the summed loss sends into step t, from above and directly, (T, B)."""
         return vector_norm(self._g)
+
+    @cached_property
+    def preact_norms(self) -> Tensor:
+        """‖dE/da_t‖₂ of the summed loss, (T, B): what step t has to move the weights with (eq. 5).
+
+        Where the cell has no a_t of its own it is ‖dE/ds_t‖₂.
+        """
+        tells = self.cell is not None and self.cell.has_preact
+        return vector_norm(self._swept(None)[1]) if tells else self.total_norms[1:]
+
+    def input_norms(self) -> Tensor:
+        """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
+        with torch.no_grad():
+            return vector_norm(self.cell.input_grad(self._swept(None)[1]))
 
     @property
     def one_loss(self) -> bool:
@@ -330,8 +347,25 @@ class LayerFlow(LagProfiles):
 
     @cached_property
     def first_nonfinite(self) -> NonFinite | None:
-        """Where the first inf or NaN stands, forward or backward; None where all is finite."""
-        return first_nonfinite(self.tape.s, self.adjoint())
+        """Where the first inf or NaN stands, in the order of computation; None where all is finite.
+
+        Looked at are the input, the weights, the states, the adjoints, and every term of the
+        weights' gradients and of dE/dx: None means that this layer leaves nothing in ``.grad`` that
+        is not finite.
+        """
+        tape = self.tape
+        s = tape.s
+        if tape.reset is not None:  # a state that is zeroed before it is used spoils nothing
+            s = torch.cat((s[:1].masked_fill(tape.reset[0][None, :, None], 0), s[1:]))
+        if self.cell is None:
+            return first_nonfinite(s, self.adjoint(), x=tape.x)
+        return first_nonfinite(
+            s,
+            self.adjoint(),
+            x=tape.x,
+            weights=self.cell.weights(),
+            terms=lambda: Terms(self.cell, tape, self._swept(None)[1]),
+        )
 
     def __repr__(self) -> str:
         """Return one line."""

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["NonFinite", "first_nonfinite"]
+from ..cells.base import AbstractCell
+from ..tape import Tape
+
+__all__ = ["NonFinite", "Terms", "first_nonfinite", "look"]
 
 
 class NonFinite(NamedTuple):
-    """The first non-finite number that a sweep met.
+    """The first non-finite number that a layer met, in the order of computation.
 
     Attributes:
-        direction: "forward", in a state s_t; or "backward", in dE/ds_t.
-        step: t. Forward it is the smallest such t, backward the largest: the first one met.
-        row: the batch row.
-        unit: the entry of the state.
+        direction: "forward", in a state s_t; "input", in an x_t over which the states stay finite
+            (a gate at its end makes a number of −inf); "weight", likewise in a weight; "backward",
+            in dE/ds_t; "gradient", in a term of a weight's gradient or of dE/dx_t, or in their sum.
+        step: t. Forward it is the smallest such t, backward the largest: the first one met. 0 of a
+            weight, and of a sum whose terms are all finite.
+        row: the batch row; 0 where there is none.
+        unit: the entry of the state, the input or the weight, the latter's laid out flat.
         kind: "inf" or "nan". Where a step has both, the inf, which the NaN follows from.
     """
 
@@ -27,22 +35,94 @@ class NonFinite(NamedTuple):
     kind: str
 
 
-def first_nonfinite(s: Tensor, delta: Tensor) -> NonFinite | None:
-    """Look for the first non-finite number, forward in the states, then backward in the adjoints.
+class Terms:
+    """The gradients of a layer's weights and input, and their terms step by step."""
+
+    def __init__(self, cell: AbstractCell, tape: Tape, adjoints: Tensor) -> None:
+        """Take the adjoints of a_t (T, B, A) of the summed loss."""
+        self.cell, self.tape, self.adjoints = cell, tape, adjoints
+
+    def whole(self) -> dict[str, Tensor]:
+        """Return dE/dW by name, and dE/dx (T, B, I) as "x"."""
+        return self._of(self.tape, self.adjoints)
+
+    def at(self, t: int) -> dict[str, Tensor]:
+        """Return what step t adds to them."""
+        return self._of(self.tape.steps(t, t), self.adjoints[t - 1 : t])
+
+    def _of(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            found = self.cell.param_grads(tape, adjoints)
+            return {**found, "x": self.cell.input_grad(adjoints)}
+
+
+def first_nonfinite(
+    s: Tensor,
+    delta: Tensor,
+    *,
+    x: Tensor | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    terms: Callable[[], Terms] | None = None,
+) -> NonFinite | None:
+    """Look for the first non-finite number: forward, then backward, then in the gradients.
+
+    A state is named rather than the input or the weight that spoiled it.
 
     Args:
         s: states (T+1, B, S).
         delta: dE/ds (T+1, B, S).
+        x: inputs (T, B, I), those that no step takes being 0.
+        weights: by name.
+        terms: gives the gradients' terms; asked only where all else is finite.
     """
-    return _look(s, "forward") or _look(delta, "backward")
+    state = look(s, "forward")
+    entered = None if x is None else look(x, "input")
+    if entered is not None:
+        entered = entered._replace(step=entered.step + 1)
+    if state and not (entered and entered.step < state.step):
+        return state
+    return (
+        entered
+        or state
+        or _in_any(weights or {}, "weight", 0)
+        or look(delta, "backward")
+        or (None if terms is None else _in_terms(terms()))
+    )
 
 
-def _look(values: Tensor, direction: str) -> NonFinite | None:
-    bad_steps = (~values.isfinite()).flatten(1).any(1).nonzero().flatten()
-    if not len(bad_steps):
+def look(values: Tensor, direction: str) -> NonFinite | None:
+    """Return the first non-finite entry of values (T, B, ·): the last step's going backward."""
+    if not values.numel() or _all_finite(values):
         return None
-    t = int(bad_steps[0] if direction == "forward" else bad_steps[-1])
+    bad_steps = (~values.isfinite()).flatten(1).any(1).nonzero().flatten()
+    t = int(bad_steps[-1] if direction == "backward" else bad_steps[0])
     infinite = values[t].isinf().nonzero()
     where = infinite if len(infinite) else values[t].isnan().nonzero()
     row, unit = where[0].tolist()
     return NonFinite(direction, t, row, unit, "inf" if len(infinite) else "nan")
+
+
+def _all_finite(values: Tensor) -> bool:
+    return bool(values.isfinite().all())
+
+
+def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFinite | None:
+    """Return the first non-finite entry of some tensors, each laid out flat."""
+    for tensor in tensors.values():
+        found = look(tensor.detach().reshape(1, 1, -1), direction)
+        if found is not None:
+            return found._replace(step=step)
+    return None
+
+
+def _in_terms(terms: Terms) -> NonFinite | None:
+    """Return the last step whose term is not finite; step 0 where only the sum is not."""
+    whole = terms.whole()
+    found = _in_any(whole, "gradient", 0)
+    if found is None:
+        return None
+    for t in range(terms.tape.T, 0, -1):
+        at_step = _in_any(terms.at(t), "gradient", t)
+        if at_step is not None:
+            return at_step
+    return found

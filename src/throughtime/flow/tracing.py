@@ -11,6 +11,7 @@ from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundE
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
 from ..node.recording import Recording
+from .facts import Beginning, gather
 from .flow import Flow
 from .measure import measure
 from .watch import Watch
@@ -23,9 +24,10 @@ TRACEABLE = (nn.RNN, nn.LSTM, nn.GRU, RNN, LSTM, GRU, Recurrent)
 class Trace:
     """What a model's recurrent layers did while it was watched; `flow` takes it apart."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, model: nn.Module | None = None) -> None:
+        """Begin with nothing; of ``model`` it is noted when."""
         self.recording = Recording()
+        self.beginning = None if model is None else Beginning.of(model)
 
     def flow(
         self,
@@ -80,7 +82,10 @@ class Trace:
                 "the losses do not depend on any traced layer: they require no grad. Compute them "
                 "from what the model returned, without torch.no_grad() or .detach() in between."
             )
-        return measure(self.recording, losses, window, every, memory, per_row)
+        flow = measure(self.recording, losses, window, every, memory, per_row)
+        if self.beginning is not None:
+            flow.facts = gather(self.recording, losses, self.beginning)
+        return flow
 
 
 def _check_losses(losses: Tensor) -> None:
@@ -121,7 +126,7 @@ def trace(model: nn.Module) -> Iterator[Trace]:
         ['l0']
     """
     layers = _recurrent_layers(model)
-    watched = Trace()
+    watched = Trace(model)
     begun: list[Watch] = []
     try:
         for path, module in layers:

@@ -1,0 +1,110 @@
+"""One thing that is wrong with a model, or worth knowing, with its evidence and its remedy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .evidence import Evidence
+
+__all__ = ["SEVERITIES", "Finding", "Findings"]
+
+# From the most harmful to what is only worth knowing.
+SEVERITIES = ("error", "warning", "note")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, how it is known, and what to change.
+
+    Attributes:
+        code: one of `throughtime.diagnosis.findings.FINDINGS`.
+        severity: "error", "warning" or "note".
+        layer: the name of a flow's layer, or None where it is the whole model's.
+        what: one sentence.
+        evidence: what was looked at; what decided comes first.
+        remedy: one sentence.
+        fix: a name in the table of remedies, or None.
+        follows: the code of the finding that this one follows from, or None.
+
+    Example:
+        >>> model = torch.nn.RNN(3, 64)
+        >>> with tt.trace(model) as trace:
+        ...     loss = model(torch.randn(100, 2, 3))[0][-1].pow(2).mean()
+        >>> found = tt.examine(trace.flow(loss))
+        >>> found[0].code, found[0].severity, found[0].layer
+        ('vanishes', 'warning', 'l0')
+    """
+
+    code: str
+    severity: str
+    layer: str | None
+    what: str
+    evidence: tuple[Evidence, ...]
+    remedy: str
+    fix: str | None = None
+    follows: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: strings, numbers, lists and dicts; inf and NaN as strings."""
+        evidence = [
+            {
+                "quantity": e.quantity,
+                "value": _plain(e.value),
+                "threshold": None if e.threshold is None else _plain(e.threshold),
+                "where": e.where,
+                "equation": e.equation,
+                "decides": e.decides,
+            }
+            for e in self.evidence
+        ]
+        return {
+            "version": VERSION,
+            "code": self.code,
+            "severity": self.severity,
+            "layer": self.layer,
+            "what": self.what,
+            "evidence": evidence,
+            "remedy": self.remedy,
+            "fix": self.fix,
+            "follows": self.follows,
+        }
+
+    def __str__(self) -> str:
+        """Return a few lines."""
+        where = "" if self.layer is None else f" in {self.layer}"
+        after = "" if self.follows is None else f" (follows from {self.follows})"
+        head = f"{self.severity}: {self.code}{where}{after}"
+        return "\n".join((head, f"  {self.what}", f"  {self.remedy}"))
+
+
+def _plain(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+class Findings(list[Finding]):
+    """A list of findings that shows itself as a short table."""
+
+    def __repr__(self) -> str:
+        """Return a few lines for each finding."""
+        if not self:
+            return "nothing found"
+        return "\n".join(map(str, self))
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook."""
+        from html import escape
+
+        if not self:
+            return "<p>nothing found</p>"
+        head = "".join(f"<th>{name}</th>" for name in ("", "code", "layer", "what", "what to do"))
+        rows = (
+            (f.severity, f.code, f.layer or "the model", f.what, f.remedy)  # what a reader acts on
+            for f in self
+        )
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

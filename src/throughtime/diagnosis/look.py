@@ -1,0 +1,110 @@
+"""What several findings look at, computed once for a flow and once for each of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..cells.base import AbstractCell
+from ..flow import Flow, LayerFlow
+
+__all__ = ["Look", "Seen"]
+
+
+class Seen:
+    """One layer, with what is asked of it more than once.
+
+    Attributes:
+        layer: its flow.
+        name: its name.
+        fed_by: the names of the earlier layers that it hangs on directly.
+        frozen: whether none of its parameters wants a gradient.
+    """
+
+    def __init__(self, layer: LayerFlow, fed_by: tuple[str, ...], frozen: bool) -> None:
+        """Take the layer."""
+        self.layer, self.name, self.fed_by, self.frozen = layer, layer.name, fed_by, frozen
+
+    @property
+    def cell(self) -> AbstractCell | None:
+        """The recurrence; None where the steps are known by their graph alone."""
+        return self.layer.cell
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether input, states and what arrives at them are finite."""
+        tensors = (self.layer.tape.x, self.layer.tape.s, self.layer.adjoint())
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """(T, B) bool: the steps that each row takes."""
+        active = self.layer.tape.active
+        if active is not None:
+            return active
+        return torch.ones(self.layer.T, self.layer.B, dtype=torch.bool, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow lies."""
+        return self.layer.norms.device
+
+    @cached_property
+    def enters(self) -> Tensor:
+        """(T, B) bool: where anything of any loss enters."""
+        return self.layer.entering_norms != 0
+
+    @cached_property
+    def reached(self) -> Tensor:
+        """(B,) bool: the rows that a loss reaches."""
+        return self.enters.any(0)
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """(T, B): the number of each step's episode, from 0; a reset or a cut begins a new one."""
+        begins = torch.zeros(self.layer.T, self.layer.B, dtype=torch.bool, device=self.device)
+        if self.layer.tape.reset is not None:
+            begins |= self.layer.tape.reset
+        for step in self.layer.cuts:
+            begins[step - 1] = True
+        begins[0] = False
+        return begins.long().cumsum(0)
+
+    def last_of_episode(self, where: Tensor) -> Tensor:
+        """Return for each step the last one of its episode at which ``where`` holds: (T, B), or 0.
+
+        Args:
+            where: (T, B) bool.
+        """
+        count = torch.arange(1, self.layer.T + 1, device=self.device)[:, None] * where
+        if self.episode[-1].max() == 0:
+            return count.amax(0, keepdim=True).expand_as(count)
+        last = torch.zeros_like(count).scatter_reduce_(0, self.episode, count, "amax")
+        return last.gather(0, self.episode)
+
+
+class Look:
+    """A flow, with what is asked of it more than once.
+
+    Attributes:
+        flow: the flow.
+        lag: how many steps back the task needs, where the user knows it.
+        seen: its layers, in the order in which they ran.
+    """
+
+    def __init__(self, flow: Flow | Mapping[str, LayerFlow], lag: int | None = None) -> None:
+        """Take the flow."""
+        self.flow, self.lag = flow, lag
+        self.facts = getattr(flow, "facts", None)
+        fed = {} if self.facts is None else self.facts.fed_by
+        frozen = () if self.facts is None else self.facts.frozen
+        self.seen = [
+            Seen(layer, tuple(fed.get(name, ())), name in frozen) for name, layer in flow.items()
+        ]
+
+    def feeds(self, name: str) -> list[Seen]:
+        """Return the layers that hang directly on one."""
+        return [other for other in self.seen if name in other.fed_by]
