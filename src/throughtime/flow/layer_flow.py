@@ -132,8 +132,9 @@ class LayerFlow(LagProfiles):
 
         Where the cell has no a_t of its own it is ‖dE/ds_t‖₂.
         """
-        tells = self.cell is not None and self.cell.has_preact
-        return vector_norm(self._swept(None)[1]) if tells else self.total_norms[1:]
+        if self.cell is None or not self.cell.has_preact:
+            return self.total_norms[1:]
+        return vector_norm(self._swept(None)[1][..., : self.cell.preact_size])
 
     def input_norms(self) -> Tensor:
         """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""

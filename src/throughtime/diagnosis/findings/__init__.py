@@ -49,7 +49,7 @@ FINDINGS: dict[str, Kind] = {
         Kind("input-nonfinite", "the layer's own input is inf or NaN"),
         Kind("initial-state-nonfinite", "h_0 or c_0 is inf or NaN"),
         Kind("input-scale", "the input alone drives units or gates into saturation"),
-        Kind("state-overflow", "the first bad number is in the states"),
+        Kind("state-overflow", "the first bad number is in the states", ("input-scale",)),
         Kind(
             "loss-nonfinite",
             "a loss is inf or NaN",
@@ -57,7 +57,9 @@ FINDINGS: dict[str, Kind] = {
         ),
         Kind("loss-gradient-nonfinite", "a finite loss sends inf or NaN", ("loss-nonfinite*",)),
         Kind("derivative-nonfinite", "a step's own derivative is inf or NaN"),
-        Kind("gradient-overflow", "the first bad number is on the backward pass"),
+        Kind(
+            "gradient-overflow", "the first bad number is on the backward pass", ("input-scale",)
+        ),
         Kind("state-on-old-graph", "the initial state hangs on an earlier batch"),
         Kind("rows-without-gradient", "a few rows of the batch get all the gradient"),
         Kind("reverse-reads-one-step", "the reverse direction is read where it has seen one step"),

@@ -16,7 +16,7 @@ __all__ = ["dead_units"]
 
 
 def dead_units(
-    flow: Look, *, warn: float = 0.25, note: float = 0.05, least: int = 30
+    flow: Look, *, warn: float = 0.5, note: float = 0.05, least: int = 30
 ) -> Iterator[Finding]:
     """Look for units of a cell without squashing that never leave 0.
 
@@ -63,4 +63,5 @@ def _dead(seen: Seen) -> Tensor:
     delta = torch.nn.functional.pad(zero.to(h), (0, cell.state_size - cell.hidden_size))
     with torch.no_grad():
         adjoint = cell.vjp(tape.at(t), delta.expand(1, tape.B, -1).contiguous())[1]
-    return zero if not bool((adjoint != 0).any()) else torch.zeros_like(zero)
+    passes = bool((adjoint[..., : cell.preact_size] != 0).any())
+    return torch.zeros_like(zero) if passes else zero

@@ -30,25 +30,31 @@ class Ends(NamedTuple):
 
 
 def reads_padding(
-    flow: Look, *, share: float = 0.25, inside: float = 0.3, longer: float = 3.0
+    flow: Look,
+    *,
+    share: float = 0.25,
+    inside: float = 0.3,
+    longer: float = 3.0,
+    chance: float = 0.01,
 ) -> Iterator[Finding]:
     """Look for padded rows whose padding a loss reads.
 
-    A row is taken for padded where it ends in two or more steps of one and the same input, and
-    that input is rare before: sparse or silent input is constant at times everywhere, not at the
-    end alone. The rows must differ in how much of it they have: a batch in which all rows end at
-    one step has a pause by design.
+    A row is taken for padded where it ends in a run of one and the same input, longer than any run
+    of equal inputs before, and that input is rare before: sparse, silent or held input is constant
+    at times everywhere, not at the end alone. The rows must differ in how much of it they have: a
+    batch in which all rows end at one step has a pause by design.
 
     Args:
         flow: what is looked at.
         share: in which share of the rows at least.
         inside: the largest share of the steps before that may have the same input.
-        longer: how many times longer the final run must be than any run of it before.
+        longer: how many times longer the final run must be than any run of equal inputs before.
+        chance: how likely such a run may be, by how often inputs repeat before (few symbols do).
     """
     for seen in flow.seen:
         if seen.fed_by or seen.layer.reverse or seen.layer.T < 3 or not seen.layer.tape.x.shape[-1]:
             continue
-        ends = _ends(seen, share, inside, longer)
+        ends = _ends(seen, share, inside, longer, chance)
         if ends is None:
             continue
         number = torch.arange(1, seen.layer.T + 1, device=seen.device)[:, None]
@@ -62,25 +68,33 @@ def reads_padding(
         yield _finding(seen, ends, read, part, share)
 
 
-def _ends(seen: Seen, share: float, inside: float, longer: float) -> Ends | None:
+def _ends(
+    seen: Seen, share: float, inside: float, longer: float, chance: float
+) -> Ends | None:
     """Return how rows end, or None where they do not end in padding."""
     x, steps = seen.layer.tape.x, seen.steps
     length = steps.sum(0)
     each = torch.arange(seen.layer.B, device=seen.device)
+    # What lies between the data and the layer may round equal inputs to almost equal ones.
+    near = 1e-6 * x.abs().amax()
     final = x[(length - 1).clamp(min=0), each]
     before = x[(length - 2).clamp(min=0), each]
-    repeats = (final == before).all(-1) & (length > 2)
+    repeats = ((final - before).abs() <= near).all(-1) & (length > 2)
     if float(repeats.float().mean()) < share:
         return None
-    same = (x == final).all(-1) & steps
+    same = ((x - final).abs() <= near).all(-1) & steps
     number = torch.arange(1, seen.layer.T + 1, device=seen.device)[:, None]
-    differs = torch.where(steps & ~same, number, 0)
-    last = differs.amax(0)
+    last = torch.where(steps & ~same, number, 0).amax(0)
     run = length - last
-    # How long a run of the final input is at each step before the last different one.
-    runs = number - differs.cummax(0).values
-    longest = torch.where(number <= last, runs, 0).amax(0)
-    padded = repeats & (last > 0) & (run > longer * longest)
+    # How many steps the input has been what it is, at each step before the final run.
+    new = ((x[1:] - x[:-1]).abs() > near).any(-1)
+    new = torch.cat((torch.ones_like(new[:1]), new))
+    held = number - torch.where(new, number, 0).cummax(0).values + 1
+    longest = torch.where(number <= last, held, 0).amax(0)
+    begun = (number > 1) & (number <= last)
+    repeat = float((~new & begun).sum() / begun.sum().clamp(min=1))
+    likely = repeat ** (run - 1).clamp(min=0).double()
+    padded = repeats & (last > 0) & (run > longer * longest) & (likely < chance)
     if float(padded.float().mean()) < share:
         return None
     early = (number <= last) & padded
@@ -105,9 +119,8 @@ def _finding(seen: Seen, ends: Ends, read: Tensor, part: float, share: float) ->
         Evidence("steps of constant input at the end", float(steps), 2.0, "a typical row", "eq. 1"),
         Evidence("share of what enters that enters there", part, None, "these rows", "eq. 9"),
     )
-    how = "The loss reads" if part > 0.99 else f"{100 * part:.0f} % of what the loss reads of"
     what = (
-        f"{how} the state of {seen.name} after the end of {rows} of {reached} rows: they end in "
+        f"The loss reads the state of {seen.name} after the end of {rows} of {reached} rows: they end in "
         f"steps of constant input, {steps} in a typical row, which look like padding."
         if part > 0.99
         else f"Part of the loss reads {seen.name} after the end of {rows} of {reached} rows "

@@ -15,7 +15,9 @@ from .blocks import Block, blocks, sample
 __all__ = ["input_scale", "saturated"]
 
 
-def input_scale(flow: Look, *, warn: float = 0.5, note: float = 0.25) -> Iterator[Finding]:
+def input_scale(
+    flow: Look, *, warn: float = 0.5, note: float = 0.25, large: float = 3.0
+) -> Iterator[Finding]:
     """Look for input that alone, by W_x x_t, drives units or gates into saturation.
 
     An entry counts where |W_x x_t| is beyond the limit (3 for tanh, 6 for a sigmoid: a slope below
@@ -25,14 +27,24 @@ def input_scale(flow: Look, *, warn: float = 0.5, note: float = 0.25) -> Iterato
         flow: what is looked at.
         warn: the share of a gate's entries from which on it is a warning.
         note: and a note.
+        large: the root mean square of a feature from which on the input is to blame, and not
+            weights that are large themselves.
     """
     for seen in flow.seen:
+        if not _is_large(seen, large):
+            continue
         found = _by_input(seen)
-        if found is None or not bool(seen.layer.tape.x.isfinite().all()):
+        if found is None:
             continue
         share, block = found
         if share >= note:
             yield _scale(seen, share, block, warn)
+
+
+def _is_large(seen: Seen, large: float) -> bool:
+    """Check whether any feature of the input is large; an input with NaN is not."""
+    x = seen.layer.tape.x
+    return bool(x.shape[-1]) and large <= float(x.square().mean((0, 1)).sqrt().max()) < torch.inf
 
 
 def _by_input(seen: Seen) -> tuple[float, Block | None] | None:
@@ -95,7 +107,12 @@ def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Findin
 
 
 def saturated(
-    flow: Look, *, warn: float = 0.5, note: float = 0.25, stays: float = 0.8
+    flow: Look,
+    *,
+    warn: float = 0.5,
+    note: float = 0.25,
+    stays: float = 0.7,
+    large: float = 3.0,
 ) -> Iterator[Finding]:
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
@@ -107,11 +124,12 @@ def saturated(
         warn: the share of a gate's units from which on it is a warning.
         note: and a note.
         stays: at which share of the steps and rows a unit must be there.
+        large: as in `input_scale`.
     """
     for seen in flow.seen:
-        by_input = _by_input(seen)
         if not bool(seen.layer.tape.s.isfinite().all()):
             continue
+        by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
             continue
         shares = [(_stuck(block, stays), block) for block in blocks(seen)]
