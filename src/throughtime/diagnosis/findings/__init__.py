@@ -71,7 +71,7 @@ FINDINGS: dict[str, Kind] = {
         Kind(
             "no-gradient",
             "no loss reaches this layer",
-            ("dead-units*", "input-scale*", "saturated*"),
+            ("loss-nonfinite*", "dead-units*", "input-scale*", "saturated*"),
         ),
         Kind("parameter-unreached", "a parameter gets no gradient", ("no-gradient*",)),
         Kind("explodes", "some step gets over 100 times what the last ones get"),
