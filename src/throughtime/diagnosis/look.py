@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
 from ..flow import Flow, LayerFlow
+from ..flow.nonfinite import all_finite
 
 __all__ = ["Look", "Seen"]
 
@@ -34,10 +36,42 @@ class Seen:
         return self.layer.cell
 
     @cached_property
+    def finite_x(self) -> bool:
+        """Whether the input is finite."""
+        return all_finite(self.layer.tape.x)
+
+    @cached_property
+    def finite_s(self) -> bool:
+        """Whether the states are finite."""
+        return all_finite(self.layer.tape.s)
+
+    @cached_property
+    def finite_weights(self) -> bool:
+        """Whether the cell's weights are finite."""
+        return self.cell is None or all(all_finite(w) for w in self.cell.weights().values())
+
+    @cached_property
     def finite(self) -> bool:
         """Whether input, states and what arrives at them are finite."""
-        tensors = (self.layer.tape.x, self.layer.tape.s, self.layer.adjoint())
-        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return self.finite_x and self.finite_s and all_finite(self.layer.adjoint())
+
+    @cached_property
+    def size(self) -> float:
+        """The largest root mean square of any feature of the input; 0 where there is none."""
+        x = self.layer.tape.x
+        if not x.shape[-1]:
+            return 0.0
+        return float(torch.linalg.vector_norm(x.flatten(0, 1), dim=0).amax()) / len(self.rows) ** 0.5
+
+    @property
+    def rows(self) -> Tensor:
+        """The input with steps and rows as one axis, (T·B, I)."""
+        return self.layer.tape.x.flatten(0, 1)
+
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """What a finding leaves here for another one, by its name."""
+        return {}
 
     @cached_property
     def steps(self) -> Tensor:
@@ -108,3 +142,15 @@ class Look:
     def feeds(self, name: str) -> list[Seen]:
         """Return the layers that hang directly on one."""
         return [other for other in self.seen if name in other.fed_by]
+
+    @cached_property
+    def finite_forward(self) -> bool:
+        """Whether parameters, inputs and states are finite everywhere."""
+        if self.facts is not None and self.facts.nonfinite:
+            return False
+        return all(s.finite_weights and s.finite_x and s.finite_s for s in self.seen)
+
+    @cached_property
+    def finite_losses(self) -> bool:
+        """Whether the losses are finite, as far as they are known."""
+        return self.facts is None or all_finite(self.facts.losses)

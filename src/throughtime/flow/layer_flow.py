@@ -138,8 +138,7 @@ class LayerFlow(LagProfiles):
 
     def input_norms(self) -> Tensor:
         """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
-        with torch.no_grad():
-            return vector_norm(self.cell.input_grad(self._swept(None)[1]))
+        return vector_norm(self._terms.whole["x"])
 
     @property
     def one_loss(self) -> bool:
@@ -214,6 +213,18 @@ class LayerFlow(LagProfiles):
     def _grads(self, adjoint: Tensor, tape: Tape) -> dict[str, Tensor]:
         with torch.no_grad():
             return self.cell.param_grads(tape, adjoint)
+
+    def share_of(self, steps: Tensor) -> dict[str, float]:
+        """Return the share of each dE/dW that some steps of rows give: ‖Σ G_k‖/‖dE/dW‖ (eq. 5).
+
+        Args:
+            steps: (T, B) bool.
+        """
+        some = self._grads(self._swept(None)[1] * steps[..., None], self.tape)
+        whole = self._terms.whole
+        return {
+            n: float(vector_norm(some[n].flatten()) / vector_norm(whole[n].flatten())) for n in some
+        }
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Return the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
@@ -365,8 +376,13 @@ class LayerFlow(LagProfiles):
             self.adjoint(),
             x=tape.x,
             weights=self.cell.weights(),
-            terms=lambda: Terms(self.cell, tape, self._swept(None)[1]),
+            terms=lambda: self._terms,
         )
+
+    @cached_property
+    def _terms(self) -> Terms:
+        """The gradients that the summed loss leaves in the weights and the input."""
+        return Terms(self.cell, self.tape, self._swept(None)[1])
 
     def __repr__(self) -> str:
         """Return one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..cells.base import AbstractCell
 from ..tape import Tape
 
-__all__ = ["NonFinite", "Terms", "first_nonfinite", "look"]
+__all__ = ["NonFinite", "Terms", "all_finite", "first_nonfinite", "look"]
 
 
 class NonFinite(NamedTuple):
@@ -42,8 +43,9 @@ class Terms:
         """Take the adjoints of a_t (T, B, A) of the summed loss."""
         self.cell, self.tape, self.adjoints = cell, tape, adjoints
 
+    @cached_property
     def whole(self) -> dict[str, Tensor]:
-        """Return dE/dW by name, and dE/dx (T, B, I) as "x"."""
+        """dE/dW by name, and dE/dx (T, B, I) as "x"."""
         return self._of(self.tape, self.adjoints)
 
     def at(self, t: int) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def first_nonfinite(
 
 def look(values: Tensor, direction: str) -> NonFinite | None:
     """Return the first non-finite entry of values (T, B, ·): the last step's going backward."""
-    if not values.numel() or _all_finite(values):
+    if all_finite(values):
         return None
     bad_steps = (~values.isfinite()).flatten(1).any(1).nonzero().flatten()
     t = int(bad_steps[-1] if direction == "backward" else bad_steps[0])
@@ -102,8 +104,10 @@ def look(values: Tensor, direction: str) -> NonFinite | None:
     return NonFinite(direction, t, row, unit, "inf" if len(infinite) else "nan")
 
 
-def _all_finite(values: Tensor) -> bool:
-    return bool(values.isfinite().all())
+def all_finite(values: Tensor) -> bool:
+    """Check whether all entries are finite; their sum, where it is finite, says so at once."""
+    values = values.detach()
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFinite | None:
@@ -117,7 +121,7 @@ def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFini
 
 def _in_terms(terms: Terms) -> NonFinite | None:
     """Return the last step whose term is not finite; step 0 where only the sum is not."""
-    whole = terms.whole()
+    whole = terms.whole
     found = _in_any(whole, "gradient", 0)
     if found is None:
         return None

@@ -25,7 +25,7 @@ def before(flow: Look) -> Iterator[Finding]:
     spoiled: set[str] = set()
     for seen in flow.seen:
         handed_on = any(name in spoiled for name in seen.fed_by)
-        if not bool(seen.layer.tape.s.isfinite().all()):
+        if not seen.finite_s:
             spoiled.add(seen.name)
         if handed_on:
             continue
@@ -37,7 +37,7 @@ def _weights(flow: Look) -> Iterator[Finding]:
     names = list(() if flow.facts is None else flow.facts.nonfinite)
     bad, value = None, None
     for seen in flow.seen:
-        own = {} if seen.cell is None else seen.cell.weights()
+        own = {} if seen.cell is None or seen.finite_weights else seen.cell.weights()
         for name, weight in own.items():
             found = look(weight.detach().reshape(1, 1, -1), "weight")
             if found is not None and bad is None:
@@ -63,7 +63,7 @@ def _weights(flow: Look) -> Iterator[Finding]:
 
 def _input(seen: Seen) -> Iterator[Finding]:
     x = seen.layer.tape.x
-    bad = look(x, "input")
+    bad = None if seen.finite_x else look(x, "input")
     if bad is None:
         return
     number = kind_of(x[bad.step, bad.row, bad.unit])
@@ -84,6 +84,8 @@ def _input(seen: Seen) -> Iterator[Finding]:
 
 def _initial_state(seen: Seen) -> Iterator[Finding]:
     tape = seen.layer.tape
+    if seen.finite_s:
+        return
     s_0: Tensor = tape.s[:1]
     if tape.reset is not None:
         s_0 = s_0.masked_fill(tape.reset[:1, :, None], 0)

@@ -102,8 +102,14 @@ def sample(seen: Seen) -> tuple[Tensor, Tensor]:
     return at[::stride, 0], at[::stride, 1]
 
 
-def blocks(seen: Seen) -> Iterator[Block]:
-    """Yield the squashed parts of a layer's cell; nothing of a cell that is not known."""
+def blocks(seen: Seen) -> list[Block]:
+    """Return the squashed parts of a layer's cell; none of a cell that is not known."""
+    if "blocks" not in seen.known:
+        seen.known["blocks"] = list(_squashed(seen))
+    return seen.known["blocks"]
+
+
+def _squashed(seen: Seen) -> Iterator[Block]:
     cell, tape = seen.cell, seen.layer.tape
     gates = next((found for kind, found in GATES.items() if type(cell) is kind), None)
     squash = getattr(cell, "nonlinearity", "")

@@ -29,7 +29,7 @@ def dead_units(
         least: at how many steps of rows a unit must have been seen.
     """
     for seen in flow.seen:
-        if seen.cell is None or int(seen.steps.sum()) < least or next(blocks(seen), None):
+        if seen.cell is None or blocks(seen) or int(seen.steps.sum()) < least:
             continue
         dead = _dead(seen)
         share = float(dead.float().mean())

@@ -19,14 +19,11 @@ def loss_broken(flow: Look) -> Iterator[Finding]:
 
     An error where all states are finite; else a note, since it follows from them.
     """
-    if flow.facts is None:
+    if flow.facts is None or flow.finite_losses:
         return
     losses = flow.facts.losses.reshape(-1)
     bad = (~losses.isfinite()).nonzero().flatten()
-    if not len(bad):
-        return
-    forward = [t for seen in flow.seen for t in (seen.layer.tape.s, seen.layer.tape.x)]
-    root = not flow.facts.nonfinite and all(bool(t.isfinite().all()) for t in forward)
+    root = flow.finite_forward
     first, value = int(bad[0]), float(losses[bad[0]])
     kind = "NaN" if math.isnan(value) else ("inf" if value > 0 else "−inf")
     which = "The loss is" if losses.numel() == 1 else f"Loss {first} (counted from 0) is"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...flow.nonfinite import NonFinite, Terms, look
+from ...flow.nonfinite import NonFinite, Terms, all_finite, look
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -19,24 +19,15 @@ __all__ = ["gradient_broken", "state_broken"]
 def state_broken(flow: Look) -> Iterator[Finding]:
     """Look for states that stop being finite although weights, input and s_0 are (eq. 10)."""
     for seen in flow.seen:
-        tape = seen.layer.tape
-        if bool(tape.s.isfinite().all()):
+        if seen.finite_s:
             continue
-        if not bool(tape.s[0].isfinite().all()) or not bool(tape.x.isfinite().all()):
+        spoiled = not all_finite(seen.layer.tape.s[0]) or not seen.finite_x
+        if spoiled or not seen.finite_weights or (flow.facts and flow.facts.nonfinite):
             return
-        if _weights_broken(flow, seen):
-            return
-        bad = look(tape.s, "forward")
+        bad = look(seen.layer.tape.s, "forward")
         assert bad is not None
         yield _overflowing(seen, bad)
         return  # what comes later follows from it
-
-
-def _weights_broken(flow: Look, seen: Seen) -> bool:
-    if flow.facts is not None and flow.facts.nonfinite:
-        return True
-    weights = {} if seen.cell is None else seen.cell.weights()
-    return not all(bool(w.isfinite().all()) for w in weights.values())
 
 
 def _overflowing(seen: Seen, bad: NonFinite) -> Finding:
@@ -68,12 +59,7 @@ def gradient_broken(flow: Look) -> Iterator[Finding]:
     to those before it is their cause. An adjoint that overflows is told from a derivative that is
     inf or NaN itself by taking the step back once more with the adjoint scaled to 1.
     """
-    if flow.facts is not None and (
-        flow.facts.nonfinite or not bool(flow.facts.losses.isfinite().all())
-    ):
-        return
-    forward = (t for seen in flow.seen for t in (seen.layer.tape.s, seen.layer.tape.x))
-    if not all(bool(t.isfinite().all()) for t in forward):
+    if not flow.finite_forward or not flow.finite_losses:
         return
     for seen in reversed(flow.seen):
         found = _of_layer(seen)
@@ -84,13 +70,13 @@ def gradient_broken(flow: Look) -> Iterator[Finding]:
 
 def _of_layer(seen: Seen) -> Finding | None:
     layer = seen.layer
+    if seen.finite and all_finite(layer.entering_norms):
+        return _in_the_weights(seen)
     bad = look(layer.adjoint(), "backward")
     sent = (~layer.entering_norms.isfinite()).any(1).nonzero().flatten()
     if len(sent) and (bad is None or int(sent[-1]) + 1 >= bad.step):
         return _sent(seen, int(sent[-1]) + 1)
-    if bad is not None:
-        return _on_the_way(seen, bad)
-    return _in_the_weights(seen)
+    return None if bad is None else _on_the_way(seen, bad)
 
 
 def _sent(seen: Seen, step: int) -> Finding:
@@ -156,7 +142,7 @@ def _derivative_broken(seen: Seen, step: int, delta: Tensor) -> bool:
         return True
     with torch.no_grad():
         found = seen.cell.vjp(seen.layer.tape.at(step), (delta / size)[None])
-    return not all(bool(part.isfinite().all()) for part in found)
+    return not all(all_finite(part) for part in found)
 
 
 def _derivative(seen: Seen, bad: NonFinite, at: str) -> Finding:
@@ -180,8 +166,8 @@ def _in_the_weights(seen: Seen) -> Finding | None:
     where = "their sum over steps" if bad.step == 0 else step_of(seen, bad.step)
     adjoint = seen.layer._swept(None)[1]
     size = adjoint.nan_to_num(0).abs().amax().clamp(min=torch.finfo(adjoint.dtype).tiny)
-    scaled = Terms(seen.cell, seen.layer.tape, adjoint / size).whole()
-    if not all(bool(g.isfinite().all()) for g in scaled.values()):
+    scaled = Terms(seen.cell, seen.layer.tape, adjoint / size).whole
+    if not all(all_finite(g) for g in scaled.values()):
         return _derivative(seen, bad, where)
     return Finding(
         "gradient-overflow",

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ...cells import GRU, LSTM, Elman
-from ...schedules import Truncated
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -168,13 +167,27 @@ def _best_of_losses(seen: Seen) -> Tensor:
 
 
 def _silent(
-    seen: Seen, cover: Coverage, row: int, many: int, of: int, severe: bool, fraction: float
+    seen: Seen,
+    cover: Coverage,
+    row: int,
+    many: int,
+    of: int,
+    severe: bool,
+    fraction: float,
+    *,
+    little: float = 0.05,
 ) -> Finding:
-    """Return the finding on a typical row of which ``many`` of ``of`` steps get too little."""
+    """Return the finding on a typical row of which ``many`` of ``of`` steps get too little.
+
+    It is no warning where those steps move some weight after all, by large inputs or by their
+    number: ``little`` is the share of its gradient from which on they do.
+    """
     where = cover.silent[:, row].nonzero().flatten() + 1
     first, last = int(where[0]), int(where[-1])
     reached = of - many
     least = float(cover.level[where - 1, row].min())
+    name, moved = _moved(seen, cover.silent)
+    severe = severe and not moved >= little
     evidence = [
         Evidence(
             "steps that get less than 1 % of what the last steps get"
@@ -187,8 +200,10 @@ def _silent(
             True,
         ),
         Evidence("least that a step gets", least, fraction, span(first, last), "eq. 9"),
-        *_left_out(seen, reached),
     ]
+    if name:
+        what = f"share of dE/d{name} that these steps give"
+        evidence.append(Evidence(what, moved, little, span(first, last), "eq. 5"))
     default = _as_default(seen)
     what = (
         f"In {seen.name} {span(first, last)} of {of} get less than {100 * fraction:g} % of the "
@@ -207,19 +222,16 @@ def _silent(
     )
 
 
-def _left_out(seen: Seen, reached: int, *, little: float = 0.05) -> list[Evidence]:
-    """Return what `Truncated` would leave out of dE/dW at the reach, by the flow's own measure.
+def _moved(seen: Seen, silent: Tensor) -> tuple[str, float]:
+    """Return the weight that the silent steps move most, and their share ‖Σ G_k‖/‖dE/dW‖ (eq. 5).
 
-    The window is the smallest divisor of T that is no shorter, so that segments are whole.
+    Of a loss at the last step that is what `LayerFlow.dropped` says of a window that ends there.
     """
-    T = seen.layer.T
-    window = next((n for n in range(max(reached, 1), T // 2 + 1) if T % n == 0), None)
-    if window is None or seen.cell is None:
-        return []
-    shares = seen.layer.dropped(Truncated(window))
-    name = max(shares, key=lambda n: -1 if math.isnan(shares[n]) else shares[n])
-    what = f"share of dE/d{name} that Truncated({window}) leaves out"
-    return [Evidence(what, shares[name], little, f"lags beyond {window}", "eq. 5")]
+    if seen.cell is None:
+        return "", 0.0
+    shares = seen.layer.share_of(silent)
+    name = max(shares, key=lambda n: -1.0 if math.isnan(shares[n]) else shares[n])
+    return name, shares[name]
 
 
 def _remedy(seen: Seen) -> tuple[str, str | None]:

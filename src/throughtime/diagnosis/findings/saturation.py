@@ -43,12 +43,17 @@ def input_scale(
 
 def _is_large(seen: Seen, large: float) -> bool:
     """Check whether any feature of the input is large; an input with NaN is not."""
-    x = seen.layer.tape.x
-    return bool(x.shape[-1]) and large <= float(x.square().mean((0, 1)).sqrt().max()) < torch.inf
+    return large <= seen.size < float("inf")
 
 
 def _by_input(seen: Seen) -> tuple[float, Block | None] | None:
     """Return the largest share over the gates, and that gate; None where it cannot be told."""
+    if "by input" not in seen.known:
+        seen.known["by input"] = _measured(seen)
+    return seen.known["by input"]
+
+
+def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     shares = [
         (float(((block.alone.abs() > block.limit()) & block.flat()).float().mean()), block)
         for block in blocks(seen)
@@ -71,7 +76,7 @@ def _from_outside(seen: Seen, *, large: float = 30.0, faint: float = 1e-3) -> tu
     known = seen.cell is None or seen.cell.has_preact
     if known or not tape.x.shape[-1] or not seen.finite:
         return None
-    if float(tape.x.square().mean((0, 1)).sqrt().max()) < large:
+    if seen.size < large:
         return None
     on_x = seen.layer.input_norms() * tape.x.norm(dim=-1)
     on_s = seen.layer.total_norms[1:] * tape.s[1:].norm(dim=-1)
@@ -127,7 +132,7 @@ def saturated(
         large: as in `input_scale`.
     """
     for seen in flow.seen:
-        if not bool(seen.layer.tape.s.isfinite().all()):
+        if not seen.finite_s:
             continue
         by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
