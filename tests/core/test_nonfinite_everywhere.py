@@ -10,31 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import throughtime as tt
-from throughtime import cells as C
+from throughtime import cells
 
 from .oracles import draw
 
 T, B, I, H = 6, 3, 2, 4
 
 
-def function_cell() -> C.Function:
+def function_cell() -> cells.Function:
     """Return a plain tanh network as a step function."""
     weights = {"W": draw(H, H) / 2, "U": draw(H, I)}
-    return C.Function(lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T), I, H, weights=weights)
+    return cells.Function(lambda x, s, W, U: torch.tanh(x @ U.T + s @ W.T), I, H, weights=weights)
 
 
 CELLS = {
-    "tanh": lambda: C.Elman(I, H),
-    "relu": lambda: C.Elman(I, H, nonlinearity="relu"),
-    "sigmoid": lambda: C.Elman(I, H, nonlinearity="sigmoid"),
-    "identity": lambda: C.Elman(I, H, nonlinearity="identity"),
-    "lstm": lambda: C.LSTM(I, H),
-    "projected": lambda: C.LSTM(I, H, proj_size=2),
-    "gru": lambda: C.GRU(I, H),
-    "peephole": lambda: C.PeepholeLSTM(I, H),
-    "layer norm": lambda: C.LayerNormLSTM(I, H),
-    "leaky": lambda: C.Leaky(I, H),
-    "minimal": lambda: C.MinGRU(I, H),
+    "tanh": lambda: cells.Elman(I, H),
+    "relu": lambda: cells.Elman(I, H, nonlinearity="relu"),
+    "sigmoid": lambda: cells.Elman(I, H, nonlinearity="sigmoid"),
+    "identity": lambda: cells.Elman(I, H, nonlinearity="identity"),
+    "lstm": lambda: cells.LSTM(I, H),
+    "projected": lambda: cells.LSTM(I, H, proj_size=2),
+    "gru": lambda: cells.GRU(I, H),
+    "peephole": lambda: cells.PeepholeLSTM(I, H),
+    "layer norm": lambda: cells.LayerNormLSTM(I, H),
+    "leaky": lambda: cells.Leaky(I, H),
+    "minimal": lambda: cells.MinGRU(I, H),
     "function": function_cell,
 }
 PLACES = ("input", "weight", "initial state", "target", "loss")

@@ -1,8 +1,8 @@
 """Further cases for the clinic: other cells, shapes and wordings of the mistakes, and sound models.
 
 The form is that of ``../shared/clinic/cases.py``, so that its ``run.py`` takes this file too. The
-cases were written before `tt.examine` had seen any of them; ``docs/studies/clinic.md`` has the share
-that was right at the first run.
+cases were written before `tt.examine` had seen any; ``docs/studies/clinic.md`` says how many were
+right at the first run.
 """
 
 from __future__ import annotations
@@ -240,9 +240,7 @@ def reverse_half_thrown_away() -> tt.Flow:
 
 def a_second_rnn_is_never_called() -> tt.Flow:
     torch.manual_seed(0)
-    model = nn.ModuleDict(
-        {"a": nn.LSTM(4, 16), "b": nn.LSTM(16, 16), "out": nn.Linear(16, 2)}
-    )
+    model = nn.ModuleDict({"a": nn.LSTM(4, 16), "b": nn.LSTM(16, 16), "out": nn.Linear(16, 2)})
     x, y = torch.randn(6, 8, 4), torch.randint(2, (8,))
     return traced(model, lambda: ce(model["out"](model["a"](x)[0][-1]), y))
 

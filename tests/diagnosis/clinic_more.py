@@ -1,4 +1,7 @@
-"""A second set for the clinic, harder than `clinic_cases`: see ``docs/studies/clinic.md``."""
+"""A second set for the clinic, harder than `clinic_cases`: see ``docs/studies/clinic.md``.
+
+``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_more.py`` prints it.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import throughtime as tt
-
-from clinic_cases import Case, ce, texts, traced
+from diagnosis.clinic_cases import Case, ce, texts, traced
 
 C = tt.cells
 
@@ -19,7 +21,6 @@ def simple(rnn, T=30, B=8, I=4, read=lambda h: h[-1], x=None, seed=0) -> tt.Flow
     """A layer, a linear read-out and a squared loss."""
     torch.manual_seed(seed)
     x = torch.randn(T, B, I) if x is None else x
-    y = None
 
     def loss() -> Tensor:
         h = read(rnn(x)[0])
@@ -123,7 +124,9 @@ def off_by_one_after_the_text() -> tt.Flow:
     )
     tokens, lengths, y = texts(T=50, low=5, high=45)
     rows = torch.arange(len(tokens))
-    return traced(model, lambda: ce(model["o"](model["r"](model["e"](tokens))[0][rows, lengths]), y))
+    return traced(
+        model, lambda: ce(model["o"](model["r"](model["e"](tokens))[0][rows, lengths]), y)
+    )
 
 
 def loss_over_padded_targets() -> tt.Flow:
@@ -184,7 +187,7 @@ def a_stateful_module() -> tt.Flow:
 def state_carried_and_detached() -> tt.Flow:
     torch.manual_seed(0)
     rnn = nn.LSTM(4, 16)
-    h, state = rnn(torch.randn(6, 4, 4))
+    _, state = rnn(torch.randn(6, 4, 4))
     state = tuple(s.detach() for s in state)
     x = torch.randn(6, 4, 4)
     return traced(rnn, lambda: rnn(x, state)[0].pow(2).mean((1, 2)))
@@ -419,7 +422,7 @@ CASES = [
     Case("one step after the text", ("reads-padding",), off_by_one_after_the_text),
     Case("loss over padded targets", ("reads-padding",), loss_over_padded_targets),
     Case("padded, through a linear layer", ("reads-padding",), padded_through_a_linear_layer),
-    Case("packed output read at [:, -1]", ("rows-without-gradient",), packed_output_read_at_the_end),
+    Case("packed, read at [:, -1]", ("rows-without-gradient",), packed_output_read_at_the_end),
     Case("a stateful module", ("state-on-old-graph",), a_stateful_module),
     Case("numpy in between", ("no-gradient",), numpy_in_between),
     Case("division by an empty mask", ("loss-nonfinite",), division_by_an_empty_mask),

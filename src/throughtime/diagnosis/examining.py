@@ -73,7 +73,8 @@ def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:
                 worth[cause] = min(worth[cause], worth[i])
 
     def place(i: int) -> tuple[int, int, int]:
-        layer = layers.index(found[i].layer) if found[i].layer in layers else -1
+        name = found[i].layer
+        layer = -1 if name is None else layers.index(name)
         return worth[i], order.index(found[i].code), layer
 
     ordered = []

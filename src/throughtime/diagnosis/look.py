@@ -58,15 +58,10 @@ class Seen:
     @cached_property
     def size(self) -> float:
         """The largest root mean square of any feature of the input; 0 where there is none."""
-        x = self.layer.tape.x
-        if not x.shape[-1]:
+        x = self.layer.tape.x.flatten(0, 1)
+        if not x.numel():
             return 0.0
-        return float(torch.linalg.vector_norm(x.flatten(0, 1), dim=0).amax()) / len(self.rows) ** 0.5
-
-    @property
-    def rows(self) -> Tensor:
-        """The input with steps and rows as one axis, (T·B, I)."""
-        return self.layer.tape.x.flatten(0, 1)
+        return float(torch.linalg.vector_norm(x, dim=0).amax()) / len(x) ** 0.5
 
     @cached_property
     def known(self) -> dict[str, Any]:

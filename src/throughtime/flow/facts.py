@@ -85,9 +85,7 @@ def gather(recording: Recording, losses: Tensor, beginning: Beginning) -> Facts:
         losses.detach().clone(),
         () if leaves is None else tuple(n for n in wanted if id(named[n]) not in leaves),
         tuple(n for n, p in named.items() if not bool(p.detach().isfinite().all())),
-        frozenset(
-            n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)
-        ),
+        frozenset(n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)),
         fed,
         frozenset(old),
         own,

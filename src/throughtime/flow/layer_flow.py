@@ -141,6 +141,21 @@ class LayerFlow(LagProfiles):
         return vector_norm(self._terms.whole["x"])
 
     @property
+    def loss_count(self) -> int:
+        """How many losses there are, followed or not; a scalar split by step has one a step."""
+        return self._losses
+
+    @property
+    def entering(self) -> Tensor:
+        """g_t of the summed loss, all that enters step t from above and directly, (T, B, G)."""
+        return self._g
+
+    @property
+    def preact_adjoints(self) -> Tensor:
+        """The adjoints of the summed loss that the weights' gradients are made of, (T, B, A…)."""
+        return self._swept(None)[1]
+
+    @property
     def one_loss(self) -> bool:
         """Whether there is only one loss: a scalar, or a vector of one entry."""
         return self.split == "step" or self._losses == 1

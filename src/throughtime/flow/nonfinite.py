@@ -43,6 +43,20 @@ class Terms:
         """Take the adjoints of a_t (T, B, A) of the summed loss."""
         self.cell, self.tape, self.adjoints = cell, tape, adjoints
 
+    def fit(self, margin: float = 1e6) -> bool:
+        """Check whether sizes alone rule out that any term, or their sum, overflows.
+
+        Args:
+            margin: what a cell may have for factors besides adjoints, inputs, states and weights.
+        """
+        if not self.cell.has_preact:
+            return False
+        parts = (self.tape.x, self.tape.s, *self.cell.weights().values())
+        largest = max(1.0, *(float(part.detach().abs().amax()) for part in parts if part.numel()))
+        count = self.tape.T * self.tape.B * self.adjoints.shape[-1]
+        bound = float(self.adjoints.abs().amax()) * largest * count * margin
+        return bound < torch.finfo(self.adjoints.dtype).max
+
     @cached_property
     def whole(self) -> dict[str, Tensor]:
         """dE/dW by name, and dE/dx (T, B, I) as "x"."""
@@ -121,6 +135,8 @@ def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFini
 
 def _in_terms(terms: Terms) -> NonFinite | None:
     """Return the last step whose term is not finite; step 0 where only the sum is not."""
+    if terms.fit():
+        return None
     whole = terms.whole
     found = _in_any(whole, "gradient", 0)
     if found is None:

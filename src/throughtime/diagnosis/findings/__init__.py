@@ -38,6 +38,7 @@ class Kind(NamedTuple):
     causes: tuple[str, ...] = ()
 
 
+FORWARD = ("weight-nonfinite", "input-nonfinite", "initial-state-nonfinite", "state-overflow")
 WIRING = ("rows-without-gradient*", "reverse-reads-one-step", "reads-one-step", "reads-padding*")
 FLAT = ("input-scale", "dead-units", "saturated")
 
@@ -53,13 +54,11 @@ FINDINGS: dict[str, Kind] = {
         Kind(
             "loss-nonfinite",
             "a loss is inf or NaN",
-            ("weight-nonfinite*", "input-nonfinite*", "initial-state-nonfinite*", "state-overflow*"),
+            tuple(f"{code}*" for code in FORWARD),
         ),
         Kind("loss-gradient-nonfinite", "a finite loss sends inf or NaN", ("loss-nonfinite*",)),
         Kind("derivative-nonfinite", "a step's own derivative is inf or NaN"),
-        Kind(
-            "gradient-overflow", "the first bad number is on the backward pass", ("input-scale",)
-        ),
+        Kind("gradient-overflow", "the first bad number is on the backward pass", ("input-scale",)),
         Kind("state-on-old-graph", "the initial state hangs on an earlier batch"),
         Kind("rows-without-gradient", "a few rows of the batch get all the gradient"),
         Kind("reverse-reads-one-step", "the reverse direction is read where it has seen one step"),
@@ -76,7 +75,9 @@ FINDINGS: dict[str, Kind] = {
         Kind("parameter-unreached", "a parameter gets no gradient", ("no-gradient*",)),
         Kind("explodes", "some step gets over 100 times what the last ones get"),
         Kind("vanishes", "some step gets under 1 % of what the last ones get", (*WIRING, *FLAT)),
-        Kind("underflow", "exactly 0 in this dtype, not 0 in float64", (*WIRING, *FLAT, "vanishes")),
+        Kind(
+            "underflow", "exactly 0 in this dtype, not 0 in float64", (*WIRING, *FLAT, "vanishes")
+        ),
     )
 }
 

@@ -17,20 +17,16 @@ __all__ = ["before"]
 def before(flow: Look) -> Iterator[Finding]:
     """Look for parameters, inputs and initial states that are inf or NaN.
 
-    A layer's input is named only where no layer before it that feeds it has bad states: else it is
-    that one's doing. Inputs of steps that a row does not take, and states that a reset zeroes
+    A layer's input is named only where no layer before it has bad states: else it is that one's
+    doing. Inputs of steps that a row does not take, and states that a reset zeroes
     before the first step, do not count.
     """
     yield from _weights(flow)
-    spoiled: set[str] = set()
     for seen in flow.seen:
-        handed_on = any(name in spoiled for name in seen.fed_by)
-        if not seen.finite_s:
-            spoiled.add(seen.name)
-        if handed_on:
-            continue
         yield from _input(seen)
         yield from _initial_state(seen)
+        if not seen.finite_s:
+            return
 
 
 def _weights(flow: Look) -> Iterator[Finding]:

@@ -32,8 +32,12 @@ def state_cut(flow: Look, *, shown: int = 6) -> Iterator[Finding]:
             f"one sequence of {seen.layer.T}: no loss reaches back more than {longest} steps.",
             (
                 Evidence(
-                    "times that the state was cut", float(len(cuts)), 0.0, f"before {steps}",
-                    "eq. 9", True,
+                    "times that the state was cut",
+                    float(len(cuts)),
+                    0.0,
+                    f"before {steps}",
+                    "eq. 9",
+                    True,
                 ),
             ),
             "Pass the state on as it is and call backward() once for the whole sequence; where "

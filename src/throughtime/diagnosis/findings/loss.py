@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import math
+from collections.abc import Iterator
 
 from ..evidence import Evidence
 from ..finding import Finding
@@ -38,7 +37,11 @@ def loss_broken(flow: Look) -> Iterator[Finding]:
         "error" if root else "note",
         None,
         f"{which} {kind}{states}{of_row}",
-        (Evidence("first loss that is not finite", value, math.inf, f"loss {first}", "eq. 10", True),),
+        (
+            Evidence(
+                "first loss that is not finite", value, math.inf, f"loss {first}", "eq. 10", True
+            ),
+        ),
         "Look at the targets and at what lies between the states and the loss: NaN among the "
         "targets, the logarithm of 0, a division by a count of 0, labels longer than the input "
         "(CTC: zero_infinity=True, and leave such rows out)."

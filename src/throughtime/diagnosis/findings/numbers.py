@@ -164,7 +164,7 @@ def _in_the_weights(seen: Seen) -> Finding | None:
     if bad is None or bad.direction != "gradient" or seen.cell is None:
         return None
     where = "their sum over steps" if bad.step == 0 else step_of(seen, bad.step)
-    adjoint = seen.layer._swept(None)[1]
+    adjoint = seen.layer.preact_adjoints
     size = adjoint.nan_to_num(0).abs().amax().clamp(min=torch.finfo(adjoint.dtype).tiny)
     scaled = Terms(seen.cell, seen.layer.tape, adjoint / size).whole
     if not all(all_finite(g) for g in scaled.values()):

@@ -68,9 +68,7 @@ def reads_padding(
         yield _finding(seen, ends, read, part, share)
 
 
-def _ends(
-    seen: Seen, share: float, inside: float, longer: float, chance: float
-) -> Ends | None:
+def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float) -> Ends | None:
     """Return how rows end, or None where they do not end in padding."""
     x, steps = seen.layer.tape.x, seen.steps
     length = steps.sum(0)
@@ -119,13 +117,13 @@ def _finding(seen: Seen, ends: Ends, read: Tensor, part: float, share: float) ->
         Evidence("steps of constant input at the end", float(steps), 2.0, "a typical row", "eq. 1"),
         Evidence("share of what enters that enters there", part, None, "these rows", "eq. 9"),
     )
+    whole = part > 0.99
+    who = "The loss reads" if whole else f"{100 * part:.0f} % of what the loss reads of"
+    where = f"the state of {seen.name} after the end of" if whole else f"{seen.name} in"
+    told = "" if whole else " lies after their end"
     what = (
-        f"The loss reads the state of {seen.name} after the end of {rows} of {reached} rows: they end in "
-        f"steps of constant input, {steps} in a typical row, which look like padding."
-        if part > 0.99
-        else f"Part of the loss reads {seen.name} after the end of {rows} of {reached} rows "
-        f"({100 * part:.0f} % of the gradient there): they end in steps of constant input, {steps} "
-        "in a typical row, which look like padding."
+        f"{who} {where} {rows} of {reached} rows{told}: they end in steps of constant input, "
+        f"{steps} in a typical row, which look like padding."
     )
     return Finding(
         "reads-padding",

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ...cells import GRU, LSTM, Elman
+from ...flow.lags import beginning
+from ...flow.nonfinite import all_finite
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -144,7 +146,7 @@ def _coverage(seen: Seen, fraction: float) -> Coverage:
     step = torch.arange(1, layer.T + 1, device=seen.device)[:, None]
     inside = seen.steps & (step <= seen.last_of_episode(seen.enters))
     counts = seen.enters & (entering >= fraction * entering.amax(0))
-    if layer.one_loss:
+    if layer.one_loss or not _all_measured(seen):
         level = layer.preact_norms.double()
         standing = torch.where(counts, level, torch.nan)
         level = level / standing.nanmedian(0).values
@@ -154,6 +156,12 @@ def _coverage(seen: Seen, fraction: float) -> Coverage:
     # One step by itself may be small by chance: what counts is that its neighbours are, too.
     around = torch.nn.functional.max_pool1d(level.nan_to_num(0).T, 3, 1, 1).T
     return Coverage(level, inside, inside & ~counts & (around < fraction))
+
+
+def _all_measured(seen: Seen) -> bool:
+    """Check whether the norms of all losses are there, to the beginning."""
+    layer = seen.layer
+    return len(layer.loss_index) == layer.loss_count and all_finite(layer.norms)
 
 
 def _best_of_losses(seen: Seen) -> Tensor:
@@ -186,7 +194,7 @@ def _silent(
     first, last = int(where[0]), int(where[-1])
     reached = of - many
     least = float(cover.level[where - 1, row].min())
-    name, moved = _moved(seen, cover.silent)
+    name, moved = _moved(seen, cover.silent) if severe else ("", 0.0)
     severe = severe and not moved >= little
     evidence = [
         Evidence(
@@ -281,8 +289,8 @@ def _at_lag(seen: Seen, lag: int, fraction: float) -> Finding | None:
             "vanishes",
             "note",
             seen.name,
-            f"No loss of {seen.name} has {lag} steps behind it: the sequences are too short to "
-            "tell whether it reaches that far.",
+            f"No loss of {seen.name} has {lag} measured steps behind it: these sequences, or the "
+            "window, are too short to tell whether it reaches that far.",
             (Evidence("steps", float(layer.T), float(lag), "the longest row", "eq. 9", True),),
             "Examine it on sequences at least as long as the lag.",
         )
@@ -294,9 +302,7 @@ def _at_lag(seen: Seen, lag: int, fraction: float) -> Finding | None:
         seen.name,
         f"In {seen.name} {share:.1g} of the gradient arrives {lag} steps back, the lag that the "
         f"task needs; less than {100 * fraction:g} % is too little.",
-        (
-            Evidence("share that arrives at the lag", share, fraction, f"lag {lag}", "eq. 9", True),
-        ),
+        (Evidence("share that arrives at the lag", share, fraction, f"lag {lag}", "eq. 9", True),),
         *_remedy(seen),
     )
 
@@ -325,7 +331,8 @@ def _each_at_lag(seen: Seen, lag: int) -> tuple[float, int]:
     if not bool(there.any()):
         return 0.0, 0
     shares = (norms.gather(1, k[:, None])[:, 0] / stands)[there]
-    return float(shares.nanmedian()), int(there.sum())
+    shares = shares[~shares.isnan()]  # beyond a window nothing was measured
+    return (float(shares.median()), len(shares)) if len(shares) else (0.0, 0)
 
 
 def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Finding | None:
@@ -339,13 +346,16 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
     layer = seen.layer
     chosen = torch.linspace(0, len(layer.norms) - 1, looked_at, device=seen.device).long().unique()
     norms, enters = layer.norms[chosen], layer.enters[chosen]
+    if not all_finite(norms):
+        return None
+    behind = enters - beginning(layer.tape).gather(0, enters)
     stands = norms.gather(1, (enters - 1).clamp(min=0)[:, None])
     k = torch.arange(layer.T + 1, device=seen.device)[None, :, None]
     arrives = (norms >= fraction * stands) & (k < enters[:, None]) & (stands > 0)
     farthest = torch.where(arrives, enters[:, None] - k, 0).amax(1)
     # Losses with fewer steps behind them than that cannot tell.
-    full = (enters > 1) & (farthest < enters - 1) & (stands[:, 0] > 0)
-    if int(full.sum()) * 2 < int((enters > 1).sum()):
+    full = (behind > 1) & (farthest < behind - 1) & (stands[:, 0] > 0)
+    if not bool(full.any()) or int(full.sum()) * 2 < int((behind > 1).sum()):
         return None
     lag = int(farthest[full].median())
     return Finding(

@@ -1,4 +1,4 @@
-"""A layer that is read only where it has seen one step: ``output[:, -1]`` of a reverse direction."""
+"""A layer that is read only where it has seen one step, as a reverse one at ``[:, -1]``."""
 
 from __future__ import annotations
 

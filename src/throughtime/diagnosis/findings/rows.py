@@ -24,7 +24,8 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
     """
     for seen in reversed(flow.seen):
         B, count = seen.layer.B, int(seen.reached.sum())
-        if B < least or not 0 < count <= max(1, share * B):
+        few = 0 < count <= max(1, share * B)
+        if not few or not least <= B:
             continue
         rows = seen.reached.nonzero().flatten().tolist()
         which = f"row {rows[0]}" if count == 1 else f"{count} rows"

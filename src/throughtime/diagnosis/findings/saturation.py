@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from ..evidence import Evidence
@@ -64,7 +63,9 @@ def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     return _from_outside(seen)
 
 
-def _from_outside(seen: Seen, *, large: float = 30.0, faint: float = 1e-3) -> tuple[float, None] | None:
+def _from_outside(
+    seen: Seen, *, large: float = 30.0, faint: float = 1e-3
+) -> tuple[float, None] | None:
     """Judge a step that is not known from inside: large input that the state does not answer to.
 
     Args:
@@ -168,9 +169,7 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
         f"In {seen.name} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
         f"every step and row; {why}, not the input.",
         (
-            Evidence(
-                "share that stays saturated", share, warn, block.gate.name, "eq. 4", True
-            ),
+            Evidence("share that stays saturated", share, warn, block.gate.name, "eq. 4", True),
             Evidence(
                 "share of these whose bias alone does it", by_bias, None, block.gate.name, "eq. 1"
             ),

@@ -51,7 +51,7 @@ def _in_float64(seen: Seen, row: int, step: int) -> float | None:
     )
     assert seen.cell is not None
     cell = rebind(seen.cell, {n: w.double() for n, w in seen.cell.weights().items()})
-    g = seen.layer._g[None, :, row : row + 1].double()
+    g = seen.layer.entering[None, :, row : row + 1].double()
     try:
         found = losses(cell, wide, g).norms
     except (ThroughTimeError, RuntimeError):  # a step function with tensors of its own dtype
@@ -66,9 +66,13 @@ def _finding(seen: Seen, row: int, step: int, exact: float, steps: int) -> Findi
         "underflow",
         "warning",
         seen.name,
-        f"At {steps} of {seen.layer.T} steps of {seen.name} the gradient is exactly 0 in {dtype}; "
-        f"at step {step} it would be {exact:.2g} in float64.",
-        (Evidence("norm dE/ds_k in float64", exact, 0.0, f"step {step}, row {row}", "eq. 10", True),),
+        f"At {steps} of {seen.layer.T} steps of {seen.name} the gradient is exactly 0 in "
+        f"{dtype}; at step {step} it would be {exact:.2g} in float64.",
+        (
+            Evidence(
+                "norm dE/ds_k in float64", exact, 0.0, f"step {step}, row {row}", "eq. 10", True
+            ),
+        ),
         "Nothing that far back is learned; a wider dtype shows the numbers, but only a path that "
         "does not shrink them helps.",
         "dtype",
