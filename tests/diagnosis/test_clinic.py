@@ -30,7 +30,7 @@ def shared_cases(root):
 
 
 def judge(case) -> None:
-    """Check that a case's code comes first, that a sound one is left alone, and that a fix helps."""
+    """Check that a case's code comes first, a sound one is left alone, and a fix helps."""
     found = tt.examine(case.run())
     said = [(f.code, f.severity) for f in found]
     if not case.expect:

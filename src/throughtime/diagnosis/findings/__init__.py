@@ -10,15 +10,16 @@ from ..look import Look
 from .before import before
 from .cut import state_cut
 from .dead import dead_units
+from .explodes import explodes
 from .graph import no_gradient, state_on_old_graph, unreached
 from .loss import loss_broken
 from .numbers import gradient_broken, state_broken
 from .padding import reads_padding
-from .reach import reach
 from .reading import reads_one_step
 from .rows import rows_without_gradient
 from .saturation import input_scale, saturated
 from .underflow import underflow
+from .vanishes import vanishes
 
 __all__ = ["FINDINGS", "SEARCHES", "Kind"]
 
@@ -97,6 +98,7 @@ SEARCHES: tuple[Callable[[Look], Iterable[Finding]], ...] = (
     saturated,
     no_gradient,
     unreached,
-    reach,
+    explodes,
+    vanishes,
     underflow,
 )
