@@ -35,6 +35,26 @@ class NonFinite(NamedTuple):
     unit: int
     kind: str
 
+    @property
+    def before_the_loss(self) -> bool:
+        """Whether it stood there before any gradient was taken."""
+        return self.direction in ("forward", "input", "weight")
+
+    @property
+    def where(self) -> str:
+        """On which way it was met, in words."""
+        return WAYS[self.direction]
+
+
+# What the directions are called.
+WAYS = {
+    "forward": "on the way forward",
+    "input": "in the input",
+    "weight": "in a weight",
+    "backward": "on the way back",
+    "gradient": "in the gradient of a weight or of the input",
+}
+
 
 class Terms:
     """The gradients of a layer's weights and input, and their terms step by step."""

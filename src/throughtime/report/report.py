@@ -203,9 +203,8 @@ def began(layer: Any) -> str:
     first = layer.first_nonfinite
     if first is None:
         return ""
-    way = "on the way forward" if first.direction == "forward" else "on the way back"
     kind = {"nan": "NaN"}.get(first.kind, first.kind)
-    return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
+    return f"First {kind}: {first.where}, at step {first.step}, batch row {first.row}, unit {first.unit}."
 
 
 def biased(layer: Any) -> str:

@@ -7,19 +7,19 @@ from typing import NamedTuple
 
 from ..finding import Finding
 from ..look import Look
-from .before import before
 from .cut import state_cut
+from .data import before
 from .dead import dead_units
-from .explodes import explodes
+from .decay import vanishes
 from .graph import no_gradient, state_on_old_graph, unreached
+from .growth import explodes
 from .loss import loss_broken
 from .numbers import gradient_broken, state_broken
 from .padding import reads_padding
+from .precision import underflow
 from .reading import reads_one_step
 from .rows import rows_without_gradient
 from .saturation import input_scale, saturated
-from .underflow import underflow
-from .vanishes import vanishes
 
 __all__ = ["FINDINGS", "SEARCHES", "Kind"]
 
