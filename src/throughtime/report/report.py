@@ -204,7 +204,8 @@ def began(layer: Any) -> str:
     if first is None:
         return ""
     kind = {"nan": "NaN"}.get(first.kind, first.kind)
-    return f"First {kind}: {first.where}, at step {first.step}, batch row {first.row}, unit {first.unit}."
+    at = f"at step {first.step}, batch row {first.row}, unit {first.unit}"
+    return f"First {kind}: {first.where}, {at}."
 
 
 def biased(layer: Any) -> str:
