@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
-from .flow import Flow, LayerFlow, NonFinite, Trace, trace
+from .flow import Flow, LayerFlow, NonFinite, Trace, mark, mark_steps, trace
 from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through
 from .schedules import Checkpointed, Full, Truncated
 from .streams import Stream, segments, stream
@@ -38,6 +38,8 @@ __all__ = [
     "errors",
     "figure",
     "kernels",
+    "mark",
+    "mark_steps",
     "per_sample_grads",
     "remedies",
     "rtrl",
