@@ -1,9 +1,11 @@
 """What the gradient does on its way back: measured, neither judged nor drawn."""
 
 from . import lags
+from .export import from_dict
 from .flow import Flow
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite
 from .tracing import Trace, trace
+from .view import LayerView
 
-__all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "lags", "trace"]
+__all__ = ["Flow", "LayerFlow", "LayerView", "NonFinite", "Trace", "from_dict", "lags", "trace"]
