@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from oracles.by_hand import draw, layer, put_into, unrolled
 from throughtime.errors import CheckError, InputTypeError
 from throughtime.testing import assert_close, check_cell
-
-from .oracles import draw, layer, put_into, unrolled
 
 
 def test_all_zeros_do_not_pass_for_a_vanished_gradient_although_allclose_lets_them():

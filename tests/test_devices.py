@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.loop import KINDS, B, H, I, T
 from throughtime.testing import assert_close, check_cell, check_kernel
 
-from .loop import KINDS, B, H, I, T
+pytestmark = pytest.mark.usefixtures("float64")
 
 CALLS = ("plain", "hx", "lengths", "reset")
 THROUGH = {

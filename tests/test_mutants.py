@@ -6,24 +6,20 @@ every mutant that lists it.
 
 from __future__ import annotations
 
-import inspect
 import math
 import statistics
 import sys
-import textwrap
-from collections.abc import Callable
 
 import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import draw, gradient, layer, unrolled
+from oracles.models import LENGTHS, B, I, T, per_step, resets
+from oracles.mutants import MUTANTS, edited
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close, check_cell
-
-from .models import LENGTHS, B, I, T, per_step, resets
-from .mutants import MUTANTS
-from .oracles import draw, gradient, layer, unrolled
 
 pytestmark = pytest.mark.usefixtures("reference")
 
@@ -99,17 +95,6 @@ JUDGES = {
         ](I, 4)
     ),
 }
-
-
-def edited(function: Callable, old: str, new: str) -> Callable:
-    """Give a function with one piece of its source changed; the piece must be there once."""
-    source = textwrap.dedent(inspect.getsource(function)).replace(
-        "super()", "super(type(self), self)"
-    )
-    assert source.count(old) == 1, f"{function.__qualname__} no longer holds {old!r}"
-    space: dict = {}
-    exec(source.replace(old, new), function.__globals__, space)
-    return space[function.__name__]
 
 
 @pytest.mark.parametrize("judge", JUDGES)

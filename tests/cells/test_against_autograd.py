@@ -9,9 +9,7 @@ import pytest
 import torch
 
 import throughtime as tt
-from throughtime.testing import assert_close, check_cell
-
-from .oracles import (
+from oracles.by_hand import (
     F64,
     KINDS,
     REGIMES,
@@ -27,6 +25,7 @@ from .oracles import (
     unrolled,
     weights_of,
 )
+from throughtime.testing import assert_close, check_cell
 
 pytestmark = pytest.mark.usefixtures("each_kernel")
 

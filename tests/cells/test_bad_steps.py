@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
 from throughtime import errors
-
-from .oracles import F64, draw
 
 T, B, I, H = 5, 3, 2, 4
 CAPTURED = draw(H, H).requires_grad_()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 
+from oracles.mutants import edited
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
 from throughtime.cells.base import AbstractCell, GatedWeights
 from throughtime.errors import CheckError
@@ -298,16 +295,6 @@ MUTANTS = [
     (LayerNormLSTM, "param_grads", "rho[..., 1:2]", "rho[..., :1]"),
     (LayerNormLSTM, "param_grads", "delta_a * w_hat", "delta_a * u_hat"),
 ]
-
-
-def edited(function: Callable, old: str, new: str) -> Callable:
-    """Give a function with one piece of its source changed; the piece must be there once."""
-    source = textwrap.dedent(inspect.getsource(function))
-    source = source.replace("super()", "super(type(self), self)")
-    assert source.count(old) == 1, f"{function.__qualname__} no longer holds {old!r}"
-    space: dict = {}
-    exec(source.replace(old, new), function.__globals__, space)
-    return space[function.__name__]
 
 
 @pytest.mark.parametrize(

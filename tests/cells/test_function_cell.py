@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.by_hand import F64, draw, layer, step, weights_of
+from oracles.models import B, I, T, per_step, resets
 from throughtime.testing import assert_close, check_cell
-
-from .models import B, I, T, per_step, resets
-from .oracles import F64, draw, layer, step, weights_of
 
 LENGTHS = [4, 6, 1]
 

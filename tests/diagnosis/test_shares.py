@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
 from throughtime import Verdict
 from throughtime.testing import assert_close
-
-from .oracles import F64, draw
 
 WINDOWS = (None, 1, 5, 50)
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
 from throughtime import Verdict
 from throughtime.errors import InputTypeError, InputValueError
 from throughtime.testing import assert_close
-
-from .oracles import F64, draw
 
 T = 100
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import throughtime as tt
+from oracles.by_hand import gradient
 
 from .graph_oracle import Oracle, Wanted, sent_by_loss, sent_by_step
 from .graph_program import Model, Observers, Ran, call_layers, run_program
-from .oracles import gradient
 from .random_graphs import Case, draw
 
 # What is let pass, relative to each term's own norm; float32 is held to the float64 of the loops.

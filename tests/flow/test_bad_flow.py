@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.by_hand import draw, layer
+from oracles.models import per_step
+from oracles.refused import refused
 from throughtime import errors
-
-from .models import per_step
-from .oracles import draw, layer
-from .test_bad_input import refused
 
 Graph, Shape, Type = errors.GraphError, errors.ShapeError, errors.InputTypeError
 Value, Missing = errors.InputValueError, errors.LayerNotFoundError

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from oracles.mutants import edited
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.flow import direct, measure
@@ -21,7 +22,6 @@ from throughtime.tape import Tape
 
 from .graph_checks import check
 from .random_graphs import CELLS, KEEPING, OURS, RESIZING, TORCH, draw
-from .test_mutants import edited
 
 SEEDS = 90
 

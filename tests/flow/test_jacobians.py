@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import F64, KINDS, REGIMES, draw, layer, put_into
+from oracles.models import LENGTHS, B, I, T, per_step, resets
 from throughtime.errors import UnsupportedError
 from throughtime.testing import assert_close
-
-from .models import LENGTHS, B, I, T, per_step, resets
-from .oracles import F64, KINDS, REGIMES, draw, layer, put_into
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_regime = pytest.mark.parametrize("regime", REGIMES)

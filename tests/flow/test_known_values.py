@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
 from throughtime.testing import assert_close
-
-from .oracles import F64, draw
 
 F32 = torch.float32
 

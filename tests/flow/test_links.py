@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.unrolled import Unrolled, by_state
 from throughtime.node import hooks
 from throughtime.testing import assert_close
-
-from .unrolled import Unrolled, by_state
 
 F64 = torch.float64
 LINKS = {

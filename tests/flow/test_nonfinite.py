@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import F64, draw, layer
 from throughtime import Verdict
-
-from .oracles import F64, draw, layer
 
 
 def steep(dtype=torch.float32, gain: float = 2.0, N: int = 1) -> tt.RNN:

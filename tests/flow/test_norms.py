@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import F64, as_hx, draw, gradient, layer, put_into, state_width, unrolled
+from oracles.models import CASES, LENGTHS, B, I, T, per_step, resets
 from throughtime.testing import assert_close
-
-from .models import CASES, LENGTHS, B, I, T, per_step, resets
-from .oracles import F64, as_hx, draw, gradient, layer, put_into, state_width, unrolled
 
 pytestmark = pytest.mark.usefixtures("each_kernel")
 

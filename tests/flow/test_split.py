@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import throughtime as tt
+from oracles.by_hand import F64, draw, gradient, layer, unrolled
+from oracles.models import CASES, LENGTHS, B, H, I, T, per_step, resets
 from throughtime.testing import assert_close
-
-from .models import CASES, LENGTHS, B, H, I, T, per_step, resets
-from .oracles import F64, draw, gradient, layer, unrolled
 
 
 def flow_of(case, seed: int = 0, **options):

@@ -12,11 +12,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import throughtime as tt
+from oracles.by_hand import F64, draw, layer
+from oracles.models import CASES, TwoModules, per_step
 from throughtime.errors import GraphError
 from throughtime.testing import assert_close
-
-from .models import CASES, TwoModules, per_step
-from .oracles import F64, draw, layer
 
 
 def model() -> nn.Module:

@@ -13,26 +13,15 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
+from oracles.refused import refused
 from throughtime import errors
 from throughtime.testing import assert_close
-
-from .oracles import F64, draw
 
 T, B, I, H = 4, 2, 3, 5
 x = draw(T, B, I)
 h = draw(1, B, H)
 no = torch.zeros(T, B, dtype=torch.bool)
-
-
-def refused(call, kind: type[Exception], builtin: type[Exception], got: str) -> None:
-    """Require one error: of exactly this kind, that built-in too, with what was got in words."""
-    with pytest.raises(errors.ThroughTimeError) as caught:
-        call()
-    assert type(caught.value) is kind
-    assert isinstance(caught.value, builtin)
-    message = str(caught.value)
-    assert re.search(got, message), message
-    assert caught.value.__context__ is None or caught.value.__cause__ is not None
 
 
 Shape, Dtype, Device = errors.ShapeError, errors.DtypeError, errors.DeviceError

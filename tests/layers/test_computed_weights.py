@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
 import throughtime as tt
+from oracles.loop import B, H, I, T
 from throughtime.testing import assert_close
 
-from .loop import B, H, I, T
+pytestmark = pytest.mark.usefixtures("float64")
 
 CELLS = {
     "Elman": tt.cells.Elman,

@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import throughtime as tt
+from oracles.by_hand import F64, draw
 from throughtime.testing import assert_close
-
-from .oracles import F64, draw
 
 KINDS = {
     "RNN": (nn.RNN, tt.RNN, {}),

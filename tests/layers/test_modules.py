@@ -13,11 +13,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.utils import parametrize
 
 import throughtime as tt
+from oracles.by_hand import F64, draw, layer
+from oracles.models import per_step
 from throughtime.errors import InputTypeError
 from throughtime.testing import assert_close
-
-from .models import per_step
-from .oracles import F64, draw, layer
 
 COUNTERPARTS = [(nn.RNN, tt.RNN), (nn.LSTM, tt.LSTM), (nn.GRU, tt.GRU)]
 every_pair = pytest.mark.parametrize(("theirs", "ours"), COUNTERPARTS)

@@ -13,6 +13,8 @@ import throughtime as tt
 from throughtime.kernels import by_row
 from throughtime.testing import assert_close
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 F64 = torch.float64
 T, B, I, H = 7, 4, 3, 5
 

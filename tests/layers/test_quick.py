@@ -22,10 +22,13 @@ modules = importlib.import_module("throughtime.layers.modules")
 stack = importlib.import_module("throughtime.layers.stack")
 prepared_sweeps = importlib.import_module("throughtime.kernels.cpu.prepared").PreparedSweeps
 
-pytestmark = pytest.mark.skipif(
-    not kernels.available().native or kernels.chosen.wanted() == "reference",
-    reason="prepared sweeps are compiled ones",
-)
+pytestmark = [
+    pytest.mark.usefixtures("float64"),
+    pytest.mark.skipif(
+        not kernels.available().native or kernels.chosen.wanted() == "reference",
+        reason="prepared sweeps are compiled ones",
+    ),
+]
 T, B, I, H = 9, 4, 3, 5
 LAYERS = {"RNN": tt.RNN, "LSTM": tt.LSTM, "GRU": tt.GRU}
 

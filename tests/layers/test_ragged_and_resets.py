@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import throughtime as tt
+from oracles.by_hand import as_hx, draw, gradient, layer, state_width, unrolled
 from throughtime.testing import assert_close
-
-from .oracles import as_hx, draw, gradient, layer, state_width, unrolled
 
 pytestmark = pytest.mark.usefixtures("each_kernel")
 

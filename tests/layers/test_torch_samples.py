@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from oracles.by_hand import F64
 from throughtime.testing import assert_close
-
-from .oracles import F64
 
 with warnings.catch_warnings():
     # The module that holds the samples imports what torch itself calls deprecated.

@@ -9,10 +9,9 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 import throughtime as tt
+from oracles.loop import KINDS, B, H, I, T, loop, masks
 from throughtime import kernels
 from throughtime.testing import assert_close
-
-from .loop import KINDS, B, H, I, T, loop, masks
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", ["plain", "ragged", "resets"])

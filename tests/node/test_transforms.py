@@ -5,9 +5,8 @@ import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import throughtime as tt
+from oracles.loop import KINDS, B, H, I, T, loop, masks
 from throughtime.testing import assert_close
-
-from .loop import KINDS, B, H, I, T, loop, masks
 
 # Forward mode has torch script its own formulas when it is first used.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")

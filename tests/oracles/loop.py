@@ -5,7 +5,7 @@ It shares no code with the package, and autograd, `torch.func` and forward mode 
 
 import torch
 
-from core.oracles import kind_of, step
+from .by_hand import kind_of, step
 
 KINDS = ("RNN", "GRU", "LSTM")
 T, B, I, H = 6, 3, 4, 5

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .oracles import F64, draw, layer
+from .by_hand import F64, draw, layer
 
 T, B, I, H = 6, 3, 2, 4
 LENGTHS = [4, 6, 1]
