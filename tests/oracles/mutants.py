@@ -259,7 +259,7 @@ MUTANTS = [
     ),
     Mutant(
         "a loss takes its own step too late",
-        losses._WayBack,
+        losses._BackwardSweep,
         "under_way",
         "self.entry >= t",
         "self.entry > t",
