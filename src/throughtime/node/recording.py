@@ -16,10 +16,10 @@ __all__ = ["Call", "Recording", "Switch"]
 
 
 class Switch:
-    """How the recorded runs let gradients through, in an object of its own.
+    """How the recorded runs let gradients through.
 
-    The runs' autograd nodes hold this and not the recording: the recording holds the runs, and no
-    collector looks for a cycle through autograd's graph.
+    It is a separate object because the runs' autograd nodes hold it. Were they to hold the
+    recording, which holds the runs, the cycle through autograd's graph would never be collected.
     """
 
     cut = False
@@ -32,11 +32,11 @@ class Recording:
 
     Attributes:
         calls: the runs.
-        switch: while ``switch.cut``, no gradient passes through any recorded run, so that what
-            arrives at its outputs is the direct part g alone (eq. 9).
-            While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
-        anchor: requires grad, so that outputs do too where every parameter is frozen.
-        hooks: users' hooks, from the trace's beginning on.
+        switch: while ``switch.cut``, no gradient passes through any recorded run, so that only
+            the direct part g arrives at its outputs (eq. 9).
+            While ``switch.exact`` all of it passes, even what a schedule leaves out in training.
+        anchor: requires grad, so that outputs do too even if every parameter is frozen.
+        hooks: users' hooks, logged from the trace's beginning on.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Recording:
     )
 
     def numbered(self, name: str) -> str:
-        """Return a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
+        """Return a name for a layer's run: ``l0`` for the first, then ``l0@2`` and so on."""
         taken = {call.name for call in self.calls}
         runs = 1
         numbered = name
