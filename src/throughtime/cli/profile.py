@@ -88,13 +88,13 @@ def layers_json(flow: Flow, diagnosis: dict[str, Diagnosis]) -> dict[str, Any]:
         name: {
             "verdict": diagnosis[name].verdict.name,
             "shares": {v.name: share for v, share in diagnosis[name].shares.items()},
-            "evidence": [vars(evidence) for evidence in diagnosis[name].evidence],
+            "evidence": [evidence.to_dict() for evidence in diagnosis[name].evidence],
             "advice": diagnosis[name].advice,
             "horizon": layer.horizon(),
             "lag_profile": layer.lag_profile().tolist(),
             "first_nonfinite": None
             if layer.first_nonfinite is None
-            else layer.first_nonfinite._asdict(),
+            else layer.first_nonfinite.to_dict(),
         }
         for name, layer in flow.items()
     }

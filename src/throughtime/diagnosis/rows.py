@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..flow import LayerFlow, lags
+from ..flow import LayerView, lags
 
 __all__ = ["Rows", "by_lag"]
 
@@ -76,7 +76,7 @@ class Rows:
         return last - int(length) + 1, last
 
 
-def by_lag(layer: LayerFlow, fraction: float, broken: Tensor) -> Rows:
+def by_lag(layer: LayerView, fraction: float, broken: Tensor) -> Rows:
     """Return what the losses' own norms say: each row's median over losses, by lag (eq. 9).
 
     Args:
@@ -98,7 +98,7 @@ def by_lag(layer: LayerFlow, fraction: float, broken: Tensor) -> Rows:
     return replace(rows, followed=count, window=int(last[cut].max()))
 
 
-def _followed(layer: LayerFlow, back: Tensor, length: int) -> Tensor:
+def _followed(layer: LayerView, back: Tensor, length: int) -> Tensor:
     """Return the profile of a few losses a row that no window cuts off, (length, B).
 
     Of the losses in the order of how far back they can reach: the last, the middle one, and the

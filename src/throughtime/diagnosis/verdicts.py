@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import InputTypeError, InputValueError, UnsupportedError
-from ..flow import Flow, LayerFlow
+from ..errors import InputTypeError, InputValueError
+from ..flow import LayerView
+from ..flow.view import gain
 from .advice import Found, advice
 from .evidence import Diagnosis, Evidence, Verdict
 from .rows import Rows, by_lag
@@ -23,7 +24,7 @@ SHARE = 0.05
 
 
 def diagnose(
-    flow: Flow | Mapping[str, LayerFlow], *, fraction: float = 0.01, growth: float = 100.0
+    flow: Mapping[str, LayerView], *, fraction: float = 0.01, growth: float = 100.0
 ) -> dict[str, Diagnosis]:
     """Judge each layer from what was measured; the bounds stand beside and never decide (eq. 8).
 
@@ -90,7 +91,7 @@ def diagnose(
     return {name: _judge(name, layer, fraction, growth) for name, layer in flow.items()}
 
 
-def _judge(name: str, layer: LayerFlow, fraction: float, growth: float) -> Diagnosis:
+def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagnosis:
     bad = layer.first_nonfinite
     broken = torch.zeros(layer.B, dtype=torch.bool, device=layer.norms.device)
     if bad is not None:
@@ -239,7 +240,7 @@ def _coverage(whole: Total, group: Tensor, fraction: float) -> Evidence | None:
     return Evidence(f"{name} since", float(least[k]), None, f"step {k}", "eq. 9")
 
 
-def _beside(layer: LayerFlow, found: Found, fraction: float) -> list[Evidence]:
+def _beside(layer: LayerView, found: Found, fraction: float) -> list[Evidence]:
     """Return what stands beside the verdict: the horizon and, where there is one, the bound."""
     rows, evidence = found.rows, []
     L = int(rows.length.max())
@@ -251,13 +252,11 @@ def _beside(layer: LayerFlow, found: Found, fraction: float) -> list[Evidence]:
         name = f"losses of each row followed beyond the window of {rows.window}"
         where = f"lags {rows.window + 1} to {L}"
         evidence.append(Evidence(name, float(rows.followed), None, where, "eq. 9"))
-    try:
-        beta_W, beta_f = layer.cell.gain()
-    except UnsupportedError:
+    base = gain(layer)
+    if base is None:
         return evidence
-    gain = beta_W * beta_f
-    evidence.append(Evidence("β_W·β_f", gain, None, "every step", "eq. 6"))
-    exponent = L * math.log(gain) if gain > 0 else -math.inf
+    evidence.append(Evidence("β_W·β_f", base, None, "every step", "eq. 6"))
+    exponent = L * math.log(base) if base > 0 else -math.inf
     bound = math.exp(exponent) if exponent < 709 else math.inf
     evidence.append(Evidence("bound (β_W·β_f)^lag", bound, None, f"lag {L}", "eq. 7"))
     return evidence

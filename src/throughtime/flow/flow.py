@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import LayerNotFoundError
+from . import export
 from .layer_flow import LayerFlow
 
 __all__ = ["Flow"]
@@ -53,6 +55,27 @@ class Flow(Mapping[str, LayerFlow]):
     def __len__(self) -> int:
         """Count the layers."""
         return len(self._layers)
+
+    def to_dict(self, *, norms: bool = False) -> dict[str, Any]:
+        """Return the numbers of every layer as plain data with a version, ready for JSON.
+
+        docs/export.md describes the format, and `throughtime.flow.from_dict` reads it.
+
+        Args:
+            norms: whether all V·(T+1)·B norms of each layer are taken along.
+
+        Cost:
+            one sweep per layer, for the summed loss.
+
+        Example:
+            >>> model = torch.nn.RNN(3, 5)
+            >>> with tt.trace(model) as trace:
+            ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+            >>> data = trace.flow(losses).to_dict()
+            >>> data["version"], data["layers"]["l0"]["lag_profile"][0]
+            (1, 1.0)
+        """
+        return export.to_dict(self, self.split, norms=norms)
 
     def __repr__(self) -> str:
         """Return a short table."""

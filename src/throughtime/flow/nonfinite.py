@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,10 @@ class NonFinite(NamedTuple):
     row: int
     unit: int
     kind: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; ``NonFinite(**data)`` reads it."""
+        return self._asdict()
 
 
 def first_nonfinite(s: Tensor, delta: Tensor) -> NonFinite | None:

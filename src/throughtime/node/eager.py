@@ -41,13 +41,13 @@ def bptt(
         cell: the recurrence.
         x: inputs (T, B, I).
         s_0: the initial state (B, S); None: zeros.
-        active: (T, B) bool; rows that are False keep their state and put out 0.
+        active: (T, B) bool; rows that are False keep their state and output 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         through: which steps are kept, recomputed or cut on the backward pass.
-        recording: where a trace collects this run.
+        recording: what a trace collects this run in; None outside a trace.
         name: the layer's name in the flow.
         inner: whether ``x`` comes from the layer below in the same module.
-        reverse: whether the caller turned time around.
+        reverse: whether the caller reversed time.
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
@@ -102,25 +102,25 @@ def bptt(
                     through,
                 )
             )
-            # What is written into the output in place must not change what was recorded.
+            # Writing into the output in place must not change what was recorded.
             return h.clone(), split(s_T, cell.parts())
     return h, tuple(parts)
 
 
-# What `torch.autograd.Function.apply` comes to where no transform is at work, as was asked before.
+# What `torch.autograd.Function.apply` does when no transform is at work, which was checked before.
 _apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bptt_prepared(
     prepared: Prepared, x: Tensor, lengths: Any, mask: Callable[[], Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Do what `bptt` does from s_0 = 0 where prepared sweeps are known to take ``x``.
+    """Do what `bptt` does from s_0 = 0, where prepared sweeps are known to take ``x``.
 
     Args:
         prepared: the sweeps, over the weights as they are now.
-        x: inputs (T, B, I), seen by no transform and no tracer.
+        x: inputs (T, B, I), under no transform and no tracer.
         lengths: how many steps each row takes, as ``prepared`` has them; None: all T.
-        mask: gives the lengths as ``active`` (T, B).
+        mask: returns the lengths as ``active`` (T, B).
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..diagnosis import Diagnosis, Evidence, diagnose
 from ..errors import InputValueError
-from ..schedules import Truncated
+from ..flow import LayerView
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
@@ -46,10 +47,10 @@ LIMITS = (
 
 
 def write_report(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     path: str | os.PathLike[str],
     *,
-    diagnosis: Mapping[str, Any] | None = None,
+    diagnosis: Mapping[str, Diagnosis] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
@@ -88,9 +89,9 @@ def write_report(
 
 
 def report_html(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     *,
-    diagnosis: Mapping[str, Any] | None = None,
+    diagnosis: Mapping[str, Diagnosis] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -112,8 +113,6 @@ def report_html(
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
     if diagnosis is None:
-        from ..diagnosis import diagnose
-
         diagnosis = diagnose(flow)
     layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
     several = len(layers) > 1
@@ -132,10 +131,10 @@ def report_html(
 
 
 def _layer(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     name: str,
     index: int,
-    diagnosis: Any,
+    diagnosis: Diagnosis,
     words: Sequence[str] | None,
     kinds: Sequence[str],
 ) -> dict[str, Any]:
@@ -164,16 +163,16 @@ def _layer(
     }
 
 
-def _words(layer: Any, words: Sequence[str], id: str) -> Plot:
+def _words(layer: LayerView, words: Sequence[str], id: str) -> Plot:
     shaded = shade(layer, words)
     return plot(draw_words(layer, words=words), id, html=words_html(shaded) + legend_html())
 
 
-def meaning(layer: Any, fraction: float = 0.01) -> str:
+def meaning(layer: LayerView, fraction: float = 0.01) -> str:
     """Say in one sentence how far back the gradient of a layer lasts.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         fraction: what the horizon's gradient must still be of lag 0.
     """
     horizon = int(layer.horizon(fraction))
@@ -194,11 +193,11 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
     )
 
 
-def began(layer: Any) -> str:
+def began(layer: LayerView) -> str:
     """Say where a layer first turned inf or NaN; an empty string where it did not.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
     """
     first = layer.first_nonfinite
     if first is None:
@@ -208,13 +207,13 @@ def began(layer: Any) -> str:
     return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
 
 
-def biased(layer: Any) -> str:
+def biased(layer: LayerView) -> str:
     """Say what training leaves out where a layer's schedule truncates; else an empty string.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
     """
-    if not isinstance(layer.through, Truncated):
+    if layer.through.exact:
         return ""
     shares = layer.dropped(layer.through)
     name = "weight_hh" if "weight_hh" in shares else max(shares, key=lambda n: shares[n])
@@ -225,38 +224,33 @@ def biased(layer: Any) -> str:
     )
 
 
-def _evidence(row: Any) -> dict[str, Any]:
-    cited = re.search(r"\d+", str(row.equation or ""))
+def _evidence(row: Evidence) -> dict[str, Any]:
+    cited = re.search(r"\d+", row.equation)
     return {
         "quantity": row.quantity,
-        "decides": bool(getattr(row, "decides", True)),
+        "decides": row.decides,
         "value": _value(row.value),
         "threshold": _value(row.threshold),
-        "where": str(row.where),
-        "equation": f"eq. {cited[0]}" if cited else str(row.equation or ""),
+        "where": row.where,
+        "equation": f"eq. {cited[0]}" if cited else row.equation,
         "number": cited[0] if cited and int(cited[0]) in EQUATIONS else "",
     }
 
 
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    try:
-        return number(float(value))
-    except (TypeError, ValueError):
-        return str(value)
+def _value(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
-def _facts(layer: Any) -> str:
+def _facts(layer: LayerView) -> str:
     dtype = str(layer.norms.dtype).removeprefix("torch.")
     return (
-        f"{type(layer.cell).__name__} cell, {steps(layer.T)}, {layer.B} "
+        f"{layer.kind} cell, {steps(layer.T)}, {layer.B} "
         f"batch {'row' if layer.B == 1 else 'rows'}, state of {layer.S}, "
         f"{layer.norms.shape[0]} {'loss' if layer.norms.shape[0] == 1 else 'losses'}, {dtype}"
     )
 
 
-def _summary(flow: Mapping[str, Any]) -> str:
+def _summary(flow: Mapping[str, LayerView]) -> str:
     count = len(flow)
     spans = sorted({layer.T for layer in flow.values()})
     reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import InputTypeError, InputValueError, LayerNotFoundError
+from ...flow import LayerView
 from . import jacobian, lag, lyapunov, overview, pairs, weights, words
 from .base import Drawing
 
@@ -34,7 +35,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options: Any) -> Drawing:
+def draw(
+    flow: Mapping[str, LayerView], kind: str, layer: str | None = None, **options: Any
+) -> Drawing:
     """Return one figure as plain dicts with its words; arguments and errors as `figure`.
 
     Raises:
@@ -57,7 +60,7 @@ def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options
     return row.draw(choose(flow, layer) if row.of_layer else flow, **options)
 
 
-def choose(flow: Mapping[str, Any], layer: str | None) -> Any:
+def choose(flow: Mapping[str, LayerView], layer: str | None) -> LayerView:
     """Return a layer of a flow by name, or its only one.
 
     Raises:
@@ -75,7 +78,9 @@ def choose(flow: Mapping[str, Any], layer: str | None) -> Any:
     return flow[layer]
 
 
-def figure(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options: Any) -> Figure:
+def figure(
+    flow: Mapping[str, LayerView], kind: str, layer: str | None = None, **options: Any
+) -> Figure:
     """Draw one figure of a flow (eq. 3 to 7), with what it shows as its subtitle.
 
     ============  ==============================================================  ==============

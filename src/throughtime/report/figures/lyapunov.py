@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from ...errors import InputValueError
+from ...flow import LayerView
 from .. import palette
 from ..arrange import array, one_thread, sample_rows
 from ..numbers import number, steps
@@ -19,11 +19,11 @@ WORK = 2e10  # operations that the decompositions may cost: T·B·S·n²
 FLAT = 1e-3  # nats a step within which an exponent counts as 0
 
 
-def draw(layer: Any, *, n: int = 32) -> Drawing:
+def draw(layer: LayerView, *, n: int = 32) -> Drawing:
     """Draw the n largest Lyapunov exponents, each row of the batch and their median (eq. 4).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         n: how many; at most S.
 
     Raises:
@@ -118,7 +118,7 @@ def _caption(middle: np.ndarray, T: int) -> str:
     )
 
 
-def _note(layer: Any, n: int, values: np.ndarray) -> str:
+def _note(layer: LayerView, n: int, values: np.ndarray) -> str:
     notes = [f"Over the {steps(layer.T)} of this sequence, not in the limit."]
     if n < layer.S:
         notes.append(f"The {n} largest of {layer.S}.")
