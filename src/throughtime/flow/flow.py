@@ -103,7 +103,7 @@ def _table(flow: Flow) -> str:
         rows.append(
             (
                 name,
-                type(layer.cell).__name__,
+                layer.kind,
                 str(layer.T),
                 str(layer.B),
                 str(layer.S),

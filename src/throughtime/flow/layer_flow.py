@@ -112,6 +112,16 @@ class LayerFlow(LagProfiles):
         return self.cell.state_size
 
     @property
+    def jacobian_steps(self) -> range:
+        """The steps that have a Jacobian."""
+        return range(1, self.T + 1)
+
+    @property
+    def cell_alone(self) -> bool:
+        """Whether nothing but the cell connects the steps, so that eq. 6 speaks of them."""
+        return True
+
+    @property
     def weight_names(self) -> tuple[str, ...]:
         """The weights that `weight_grad` knows."""
         return tuple(self.cell.weights())
@@ -339,7 +349,7 @@ class LayerFlow(LagProfiles):
     def __repr__(self) -> str:
         """Return one line."""
         return (
-            f"LayerFlow({self.name}: {type(self.cell).__name__}, T={self.T}, B={self.B}, "
+            f"LayerFlow({self.name}: {self.kind}, T={self.T}, B={self.B}, "
             f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon_text()})"
         )
 

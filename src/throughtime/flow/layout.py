@@ -68,12 +68,18 @@ def lay_out(recording: Recording) -> Layout:
     pieces = _pieces(recording.calls, runs)
     begins = _begins(recording.calls, runs)
     before = [_before(call, ancestry) for call in recording.calls]
-    looped = _looped(runs, before)
     for number, r in begins.items():
         begin = recording.calls[number]
         assert isinstance(begin, Step)
         pieces[number] = GraphSegment(begin, runs[r].name)
     direct = direct_boundaries(recording, runs, pieces, ancestry)
+    for run in runs:
+        for last, number, ok in zip(
+            run.numbers, run.numbers[1:], direct[run.name][1:], strict=False
+        ):
+            if ok:  # measured: the graph may seem to hold more, as where layers' states are stacked
+                before[number] = (before[number][0], frozenset({last}))
+    looped = _looped(runs, before)
     grouped: list[list[list[int]]] = []
     segments: list[Segment] = []
     for run, loops in zip(runs, looped, strict=True):

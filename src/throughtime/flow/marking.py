@@ -90,7 +90,8 @@ def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tu
     if isinstance(before, Step):
         _check_shapes(name, state, before)
     step = aliased(recording, key, state)
-    step.rows = _rows(state, batch_dim)
+    frame = sys._getframe(1)
+    step.rows, step.site = _rows(state, batch_dim), (frame.f_code, frame.f_lasti)
     return step.out[0] if len(state) == 1 else step.out
 
 

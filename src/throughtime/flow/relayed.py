@@ -9,7 +9,7 @@ from ..node.recording import Recording
 from .direct import Direct, arrivals, attribute
 from .layout import Layout
 from .relay import Entries, Relay
-from .run_flow import RunFlow, Source
+from .run_flow import AxisFlow, RunFlow, Source
 from .segments import Back, Segment
 from .windows import chosen, chunks, leave_out
 
@@ -38,9 +38,14 @@ def relayed(
         source = Source(relay, losses, total, found[0][3] if losses.dim() else None)
     split = "step" if losses.dim() == 0 else "loss"
     return [
-        RunFlow(source, r, norms, which, enters, g, entries, split)
+        kind_of(layout, r)(source, r, norms, which, enters, g, entries, split)
         for r, (g, (norms, which, enters, entries)) in enumerate(zip(entering, found, strict=True))
     ]
+
+
+def kind_of(layout: Layout, r: int) -> type[RunFlow]:
+    """Return what a run's flow is."""
+    return AxisFlow if layout.runs[r].key.kind == "axis" else RunFlow
 
 
 def _wholes(layout: Layout) -> list[Segment]:

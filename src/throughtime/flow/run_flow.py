@@ -18,6 +18,7 @@ from ..schedules.base import check_schedule
 from . import jacobians
 from .direct import Direct, graph_grads
 from .layer_flow import LayerFlow
+from .nonfinite import NonFinite, first_nonfinite
 from .relay import Entries, Relay
 from .segments import Back, GraphSegment
 
@@ -108,7 +109,7 @@ class RunFlow(LayerFlow):
                 cuts.append(first)
             first += call.tape.T if isinstance(call, Call) else 1
         self.cuts = tuple(cuts)
-        if self.cell is None and norms[:, 0].isnan().all():
+        if not self._knows_beginning():
             # The state before the first step is not known, so no step leads to the first one.
             seen = torch.ones(self.T, self.B, dtype=torch.bool, device=norms.device)
             seen[0] = False
@@ -123,6 +124,29 @@ class RunFlow(LayerFlow):
         if self._module is not None:
             return type(self._module).__name__
         return "mark" if self.cell is None else type(self.cell).__name__
+
+    @property
+    def jacobian_steps(self) -> range:
+        """The steps that have a Jacobian: not the first where no state is known before it."""
+        return range(1 if self._knows_beginning() else 2, self.T + 1)
+
+    @property
+    def cell_alone(self) -> bool:
+        """False: the model's own code lies between the steps."""
+        return False
+
+    @cached_property
+    def _profile(self) -> Tensor:
+        profile = super()._profile
+        return profile if self._knows_beginning() else profile[:-1]
+
+    @cached_property
+    def first_nonfinite(self) -> NonFinite | None:
+        """Where the first inf or NaN stands, forward or backward; None where all is finite."""
+        delta = self.adjoint()
+        if not self._knows_beginning():
+            delta = torch.cat((torch.zeros_like(delta[:1]), delta[1:]))
+        return first_nonfinite(self.tape.s, delta)
 
     @property
     def S(self) -> int:
@@ -275,8 +299,7 @@ class RunFlow(LayerFlow):
             T steps of n·B rows, each with a QR of (S, n).
         """
         n = self.S if n is None else n
-        if self.T > 1 and since == 0 and self.tape.active is not None and self.cell is None:
-            since = 1
+        since = max(since, self.jacobian_steps.start - 1)
         if not 1 <= n <= self.S or not 0 <= since < self.T:
             raise InputValueError(
                 f"lyapunov needs 1 <= n <= S={self.S} and 0 <= since < T={self.T}; "
@@ -331,7 +354,7 @@ class RunFlow(LayerFlow):
         begin = next((u for u, r in layout.begins.items() if r == self._r), None)
         target, at = self._place(since) if since else (0, 0)
         last, at = (self._numbers[target], at) if since or begin is None else (begin, 1)
-        if since == 0 and self.cell is None and not self._knows_beginning():
+        if since == 0 and not self._knows_beginning():
             raise UnsupportedError(
                 f"{self.name} has no state before step 1: only states that come after a step are "
                 "marked. Ask from step 1 on."
@@ -353,7 +376,8 @@ class RunFlow(LayerFlow):
         return found[0] if found else torch.zeros_like(q)
 
     def _knows_beginning(self) -> bool:
-        return not bool(self.norms[:, 0].isnan().all())
+        layout = self.source.relay.layout
+        return self._parts[0].cell is not None or self._r in layout.begins.values()
 
     def _place(self, k: int) -> tuple[int, int]:
         """Return the number of the part that holds s_k as a state after a step, and which."""
@@ -417,7 +441,7 @@ class RunFlow(LayerFlow):
         if loss is not None:
             self._check_loss(loss)
         delta = self.tape.s.new_zeros(self.T + 1, self.B, self.S)
-        if self.cell is None and not self._knows_beginning():
+        if not self._knows_beginning():
             delta[0] = torch.nan
         first, backs = 0, self._backs(loss)
         begun = backs.pop()
@@ -431,3 +455,48 @@ class RunFlow(LayerFlow):
             known = begun is not None and begun.deltas is not None
             delta[0] = begun.deltas[0, 1] if known else 0  # pyright: ignore
         return delta, delta
+
+
+class AxisFlow(RunFlow):
+    """A `LayerFlow` of a marked axis: what each position gets, with no state between positions."""
+
+    @property
+    def kind(self) -> str:
+        """What the steps are."""
+        return "axis"
+
+    @property
+    def jacobian_steps(self) -> range:
+        """None: no state connects the steps."""
+        return range(0)
+
+    def jacobian_product(self, to: int, since: int, *, rows: Sequence[int] | None = None) -> Tensor:
+        """Raise: a position is no state that the next one comes from.
+
+        Args:
+            to: the later step.
+            since: the earlier one.
+            rows: batch rows.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            f"{self.name} marks positions of one tensor, not a state that one step hands to the "
+            "next, so there is no Jacobian; norms, adjoint and lag_profile are what it has."
+        )
+
+    def lyapunov(
+        self, n: int | None = None, *, since: int = 0, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Raise: without a state there are no exponents.
+
+        Args:
+            n: how many.
+            since: the step before the first.
+            rows: batch rows.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        return self.jacobian_product(1, 0)

@@ -58,9 +58,26 @@ def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
         run.numbers.append(number)
         run.cut.append(cut)
         ends[number] = run
+        _refuse_pieces([recording.calls[n] for n in run.numbers[-3:]])
         if isinstance(call, Step) and call.begin is not None and len(run.numbers) > 1:
             call.begin.gate.state = frozenset()  # the state before it is another step's
     return runs
+
+
+def _refuse_pieces(last: Sequence[Call | Step]) -> None:
+    """Raise where two places in the code mark one state in turns: its parts, one after the other.
+
+    Raises:
+        GraphError: they do.
+    """
+    sites = [call.site for call in last if isinstance(call, Step)]
+    if len(sites) == 3 and None not in sites and sites[0] == sites[2] != sites[1]:
+        name = last[0].key.name
+        raise GraphError(
+            f'the state of tt.mark("{name}", …) was marked twice in one step, at two places in '
+            f'the loop. Mark the parts of a state together, as in tt.mark("{name}", h, c), and '
+            "other states under other names."
+        )
 
 
 def _numbered(runs: list[Run], key: Key) -> str:
@@ -83,12 +100,6 @@ def _continued(
     state = given_state(call)
     behind = {n for n, _ in ancestry.behind(state, call.key)}
     fits = [n for n in sorted(behind) if n in ends and _rows(calls[n]) == _rows(call)]
-    if len(fits) > 1 and call.key.kind == "mark":
-        raise GraphError(
-            f'the state of tt.mark("{call.key.name}", …) hangs on two of its marks at once, so it '
-            "was marked twice in one step. Mark the parts of a state together, as in "
-            f'tt.mark("{call.key.name}", h, c), and other states under other names.'
-        )
     if fits:
         return fits[-1], False
     if behind or call.key.kind == "mark":

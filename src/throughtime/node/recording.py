@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import NamedTuple
 
 import torch
@@ -157,6 +158,7 @@ class Step:
         rows: which axis of ``out`` is the batch; None: there is none.
         steps: which axis is time, where one tensor holds all steps; else None.
         entered: where gradients of ``given`` arrive, where a known cell began a sequence.
+        site: the place in the code of the call that marked it.
         begin: aliases of what it was given, where a step module may have begun a sequence.
     """
 
@@ -174,4 +176,5 @@ class Step:
     rows: int | None = 0
     steps: int | None = None
     entered: tuple[GradientEdge, ...] = ()
+    site: tuple[CodeType, int] | None = None
     begin: Step | None = None
