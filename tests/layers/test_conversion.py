@@ -221,7 +221,7 @@ def test_a_schedule_is_dropped_with_a_word():
 )
 def test_what_torch_cannot_express_is_refused_before_anything_is_changed(last):
     model = nn.ModuleDict({"first": tt.LSTM(I, H), "last": last()})
-    with pytest.raises(tt.errors.UnsupportedError, match="'last' is a tt.R.*nothing was changed"):
+    with pytest.raises(tt.errors.UnsupportedError, match=r"'last' is a tt\.R.*nothing was changed"):
         tt.unconvert(model)
     assert type(model["first"]) is tt.LSTM
 
@@ -234,7 +234,7 @@ def test_a_subclass_is_left_alone_with_a_word():
     with pytest.warns(tt.ConvertWarning, match=r"left mine \(Mine\) alone"):
         tt.unconvert(model)
     assert type(model["mine"]) is Mine
-    with pytest.warns(tt.ConvertWarning, match="is a subclass of tt.LSTM"):
+    with pytest.warns(tt.ConvertWarning, match=r"is a subclass of tt\.LSTM"):
         tt.convert(model)
 
 
@@ -264,5 +264,5 @@ def test_torchrls_own_lstm_is_left_alone():
         def forward(self, input, hx=None, is_init=None):
             return input, hx
 
-    with pytest.warns(tt.ConvertWarning, match="a subclass of nn.RNNBase with a forward of its"):
+    with pytest.warns(tt.ConvertWarning, match=r"a subclass of nn\.RNNBase with a forward of its"):
         tt.convert(RLLike())

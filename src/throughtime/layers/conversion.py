@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from ..errors import ConvertWarning, InputTypeError, UnsupportedError
 from ..schedules import FULL

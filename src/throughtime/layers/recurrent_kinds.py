@@ -18,12 +18,15 @@ OWN = (RNN, LSTM, GRU, Recurrent)
 TAKEN = (nn.RNN, nn.LSTM, nn.GRU, *OWN)
 # Names that nothing but the state of a recurrence has, as an argument after the input.
 STATE_NAMES = frozenset(
-    "hx cx hxs h0 h_0 h_prev prev_h h_t h_tm1 s_prev prev_hidden prev_state previous_state "
-    "initial_state init_state rnn_state rnn_states rnn_hxs carry".split()
+    ("hx", "cx", "hxs", "h0", "h_0", "h_prev", "prev_h", "h_t", "h_tm1", "s_prev", "prev_hidden")
+    + ("prev_state", "previous_state", "initial_state", "init_state")
+    + ("rnn_state", "rnn_states", "rnn_hxs", "carry")
 )
 # Names that a state often has, and a memory, a feature or a policy's observation too: they count
 # in a class, or below one, whose name has one of the words.
-MAYBE_NAMES = frozenset("h s hidden hidden_state hiddens state states mem membrane syn".split())
+MAYBE_NAMES = frozenset(
+    ("h", "s", "hidden", "hidden_state", "hiddens", "state", "states", "mem", "membrane", "syn")
+)
 WORDS = re.compile(r"Cell|RNN|LSTM|GRU|Recurrent|Neuron")
 
 
