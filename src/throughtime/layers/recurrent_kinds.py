@@ -17,16 +17,13 @@ __all__ = ["left_alone", "looks_recurrent"]
 OWN = (RNN, LSTM, GRU, Recurrent)
 TAKEN = (nn.RNN, nn.LSTM, nn.GRU, *OWN)
 # Names that nothing but the state of a recurrence has, as an argument after the input.
-STATE_NAMES = frozenset(
-    ("hx", "cx", "hxs", "h0", "h_0", "h_prev", "prev_h", "h_t", "h_tm1", "s_prev", "prev_hidden")
-    + ("prev_state", "previous_state", "initial_state", "init_state")
-    + ("rnn_state", "rnn_states", "rnn_hxs", "carry")
+STATE_NAMES = re.compile(
+    "hx|cx|hxs|h_?0|h_t|h_tm1|h_prev|s_prev|prev_h|prev_hidden|prev_state|previous_state"
+    "|init_state|initial_state|rnn_states?|rnn_hxs|carry"
 )
 # Names that a state often has, and a memory, a feature or a policy's observation too: they count
 # in a class, or below one, whose name has one of the words.
-MAYBE_NAMES = frozenset(
-    ("h", "s", "hidden", "hidden_state", "hiddens", "state", "states", "mem", "membrane", "syn")
-)
+MAYBE_NAMES = re.compile("h|s|hiddens?|hidden_state|states?|mem|membrane|syn")
 WORDS = re.compile(r"Cell|RNN|LSTM|GRU|Recurrent|Neuron")
 
 
@@ -129,5 +126,5 @@ def _state_name(kind: type[nn.Module]) -> str | None:
     except (TypeError, ValueError):
         return None  # written in C, or scripted
     maybe = any(WORDS.search(k.__name__) for k in kind.__mro__)
-    names = STATE_NAMES | MAYBE_NAMES if maybe else STATE_NAMES
-    return next((name for name in named if name in names), None)
+    known = (STATE_NAMES, MAYBE_NAMES) if maybe else (STATE_NAMES,)
+    return next((name for name in named if any(k.fullmatch(name) for k in known)), None)
