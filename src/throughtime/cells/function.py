@@ -30,6 +30,26 @@ __all__ = ["Function"]
 ROWS_AT_ONCE = 8192
 
 
+def _check_dict(name: str, tensors: object) -> bool:
+    """Raise unless it is a dict, or None.
+
+    Raises:
+        InputTypeError: it is something else.
+    """
+    if tensors is not None and not isinstance(tensors, Mapping):
+        raise InputTypeError(
+            f"{name} must be a dict of tensors by name; got {type(tensors).__name__}."
+        )
+    return True
+
+
+def _is_computed(weight: Tensor) -> bool:
+    """Check whether a tensor comes from others, so that a Parameter would cut its gradient off."""
+    if isinstance(weight, nn.Parameter):
+        return False
+    return weight.grad_fn is not None or is_transforming()
+
+
 class Function(AbstractCell):
     """Any recurrence s_t = step(x_t, s_{t-1}) of differentiable torch operations (eq. 1).
 
@@ -39,6 +59,14 @@ class Function(AbstractCell):
     `throughtime.kernels.last_choice` after the backward pass.
 
     The step is called again by the backward pass: it must give the same again, and change nothing.
+
+    What the step takes beside x_t and s_{t-1} is one of three. Its own *weights* are Parameters of
+    the cell. A tensor that something else computed, in ``weights=`` (a hypernetwork's) or in
+    ``context=`` (an encoder's memory), stays what it is: it is no Parameter, and its gradient goes
+    on to what computed it. What comes in ``context=`` may also be without a graph, or of integers
+    or bool: a mask. A memory of the rows' own, (B, N, ·), serves the B rows of one step and no
+    other number, so the backward pass then goes one step at a time, as the step of a row that
+    depends on others does; one for all rows, or B = 1, is no hindrance.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
@@ -68,6 +96,7 @@ class Function(AbstractCell):
         state_size: int | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        context: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take the step and its sizes.
 
@@ -77,11 +106,15 @@ class Function(AbstractCell):
             input_size: I.
             hidden_size: H, the leading columns of the state that the layer puts out.
             state_size: S; H where None.
-            weights: the tensors that a plain function is to be differentiated by.
+            weights: the tensors that a plain function is to be differentiated by. They become
+                Parameters of the cell, over the same memory; a tensor that requires grad stays
+                itself, and gets its gradient.
+            context: tensors that the step, also a module's, is called with beside them, by name.
+                A layer takes others in each call: ``layer(x, context={"memory": memory})``.
 
         Raises:
-            InputTypeError: ``step`` cannot be called, a size is no integer, ``weights`` no dict,
-                or a weight no tensor.
+            InputTypeError: ``step`` cannot be called, a size is no integer, ``weights`` or
+                ``context`` no dict, or something in it no tensor.
             InputValueError: a size below 1, S below H, weights beside a module, or a weight with a
                 name that the cell has.
             DtypeError: a weight of integers.
@@ -98,7 +131,8 @@ class Function(AbstractCell):
             )
         if isinstance(step, nn.Module) and weights:
             raise InputValueError(
-                "weights= is for a plain function; a module's own parameters are its weights."
+                "weights= is for a plain function; a module's own parameters are its weights. What "
+                "something else computed goes into context=."
             )
         self.input_size = self.preact_size = input_size
         self.hidden_size, self.state_size = hidden_size, state_size
@@ -106,16 +140,67 @@ class Function(AbstractCell):
         self.apart = ""
         self._tried: dict[tuple, str] = {}
         self._no_batch: list[bool] = []  # shared with the cells that `rebind` makes of this one
-        if weights is not None and not isinstance(weights, Mapping):
-            raise InputTypeError(
-                f"weights must be a dict of tensors by name; got {type(weights).__name__}."
-            )
-        self.names = tuple(weights or ())
+        _check_dict("weights", weights)
+        self.differentiable: tuple[str, ...] = ()
+        names = []
+        context = dict(context or {}) if _check_dict("context", context) else {}
         for name, weight in (weights or {}).items():
             self._check_weight(name, weight)
-            self.register_parameter(
-                name, weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
-            )
+            if _is_computed(weight):
+                context[name] = weight
+                continue
+            names.append(name)
+            leaf = isinstance(weight, nn.Parameter) or weight.requires_grad
+            # By the dict, which also takes a leaf that is no Parameter, as an optimizer does.
+            self._parameters[name] = weight if leaf else nn.Parameter(weight)  # pyright: ignore
+        self.names = tuple(names)
+        if context:
+            self._take(context)
+
+    def with_context(self, context: Mapping[str, Tensor]) -> Function:
+        """Return the same cell, whose step is also given these tensors.
+
+        Args:
+            context: by name; one that the cell was made with is replaced.
+
+        Raises:
+            InputTypeError: it is no dict, or something in it no tensor.
+            InputValueError: one has the name of a weight, or no name at all.
+
+        Example:
+            >>> def step(x, s, memory):
+            ...     return torch.tanh(x + s @ memory)
+            >>> memory = torch.randn(5, 5, requires_grad=True)
+            >>> layer = tt.Recurrent(Function(step, 5, 5))
+            >>> layer(torch.ones(7, 2, 5), context={"memory": memory})[0].sum().backward()
+            >>> memory.grad.shape
+            torch.Size([5, 5])
+        """
+        _check_dict("context", context)
+        new = rebind(self, {})
+        new._take(context)
+        return new
+
+    def _take(self, context: Mapping[str, Tensor]) -> None:
+        """Set what the step is given beside the weights, and which of it has a gradient."""
+        for name, tensor in context.items():
+            if not isinstance(name, str) or not name.isidentifier() or name in self._parameters:
+                raise InputValueError(
+                    f"what a step is given in context= cannot be called {name!r}: the step takes "
+                    "it by that name, which no weight may have; give it another."
+                )
+            if not isinstance(tensor, Tensor):
+                raise InputTypeError(
+                    f"context {name} must be a tensor; got {type(tensor).__name__}. Let the step "
+                    "take anything else from where it is written."
+                )
+        given = {**self.given, **context}
+        vars(self).update(given=given)
+        self.differentiable = tuple(name for name, tensor in given.items() if tensor.requires_grad)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by name, and of what the step is given that which requires grad."""
+        return {**super().weights(), **{name: self.given[name] for name in self.differentiable}}
 
     def _check_weight(self, name: object, weight: object) -> None:
         if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
@@ -149,7 +234,7 @@ class Function(AbstractCell):
         compiling = torch.compiler.is_compiling()
         tracked = not (compiling or x_t.is_inference() or s_prev.is_inference())
         versions = (x_t._version, s_prev._version) if tracked else None
-        s_t = self.step_function(x_t, s_prev, **weights)
+        s_t = self.step_function(x_t, s_prev, **weights, **self.given)
         if versions is not None and versions != (x_t._version, s_prev._version):
             raise InputValueError(
                 "the step function writes into the input or the state that it is given, which are "
@@ -336,11 +421,13 @@ class Function(AbstractCell):
         """
         # What costs more steps is tried again only where rows or modes are not as before.
         modes = tuple(module.training for module in self.modules())
-        case = (x.shape, s.shape, x.dtype, x.device, modes)
+        beside = tuple((name, tensor.shape) for name, tensor in self.given.items())
+        case = (x.shape, s.shape, x.dtype, x.device, modes, beside)
         if not anew and case in self._tried:
             self.apart = self._tried[case]
             return
-        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
+        tensors = {**self.weights(), **self.given}
+        cell = rebind(self, {name: tensor.detach() for name, tensor in tensors.items()})
         x, s = x.detach(), s.detach()
         # Running statistics and the like must not see rows that are made up.
         buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
@@ -349,8 +436,9 @@ class Function(AbstractCell):
         if s_t.requires_grad:
             raise GraphError(
                 "the step function uses a tensor that requires grad and is not among its weights, "
-                "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
-                "step an nn.Module that owns it."
+                "so its gradient would be lost. Pass it in weights={name: tensor}, or, where "
+                "something else computes it, as layer(x, context={name: tensor}); or make the step "
+                "an nn.Module that owns it."
             )
         if x.is_meta or is_transforming() or torch.compiler.is_compiling():
             return  # there are no values to look at

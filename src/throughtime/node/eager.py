@@ -52,6 +52,10 @@ def bptt(
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
 
+    Raises:
+        UnsupportedError: while recording, what the step is given beside x comes from another
+            recorded run; or the schedule cuts what second derivatives and transforms need.
+
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
@@ -59,6 +63,7 @@ def bptt(
     if through is not FULL:
         check_schedule(through)
     if recording is not None:
+        recording.refuse_linked(name, cell.given)
         anchor, switch = recording.anchor, recording.switch
         s_0 = begin(cell, x) if s_0 is None else s_0
     else:

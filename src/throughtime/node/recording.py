@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
+from ..errors import UnsupportedError
 from ..schedules import FULL, AbstractSchedule
 from ..tape import Tape
 from .hooks import HookLog
@@ -55,6 +57,36 @@ class Recording:
             runs += 1
             numbered = f"{name}@{runs}"
         return numbered
+
+    def refuse_linked(self, name: str, given: Mapping[str, Tensor]) -> None:
+        """Raise where what a step is given beside its input comes from a run that is recorded.
+
+        A measurement follows a gradient from run to run by inputs and initial states alone, and
+        would give the earlier run too little without a word.
+
+        Args:
+            name: the layer's name in the flow.
+            given: what its step is given, by name.
+
+        Raises:
+            UnsupportedError: it does.
+        """
+        runs = {id(call.h.grad_fn): call.name for call in self.calls}
+        for key, tensor in given.items():
+            seen, open_ends = set(), [tensor.grad_fn]
+            while runs and open_ends:
+                node = open_ends.pop()
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                if id(node) in runs:
+                    raise UnsupportedError(
+                        f"{name} is given {key!r}, which comes from the traced layer "
+                        f"{runs[id(node)]}, and a flow follows a gradient from layer to layer by "
+                        "inputs and initial states alone. Trace one of the two, "
+                        "tt.trace(model.decoder), or hand it over as input or state."
+                    )
+                open_ends += [after for after, _ in node.next_functions]
 
 
 @dataclass
