@@ -335,14 +335,54 @@ def test_a_rows_share_is_had_of_the_weights_where_the_context_is_for_all_rows():
     assert_close(memory.grad, want, rtol=RTOL)
 
 
-def test_a_rows_share_is_refused_where_each_row_has_a_memory_of_its_own():
-    case = Case("module")
-    layer = tt.Recurrent(tt.cells.Function(case.step, I, H))
-    with (
-        pytest.raises(errors.UnsupportedError, match="a row has no gradient of a row by itself"),
-        tt.per_sample_grads(layer),
-    ):
-        layer(case.x, context=case.context())[0].sum().backward()
+@pytest.mark.parametrize("rows", [B, N])
+def test_a_rows_share_takes_the_rows_own_memory_along(rows):
+    """Also where a tensor that all rows share is as long as there are rows."""
+    case = Case("module", rows=B)
+    common = draw(rows, H, seed=8)
+
+    class Step(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Attend()
+
+        def forward(self, x, s, memory, mask, common):
+            return self.inner(x, s + common.mean(0) + common[1] * common[0], memory, mask)
+
+    layer = tt.Recurrent(tt.cells.Function(Step(), I, H))
+    context = {**case.context(), "common": common}
+    with tt.per_sample_grads(layer) as weights:
+        case.loss(*layer(case.x, case.s_0, context=context)).backward(
+            inputs=list(layer.parameters())
+        )
+    for b in range(B):
+        one = slice(b, b + 1)
+        own = {n: t if n == "common" else t[one] for n, t in context.items()}
+        output, final = layer(case.x[:, one], case.s_0[one], context=own)
+        loss = (output * draw(T, B, H, seed=5)[:, one]).sum() + final.pow(2).sum()
+        grads = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        for weight, grad in zip(weights.values(), grads, strict=True):
+            assert_close(weight.grad_sample[b], grad, rtol=RTOL)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_some_rows_of_a_flow_take_their_own_memory_along(size):
+    """Jacobians of rows, in any order, and a report on a batch of which it takes a sample."""
+    rows, steps = 20, 12
+
+    def step(x, s, memory):
+        return torch.tanh(x + (memory @ s[:, :, None]).squeeze(2) + memory.sum((1, 2))[:, None])
+
+    layer = tt.Recurrent(tt.cells.Function(step, size, size))
+    memory = draw(rows, size, size).requires_grad_()
+    with tt.trace(layer) as trace:
+        losses = layer(draw(steps, rows, size), context={"memory": memory})[0].pow(2).sum((1, 2))
+    flow = trace.flow(losses)
+    whole = flow["l0"].jacobian_product(5, 2)
+    for chosen in ([3], [7, 0, 19], list(reversed(range(rows)))):
+        assert_close(flow["l0"].jacobian_product(5, 2, rows=chosen), whole[chosen], rtol=RTOL)
+    assert torch.isfinite(flow["l0"].lyapunov(rows=[1, 2])).all()
+    tt.diagnose(flow)
 
 
 def test_batched_and_second_derivatives_and_transforms():

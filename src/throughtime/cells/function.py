@@ -64,9 +64,9 @@ class Function(AbstractCell):
     the cell. A tensor that something else computed, in ``weights=`` (a hypernetwork's) or in
     ``context=`` (an encoder's memory), stays what it is: it is no Parameter, and its gradient goes
     on to what computed it. What comes in ``context=`` may also be without a graph, or of integers
-    or bool: a mask. A memory of the rows' own, (B, N, ·), serves the B rows of one step and no
-    other number, so the backward pass then goes one step at a time, as the step of a row that
-    depends on others does; one for all rows, or B = 1, is no hindrance.
+    or bool: a mask. A memory with a row for each of the batch's, (B, N, ·), serves the B rows of
+    one step and no other number, so the backward pass then goes one step at a time; one for all
+    rows, or B = 1, is no hindrance.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
@@ -138,7 +138,8 @@ class Function(AbstractCell):
         self.hidden_size, self.state_size = hidden_size, state_size
         self.step_function = step
         self.apart = ""
-        self._tried: dict[tuple, str] = {}
+        self.own_rows: tuple[str, ...] = ()  # what of the context has rows, one for each of x
+        self._tried: dict[tuple, tuple[str, tuple[str, ...]]] = {}
         self._no_batch: list[bool] = []  # shared with the cells that `rebind` makes of this one
         _check_dict("weights", weights)
         self.differentiable: tuple[str, ...] = ()
@@ -220,8 +221,13 @@ class Function(AbstractCell):
         """Return x itself: the whole step is the function's."""
         return x
 
-    def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
+    def next(self, x_t: Tensor, s_prev: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return s_t for any number of rows, and look at its form and at what became of the rest.
+
+        Args:
+            x_t: inputs of some rows.
+            s_prev: their states.
+            rows: which of the batch's rows they are, where that is not plain from their number.
 
         Raises:
             InputTypeError: the step function gives no tensor.
@@ -234,7 +240,8 @@ class Function(AbstractCell):
         compiling = torch.compiler.is_compiling()
         tracked = not (compiling or x_t.is_inference() or s_prev.is_inference())
         versions = (x_t._version, s_prev._version) if tracked else None
-        s_t = self.step_function(x_t, s_prev, **weights, **self.given)
+        given = self.given if rows is None else self._given_to(rows)
+        s_t = self.step_function(x_t, s_prev, **weights, **given)
         if versions is not None and versions != (x_t._version, s_prev._version):
             raise InputValueError(
                 "the step function writes into the input or the state that it is given, which are "
@@ -260,18 +267,32 @@ class Function(AbstractCell):
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return s_t = step(x_t, s_{t-1}); a_t is x_t."""
         s_t = self.next(a_t, s_prev)
-        return s_t, (a_t, s_prev, s_t)
+        if not self.own_rows:
+            return s_t, (a_t, s_prev, s_t)
+        # Whoever takes some rows of a tape then takes the numbers of these along.
+        rows = torch.arange(len(s_prev), device=s_prev.device)[:, None]
+        return s_t, (a_t, s_prev, s_t, rows)
+
+    def rows_of(self, saved: tuple[Tensor, ...]) -> Tensor | None:
+        """Return which rows of the batch a step's or a tape's are; None where nobody asks."""
+        if len(saved) < 4:
+            return None
+        return saved[3][..., 0] if saved[3].dim() == 2 else saved[3][0, :, 0]
+
+    def _given_to(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return what the step is given beside these rows of the batch."""
+        return {n: t[rows] if n in self.own_rows else t for n, t in self.given.items()}
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S).
 
         The step runs once more on its own rows, whatever V is, so rows may depend on each other.
         """
-        x_t, s_prev, s_t = saved
+        x_t, s_prev, s_t, *_ = saved
         frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x, s = x_t.detach().requires_grad_(), s_prev.detach().requires_grad_()
         with torch.enable_grad():
-            again = frozen.next(x, s)
+            again = frozen.next(x, s, self.rows_of(saved))
         probes.check_repeats(again.detach(), s_t, s_prev)
         if not again.requires_grad:
             return torch.zeros_like(delta), torch.cat(
@@ -325,8 +346,9 @@ class Function(AbstractCell):
         for first in range(0, tape.T, K):
             steps = slice(first, min(first + K, tape.T))
             found = self._of_steps(
-                cell, x[steps], s_prev[steps], tape.saved[2][steps], delta[steps]
-            )
+                cell, x[steps], s_prev[steps], tape.saved[2][steps], delta[steps],
+                self.rows_of(tape.saved),
+            )  # fmt: skip
             for sum_, grad in zip(total, found, strict=True):
                 sum_ += grad
         return dict(zip(weights, total, strict=True))
@@ -347,19 +369,27 @@ class Function(AbstractCell):
         return True
 
     def _of_steps(
-        self, cell: Function, x: Tensor, s_prev: Tensor, s: Tensor, delta: Tensor
+        self,
+        cell: Function,
+        x: Tensor,
+        s_prev: Tensor,
+        s: Tensor,
+        delta: Tensor,
+        rows: Tensor | None,
     ) -> list[Tensor]:
         """Return some steps' share of dE/dW: at once where that is the same, else one by one."""
         weights = list(cell.weights().values())
         before, given = s_prev.detach().flatten(0, 1), s.flatten(0, 1)
         with torch.enable_grad(), probes.LooksAtValues() as values:
-            again = cell.next(x.detach().flatten(0, 1), before)
+            again = cell.next(x.detach().flatten(0, 1), before, rows)
         if len(x) > 1:
             stayed = (given == before).all(-1, keepdim=True)
             same = probes.alike(torch.where(stayed, given, again.detach()), given)
             if values.seen or not same:
                 each = [
-                    self._of_steps(cell, *(part[k : k + 1] for part in (x, s_prev, s, delta)))
+                    self._of_steps(
+                        cell, *(part[k : k + 1] for part in (x, s_prev, s, delta)), rows=rows
+                    )
                     for k in range(len(x))
                 ]
                 return [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
@@ -424,7 +454,7 @@ class Function(AbstractCell):
         beside = tuple((name, tensor.shape) for name, tensor in self.given.items())
         case = (x.shape, s.shape, x.dtype, x.device, modes, beside)
         if not anew and case in self._tried:
-            self.apart = self._tried[case]
+            self.apart, self.own_rows = self._tried[case]
             return
         tensors = {**self.weights(), **self.given}
         cell = rebind(self, {name: tensor.detach() for name, tensor in tensors.items()})
@@ -448,8 +478,8 @@ class Function(AbstractCell):
                 probes.check_graph(self, x, s)
                 if len(self._tried) >= 64:
                     self._tried.clear()
-                self._tried[case] = probes.why_apart(cell, x, s)
-            self.apart = self._tried[case]
+                self._tried[case] = probes.why_apart(cell, x, s), probes.own_rows(cell, x, s)
+            self.apart, self.own_rows = self._tried[case]
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):  # a write would spoil a graph it is part of
                     buffer.copy_(before)
