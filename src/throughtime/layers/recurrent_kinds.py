@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 
-__all__ = ["left_alone", "looks_recurrent"]
+__all__ = ["left_alone", "looks_recurrent", "own_class", "within_layers"]
 
 OWN = (RNN, LSTM, GRU, Recurrent)
 TAKEN = (nn.RNN, nn.LSTM, nn.GRU, *OWN)
@@ -78,17 +78,17 @@ def left_alone(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     Yields:
         The module's path, the module, and what `looks_recurrent` says of it.
     """
-    inside = {
-        id(part)
-        for layer in model.modules()
-        if isinstance(layer, Recurrent)
-        for part in layer.modules()
-        if part is not layer
-    }
+    inside = within_layers(model)
     for path, module in model.named_modules():
-        reason = None if id(module) in inside else looks_recurrent(module)
+        reason = None if module in inside else looks_recurrent(module)
         if reason is not None:
             yield path, module, reason
+
+
+def within_layers(model: nn.Module) -> set[nn.Module]:
+    """Return the modules inside the `Recurrent`s of a model: cells, and what their steps hold."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Recurrent)]
+    return {part for layer in layers for part in layer.modules() if part is not layer}
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
