@@ -20,6 +20,7 @@ from ..shapes import check_sizes
 from ..torch_state import is_transforming
 from . import probes
 from .base import AbstractCell, rebind
+from .given import check_context, check_dict, check_weight, is_computed
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -28,26 +29,6 @@ __all__ = ["Function"]
 
 # Rows that one recomputation of the step for the weight gradients may hold at a time.
 ROWS_AT_ONCE = 8192
-
-
-def _check_dict(name: str, tensors: object) -> bool:
-    """Raise unless it is a dict, or None.
-
-    Raises:
-        InputTypeError: it is something else.
-    """
-    if tensors is not None and not isinstance(tensors, Mapping):
-        raise InputTypeError(
-            f"{name} must be a dict of tensors by name; got {type(tensors).__name__}."
-        )
-    return True
-
-
-def _is_computed(weight: Tensor) -> bool:
-    """Check whether a tensor comes from others, so that a Parameter would cut its gradient off."""
-    if isinstance(weight, nn.Parameter):
-        return False
-    return weight.grad_fn is not None or is_transforming()
 
 
 class Function(AbstractCell):
@@ -141,13 +122,14 @@ class Function(AbstractCell):
         self.own_rows: tuple[str, ...] = ()  # what of the context has rows, one for each of x
         self._tried: dict[tuple, tuple[str, tuple[str, ...]]] = {}
         self._no_batch: list[bool] = []  # shared with the cells that `rebind` makes of this one
-        _check_dict("weights", weights)
+        check_dict("weights", weights)
+        check_dict("context", context)
         self.differentiable: tuple[str, ...] = ()
         names = []
-        context = dict(context or {}) if _check_dict("context", context) else {}
+        context = dict(context or {})
         for name, weight in (weights or {}).items():
-            self._check_weight(name, weight)
-            if _is_computed(weight):
+            check_weight(self, name, weight)
+            if is_computed(weight):
                 context[name] = weight
                 continue
             names.append(name)
@@ -177,24 +159,14 @@ class Function(AbstractCell):
             >>> memory.grad.shape
             torch.Size([5, 5])
         """
-        _check_dict("context", context)
+        check_dict("context", context)
         new = rebind(self, {})
         new._take(context)
         return new
 
     def _take(self, context: Mapping[str, Tensor]) -> None:
         """Set what the step is given beside the weights, and which of it has a gradient."""
-        for name, tensor in context.items():
-            if not isinstance(name, str) or not name.isidentifier() or name in self._parameters:
-                raise InputValueError(
-                    f"what a step is given in context= cannot be called {name!r}: the step takes "
-                    "it by that name, which no weight may have; give it another."
-                )
-            if not isinstance(tensor, Tensor):
-                raise InputTypeError(
-                    f"context {name} must be a tensor; got {type(tensor).__name__}. Let the step "
-                    "take anything else from where it is written."
-                )
+        check_context(context, self._parameters)
         given = {**self.given, **context}
         vars(self).update(given=given)
         self.differentiable = tuple(name for name, tensor in given.items() if tensor.requires_grad)
@@ -202,20 +174,6 @@ class Function(AbstractCell):
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, and of what the step is given that which requires grad."""
         return {**super().weights(), **{name: self.given[name] for name in self.differentiable}}
-
-    def _check_weight(self, name: object, weight: object) -> None:
-        if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
-            raise InputValueError(
-                f"a weight cannot be called {name!r}: the step takes it by that name, and the cell "
-                "must have none like it of its own; give it another."
-            )
-        if not isinstance(weight, Tensor):
-            raise InputTypeError(f"weight {name} must be a tensor; got {type(weight).__name__}.")
-        if not (weight.is_floating_point() or weight.is_complex()):
-            raise DtypeError(
-                f"weight {name} must be of floating point to have a gradient; got {weight.dtype}. "
-                "Let the step take other tensors from where it is written."
-            )
 
     def drive(self, x: Tensor) -> Tensor:
         """Return x itself: the whole step is the function's."""
