@@ -13,7 +13,6 @@ from throughtime.testing import assert_close
 F64 = torch.float64
 T, B, I, H, N = 40, 3, 2, 4, 5  # more steps than leave a graph
 RTOL = 1e-9
-SCHEDULES = [tt.Full(), tt.Checkpointed(7), tt.Truncated(T), tt.Truncated(9), tt.Truncated(6, 3)]
 
 
 def draw(*shape, seed=0):
@@ -99,7 +98,10 @@ def compare(case, got, want):
         assert_close(a, b, rtol=RTOL)
 
 
-@pytest.mark.parametrize("through", [tt.Full(), tt.Checkpointed(7), tt.Truncated(T)], ids=str)
+EXACT = [tt.Full(), tt.Checkpointed(7), tt.Checkpointed(memory="4 kB"), tt.Truncated(T)]
+
+
+@pytest.mark.parametrize("through", EXACT, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("how", ["plain", "lengths", "reset"])
 def test_the_gradient_goes_on_to_what_computed_the_context(name, through, how):
@@ -275,6 +277,26 @@ def test_in_the_flow_each_term_is_autograds(name):
     (whole,) = torch.autograd.grad(losses.sum(), context[case.key], retain_graph=True)
     assert_close(flow.weight_grad(case.key), whole, rtol=RTOL)
     compare(case, losses.sum(), case.unrolled(case.context())[0].pow(2).sum())
+
+
+@pytest.mark.parametrize("name", ["hyper", "module"])
+def test_what_a_truncation_leaves_out_is_known_of_the_context_too(name):
+    case = Case(name)
+    layer = tt.Recurrent(tt.cells.Function(case.step, I, H))
+    context = case.context()
+
+    def weights(through):
+        tt.set_through(layer, through)
+        output = layer(case.x, case.s_0, context=context)[0]
+        return torch.autograd.grad(output.pow(2).sum(), context[case.key])[0]
+
+    with tt.trace(layer) as trace:
+        losses = layer(case.x, case.s_0, context=context)[0].pow(2).sum((1, 2))
+    share = trace.flow(losses)["l0"].dropped(tt.Truncated(4))[case.key]
+    whole = weights(tt.Full())
+    assert share > 0
+    want = (whole - weights(tt.Truncated(4))).norm() / whole.norm()
+    assert share == pytest.approx(float(want), rel=1e-8)
 
 
 class Translator(nn.Module):

@@ -62,6 +62,11 @@ class AdditiveAttention(nn.Module):
         return memory * hidden
 
 
+class LocationAttn(nn.Module):
+    def forward(self, memory, h_prev, prev_state=None):
+        return memory * h_prev
+
+
 class Critic(nn.Module):
     def forward(self, action, state):
         return action + state
@@ -98,6 +103,7 @@ OTHERS = [
     lambda: tt.Recurrent(tt.cells.Function(LIFCell(), I, H)),
     Policy,
     AdditiveAttention,
+    LocationAttn,
     Critic,
     Block,
     Bag,

@@ -23,8 +23,10 @@ STATE_NAMES = re.compile(
 )
 # Names that a state often has, and a memory, a feature or a policy's observation too: they count
 # in a class, or below one, whose name has one of the words.
-MAYBE_NAMES = re.compile("h|s|hiddens?|hidden_state|states?|mem|membrane|syn")
-WORDS = re.compile(r"Cell|RNN|LSTM|GRU|Recurrent|Neuron")
+MAYBE_NAMES = re.compile("h|H|s|hiddens?|hidden_state|states?|mem|membrane|syn")
+WORDS = re.compile("Cell|RNN|LSTM|GRU|Recurrent|Neuron")
+# Attention reads another module's state.
+READERS = re.compile("Attention|Attn")
 
 
 def looks_recurrent(module: nn.Module) -> str | None:
@@ -37,8 +39,9 @@ def looks_recurrent(module: nn.Module) -> str | None:
     2. derived from `nn.RNNBase` (a subclass of `nn.LSTM`);
     3. of a class that torch did not write, whose ``forward`` takes after its input an argument
        with a state's name: one of `STATE_NAMES`; or one of `MAYBE_NAMES`, where the name of the
-       class or of one it derives from has a word of `WORDS` in it. What holds a recurrent module
-       is not meant by this rule: the recurrence is that module's.
+       class or of one it derives from has a word of `WORDS` in it. Not meant by this rule are a
+       module that holds a recurrent one, since the recurrence is that one's, and a class whose name
+       says that it is attention, without one of those words.
 
     The rule reads signatures and runs nothing. A module that keeps its state to itself, as a buffer
     or an attribute, is not seen; and none whose ``forward`` takes ``*args`` alone.
@@ -126,5 +129,7 @@ def _state_name(kind: type[nn.Module]) -> str | None:
     except (TypeError, ValueError):
         return None  # written in C, or scripted
     maybe = any(WORDS.search(k.__name__) for k in kind.__mro__)
+    if READERS.search(kind.__name__) and not maybe:
+        return None
     known = (STATE_NAMES, MAYBE_NAMES) if maybe else (STATE_NAMES,)
     return next((name for name in named if any(k.fullmatch(name) for k in known)), None)
