@@ -74,7 +74,7 @@ def test_a_subclass_that_goes_past_super_is_named_as_skipped():
 
 
 def test_modules_that_look_recurrent_are_named_as_skipped():
-    class Own(nn.Module):
+    class OwnCell(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.lift = nn.Linear(I + H, H)
@@ -82,7 +82,7 @@ def test_modules_that_look_recurrent_are_named_as_skipped():
         def forward(self, x, hidden):
             return torch.tanh(self.lift(torch.cat((x, hidden), -1)))
 
-    model = nn.ModuleDict({"rnn": nn.GRU(I, H), "cell": Own(), "out": nn.Linear(H, 1)})
+    model = nn.ModuleDict({"rnn": nn.GRU(I, H), "cell": OwnCell(), "out": nn.Linear(H, 1)})
     x = torch.randn(T, B, I)
     with tt.trace(model) as trace:
         h = torch.zeros(B, H)
@@ -91,7 +91,7 @@ def test_modules_that_look_recurrent_are_named_as_skipped():
         losses = per_step(model["rnn"](x)[0] + h)
     flow = trace.flow(losses)
     assert list(flow.skipped) == ["cell"] and "steps=" in flow.skipped["cell"]
-    with tt.trace(model, steps=[Own]) as trace:
+    with tt.trace(model, steps=[OwnCell]) as trace:
         losses = per_step(model["rnn"](x)[0])
     assert not trace.flow(losses).skipped
 

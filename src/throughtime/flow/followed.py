@@ -13,6 +13,7 @@ from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
 from ..layers import modules as own
 from ..layers.recurrent import Recurrent, run_cell
+from ..layers.recurrent_kinds import left_alone
 from ..layers.stack import ELMAN_MODES, run
 from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording
@@ -20,10 +21,25 @@ from ..torch_state import is_transformed
 from .checkpoints import refuse_reentrant
 from .watch import Entry, Watch, Watcher
 
-__all__ = ["entry_of", "follow_step"]
+__all__ = ["entry_of", "follow_step", "left_out"]
 
 FUSED = (nn.RNN, nn.LSTM, nn.GRU)
 LAYERS = (*FUSED, own.RNN, own.LSTM, own.GRU)
+
+
+def left_out(model: nn.Module, steps: set[nn.Module]) -> dict[str, str]:
+    """Return by path the modules that look recurrent and are not followed, and why.
+
+    Args:
+        model: what is traced.
+        steps: the modules that are followed as steps.
+    """
+    inside = {part for step in steps for part in step.modules()}
+    return {
+        path: f"{why}; follow it with tt.trace(model, steps=[{path!r}])"
+        for path, module, why in left_alone(model)
+        if module not in inside and entry_of(module) is None
+    }
 
 
 def entry_of(module: nn.Module) -> Entry | None:
@@ -74,11 +90,17 @@ def _follow_subclass(
         return _follow_layer(watch, watcher, args, named)
 
     between = type(base.__name__, (base,), {"forward": forward})
+    recorded = len(watcher.recording.calls)
     module.__class__ = type(kind.__name__, (kind, between), {"__module__": kind.__module__})
     try:
         return watch.plain(*args, **named)
     finally:
         module.__class__ = kind
+        if len(watcher.recording.calls) == recorded and torch.is_grad_enabled():
+            watcher.recording.skipped[watcher.path] = (
+                f"is a subclass of nn.{base.__name__} whose forward does not call "
+                "super().forward, so its steps were not seen"
+            )
 
 
 class CellKind(NamedTuple):

@@ -47,7 +47,10 @@ class Layout:
     def whole(self) -> bool:
         """Whether every run is swept in one piece by a cell that is known."""
         return all(
-            len(part) == 1 and self.segments[part[0]].cell is not None for part in self.parts
+            len(part) == 1
+            and (segment := self.segments[part[0]]).cell is not None
+            and not (isinstance(segment, CallSegment) and segment.linked)
+            for part in self.parts
         )
 
 
@@ -65,7 +68,7 @@ def lay_out(recording: Recording) -> Layout:
         settle_states(recording, ancestry)
         ancestry = Ancestry(recording.calls)
     runs = find_runs(recording, ancestry)
-    pieces = _pieces(recording.calls, runs)
+    pieces = _pieces(recording.calls, runs, ancestry)
     begins = _begins(recording.calls, runs)
     before = [_before(call, ancestry) for call in recording.calls]
     for number, r in begins.items():
@@ -118,7 +121,7 @@ def _groups(run: Run, direct: Sequence[bool]) -> list[list[int]]:
 def _before(call: Call | Step, ancestry: Ancestry) -> tuple[frozenset[int], frozenset[int]]:
     """Return the calls that a call's input hangs on, and those that its state does."""
     if isinstance(call, Call):
-        inputs, state = [call.x], [call.s_0]
+        inputs, state = [call.x, *call.given.values()], [call.s_0]
     elif call.cell is not None and call.x is not None:
         inputs, state = [call.x], list(call.given)
     else:
@@ -194,7 +197,9 @@ def _in_order(
     return Layout(runs, wholes, parts, ordered, hangs, {at[of[n]]: r for n, r in begins.items()})
 
 
-def _pieces(calls: Sequence[Call | Step], runs: Sequence[Run]) -> dict[int, Segment]:
+def _pieces(
+    calls: Sequence[Call | Step], runs: Sequence[Run], ancestry: Ancestry
+) -> dict[int, Segment]:
     """Return each call as a segment by itself."""
     pieces: dict[int, Segment] = {}
     for run in runs:
@@ -203,7 +208,8 @@ def _pieces(calls: Sequence[Call | Step], runs: Sequence[Run]) -> dict[int, Segm
         for number in run.numbers:
             call = calls[number]
             if isinstance(call, Call):
-                pieces[number] = CallSegment(call, run.name)
+                pieces[number] = whole = CallSegment(call, run.name)
+                whole.linked = {n: t for n, t in call.given.items() if ancestry.behind([t])}
         for (number, step), tape in zip(steps, tapes, strict=True):
             if step.key.kind == "axis":
                 pieces[number] = AxisSegment(step, run.name)

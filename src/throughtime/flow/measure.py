@@ -44,7 +44,8 @@ def measure(
     else:
         layers = _by_loss(recording, layout, losses, g, which, window, memory, per_row)
     # In the order in which the runs began, whatever hangs on what.
-    return Flow({layer.name: layer for layer in layers}, "step" if losses.dim() == 0 else "loss")
+    split = "step" if losses.dim() == 0 else "loss"
+    return Flow({layer.name: layer for layer in layers}, split, recording.skipped)
 
 
 def _by_step(

@@ -135,10 +135,15 @@ class Segment(ABC):
 
 
 class CallSegment(Segment):
-    """One run of one layer in one direction."""
+    """One run of one layer in one direction.
+
+    Attributes:
+        linked: what its step is given that comes from another recorded run, by the weight's name.
+    """
 
     def __init__(self, call: Call, name: str) -> None:
         """Take what was recorded."""
+        self.linked: dict[str, Tensor] = {}
         self.call, self.name = call, name
         self.cell = call.cell
         self.tape, self.inner, self.reverse = call.tape, call.inner, call.reverse
@@ -165,6 +170,20 @@ class CallSegment(Segment):
             rows = torch.arange(tape.B, device=g.device)
             g[..., last_steps(tape) - 1, rows, :] += g_s
         return g
+
+    def ends(self) -> list[Tensor]:
+        """Return what it hands a gradient on to: input, initial state, what its step is given."""
+        return [*super().ends(), *self.linked.values()]
+
+    def back(self, g: Tensor, *, deltas: bool = False) -> Back:
+        """Send V losses back, and to what its step is given."""
+        if not self.linked:
+            return super().back(g, deltas=deltas)
+        found = super().back(g, deltas=True)
+        assert found.adjoints is not None
+        grads = [self.cell.param_grads(self.tape, adjoints) for adjoints in found.adjoints]
+        more = [torch.stack([own[name] for own in grads]) for name in self.linked]
+        return found._replace(seeds=[*found.seeds, *more])
 
     def inputs(self) -> list[Tensor]:
         """Return x (T, B, I)."""

@@ -11,7 +11,7 @@ from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundE
 from ..node.recording import Recording
 from .checkpoints import kept_whole
 from .flow import Flow
-from .followed import entry_of, follow_step
+from .followed import entry_of, follow_step, left_out
 from .marking import taking_marks
 from .measure import measure
 from .stance import uncompiled
@@ -137,6 +137,7 @@ def trace(
     inside = None if model is MARKS_ALONE else model
     named = steps_in(model, steps)
     watched = Trace()
+    watched.recording.skipped.update(left_out(model, named))
     begun: list[Watch] = []
     try:
         with uncompiled(), kept_whole(), taking_marks(watched.recording, inside):

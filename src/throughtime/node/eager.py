@@ -52,6 +52,9 @@ def bptt(
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
 
+    Raises:
+        UnsupportedError: the schedule cuts what second derivatives and transforms need.
+
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
@@ -100,6 +103,7 @@ def bptt(
                     inner,
                     reverse,
                     through,
+                    {n: w for n, w in weights.items() if w.grad_fn is not None},
                 )
             )
             # Writing into the output in place must not change what was recorded.

@@ -83,6 +83,7 @@ class Recording:
             While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
         anchor: requires grad, so that outputs do too where every parameter is frozen.
         hooks: users' hooks, from the trace's beginning on.
+        skipped: by path, the modules that look recurrent and are not followed, and why.
         copies: each weight as it was, with the tensor and the version that it is a copy of.
     """
 
@@ -92,6 +93,7 @@ class Recording:
     anchor: Tensor = field(
         default_factory=lambda: torch.zeros((), device="cpu", requires_grad=True)
     )
+    skipped: dict[str, str] = field(default_factory=dict)
     copies: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
 
     def copy(self, weight: Tensor) -> Tensor:
@@ -121,6 +123,7 @@ class Call:
         inner: whether ``x`` comes from the layer below in the same module.
         reverse: whether its step 1 is the input's last.
         through: the schedule that the layer is trained under.
+        given: what the step is given beside its input and has a graph, by the weight's name.
     """
 
     key: Key
@@ -134,6 +137,7 @@ class Call:
     inner: bool
     reverse: bool
     through: AbstractSchedule = FULL
+    given: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
