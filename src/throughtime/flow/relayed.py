@@ -142,17 +142,24 @@ def _norms(
         if steps.start == 0 and r not in begun:
             norms[rows, 0] = back.norms[:, 0]
 
-    for part in chunks(len(which), _bytes_per_loss(layout.segments), memory):
+    for part in chunks(len(which), _bytes_per_loss(layout), memory):
         relay.send(entries, visit, which=which[part])
     return found
 
 
-def _bytes_per_loss(segments: list[Segment]) -> int:
-    return (
-        sum(s.tape.s.numel() + s.tape.x.numel() for s in segments)
-        * 4
-        * (segments[0].tape.s.element_size() if segments else 1)
-    )
+def _bytes_per_loss(layout: Layout) -> int:
+    """Return what one loss needs at most at a time: what waits for a segment, and what leaves it."""
+    sizes = [
+        (s.tape.T * (s.tape.s[0].numel() * 8 + s.tape.x[0].numel())) * s.tape.s.element_size()
+        for s in layout.segments
+    ]
+    waiting: set[int] = set()
+    most = 0
+    for u in reversed(range(len(sizes))):
+        waiting.discard(u)
+        waiting.update(layout.behind[u])
+        most = max(most, sizes[u] + sum(sizes[w] for w in waiting) // 8)
+    return most
 
 
 def _last_reached(norms: Tensor) -> Tensor:
