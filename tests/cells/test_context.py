@@ -453,6 +453,42 @@ def test_a_function_that_is_built_within_a_transform_keeps_the_tensor():
     assert_close(torch.func.grad(loss)(W.detach()), torch.autograd.grad(loss(W), W)[0], rtol=RTOL)
 
 
+def test_a_step_whose_weights_are_computed_takes_context_too():
+    case = Case("module")
+    nn.utils.parametrizations.weight_norm(case.step.inner, "weight")
+    case.weights = [case.source, *case.encoder.parameters(), *case.step.parameters()]
+    layer = tt.Recurrent(tt.cells.Function(case.step, I, H))
+    got = case.loss(*layer(case.x, case.s_0, context=case.context()))
+    compare(case, got, case.loss(*case.unrolled(case.context())))
+
+
+@pytest.mark.parametrize("name", ["shared", "memory"])
+def test_vmap_over_contexts(name):
+    case = Case(name)
+    case.x = case.x[:5]
+    layer = tt.Recurrent(tt.cells.Function(case.step, I, H))
+    many = draw(4, *case.context()["memory"].shape)
+
+    def run(memory):
+        return layer(case.x, case.s_0, context={**case.extra, "memory": memory})[0]
+
+    assert_close(torch.func.vmap(run)(many), torch.stack([run(one) for one in many]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [4, T])
+def test_under_autocast_the_weights_precision_is_kept(steps):
+    """An encoder under autocast puts out half precision."""
+    encoder = nn.Linear(H, H)
+    layer = tt.Recurrent(tt.cells.Function(Attend().float(), I, H))
+    x, source = draw(steps, B, I).float(), draw(B, N, H).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        memory = encoder(source)
+        output = layer(x, context={"memory": memory, "mask": MASK})[0]
+    assert memory.dtype == torch.bfloat16 and output.dtype == torch.float32
+    output.sum().backward()
+    assert encoder.weight.grad.norm() > 0
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_beside_a_compiled_graph():
     torch._dynamo.reset()

@@ -152,6 +152,30 @@ def test_batch_first_and_without_a_batch():
     assert_close(got, lone(x)[0], rtol=RTOL)
 
 
+class Decoder(nn.Module):
+    """A layer that is called by name, and with context."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = tt.Recurrent(tt.cells.Function(lambda x, s, W: torch.tanh(x + s @ W), H, H))
+        self.W = nn.Parameter(torch.randn(H, H, dtype=F64))
+
+    def forward(self, x):
+        return self.rnn(input=x, context={"W": self.W * 2})[0]
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_what_else_a_layer_is_called_with_goes_to_both_parts(resets):
+    torch.manual_seed(3)
+    model, x = Decoder(), torch.randn(T, B, H, dtype=F64)
+    mask = torch.rand(T, B) > 0.8 if resets else None
+    want = losses(model.rnn(x, context={"W": model.W * 2}, reset=mask)[0])
+    stream = tt.stream(model, x, window=8, overlap=C, detach=False, reset=mask)
+    got = torch.cat([losses(model(part))[: stream.own] for part in stream])
+    assert_close(got, want, rtol=RTOL)
+    same(grads(model, got.sum()), grads(model, want.sum()))
+
+
 def test_a_layer_called_twice_and_the_users_hooks():
     x, seen = source(), []
     model = tt.GRU(H, H, dtype=F64)

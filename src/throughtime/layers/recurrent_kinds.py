@@ -62,10 +62,10 @@ def looks_recurrent(module: nn.Module) -> str | None:
     if kind in TAKEN:
         return None
     if isinstance(module, nn.RNNCellBase):
-        return f"is {_named(kind, nn.RNNCellBase)}, which takes one step a call"
+        return f"is {_named(kind)}, which takes one step a call"
     if isinstance(module, (nn.RNNBase, Recurrent)):
         forward = "" if _torchs_forward(kind) else " with a forward of its own"
-        return f"is {_named(kind, nn.Module)}{forward}"
+        return f"is {_named(kind)}{forward}"
     name = _state_name(kind)
     if name is None or any(_is_recurrent(part) for part in module.modules() if part is not module):
         return None
@@ -112,11 +112,11 @@ def _of_torch(kind: type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def _named(kind: type[nn.Module], base: type[nn.Module]) -> str:
+def _named(kind: type[nn.Module]) -> str:
     """Return "an nn.LSTMCell", or what of torch.nn or of this package a class derives from."""
     if _of_torch(kind):
         return f"an nn.{kind.__name__}"
-    known = next(k for k in kind.__mro__ if _of_torch(k) or k in OWN or k is base)
+    known = next(k for k in kind.__mro__ if _of_torch(k) or k in OWN)
     return f"a subclass of {'nn' if _of_torch(known) else 'tt'}.{known.__name__}"
 
 

@@ -18,7 +18,7 @@ class Tail(NamedTuple):
     Attributes:
         input: the steps that come again.
         axis: of the time in it.
-        more: the resets of these steps, if there are any.
+        more: what else the layer is called with, for these steps.
     """
 
     input: Tensor
@@ -60,11 +60,11 @@ def split(
         )
     parts = [int(own), length - own]
     head, tail = input.split(parts, axis)
-    head_reset = more = {}
+    others = {n: value for n, value in kwargs.items() if n not in ("input", "hx", "reset")}
+    resets = ({}, {})
     if kwargs.get("reset") is not None:
         first, last = kwargs["reset"].split(parts)
-        head_reset, more = {"reset": first}, {"reset": last}
-    given = {**kwargs, **head_reset}
-    if args:
-        return (head,), given, Tail(tail, axis, more)
-    return (), {**given, "input": head}, Tail(tail, axis, more)
+        resets = ({"reset": first}, {"reset": last})
+    given = {**others, "hx": kwargs.get("hx"), **resets[0]}
+    left = Tail(tail, axis, {**others, **resets[1]})
+    return ((head,), given, left) if args else ((), {**given, "input": head}, left)
