@@ -108,7 +108,8 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
 def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
     """Return the plan with the longest segment beside which all states fit, or None.
 
-    Under it no step runs more than twice."""
+    Under it no step runs more than twice.
+    """
     for segment in range(min(T, budget // step), 0, -1):
         slots = -(-T // segment) - 1
         if segment * step + (slots + 1) * state <= budget:
