@@ -44,7 +44,7 @@ class Oscillator(GatedWeights):
         self.state_size = 2 * self.hidden_size
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = (h_t, v_t); u is what the way back needs."""
+        """Return s_t = (h_t, v_t); u is what the way back needs."""
         h, v = s_prev.chunk(2, 1)
         u = torch.tanh(torch.addmm(a_t, h, self.weight_hh.T))
         v = v + DT * (u - GAMMA * h - EPSILON * v)
