@@ -58,7 +58,7 @@ class GraphError(ThroughTimeError, RuntimeError, ValueError):
 class LayerNotFoundError(ThroughTimeError, KeyError, ValueError):
     """There is no such recurrent layer.
 
-    A `KeyError`, so that ``flow.get(name)`` gives None; the message is not put in quotes, though.
+    A `KeyError`, so that ``flow.get(name)`` returns None; but the message is not put in quotes.
     """
 
     __str__ = Exception.__str__

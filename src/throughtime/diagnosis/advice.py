@@ -136,7 +136,7 @@ def _healthy(found: Found) -> str:
     words = "Nothing to change: the gradient of this loss arrives at every step before it."
     if bool(found.rows.several[found.group].any()):
         words += (
-            " It enters at more than one step; give one loss a step to see how far back each of "
+            " It enters at more than one step; give one loss per step to see how far back each of "
             "them reaches."
         )
     return words + beside

@@ -1,4 +1,4 @@
-"""From measured norms to a verdict a layer."""
+"""From measured norms to a verdict for each layer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def diagnose(
     of each row are followed to its beginning.
 
     Args:
-        flow: what `throughtime.Trace.flow` gave.
+        flow: what `throughtime.Trace.flow` returned.
         fraction: what share of the lag-0 norm still counts as arriving.
         growth: what multiple of the lag-0 norm counts as exploding.
 
@@ -82,7 +82,7 @@ def diagnose(
     """
     if not isinstance(flow, Mapping):
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) returned; got {type(flow).__name__}."
         )
     if not 0 < fraction < 1 < growth:
         raise InputValueError(
@@ -192,12 +192,12 @@ NAMES = {
     "lag": (
         "largest norm, relative to lag 0",
         "norm, relative to lag 0",
-        "rate of the norm, nats a step",
+        "rate of the norm, nats per step",
     ),
     "step": (
         "largest norm dE/ds_k, relative to all that entered since",
         "norm dE/ds_k, relative to the largest that entered since",
-        "rate of the norm, nats a step",
+        "rate of the norm, nats per step",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""What the gradient does on its way back: measured, neither judged nor drawn."""
+"""What the gradient does in the backward pass: measured, neither judged nor drawn."""
 
 from . import lags
 from .export import from_dict

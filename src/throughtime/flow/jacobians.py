@@ -72,7 +72,7 @@ def steps_taken(tape: Tape) -> Tensor:
 
 
 def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
-    """Return the n largest Lyapunov exponents, nats a step, (B, n), by QR along the backward pass.
+    """Return the n largest Lyapunov exponents in nats per step, (B, n), by QR (eq. 9).
 
     The adjoint recursion delta_{t−1} = J_tᵀ delta_t (eq. 9) is re-orthonormalised at every step;
     the mean logarithms of R's diagonal are the exponents. With n = S their sum is exactly the

@@ -148,7 +148,7 @@ def _norms(
 
 
 def _bytes_per_loss(layout: Layout) -> int:
-    """Return what one loss needs at most at a time: what waits for a segment, and what leaves it."""
+    """Return the most that one loss needs at a time: what waits, and what leaves a segment."""
     sizes = [
         (s.tape.T * (s.tape.s[0].numel() * 8 + s.tape.x[0].numel())) * s.tape.s.element_size()
         for s in layout.segments

@@ -59,9 +59,9 @@ def write_report(
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
     Args:
-        flow: what ``trace.flow`` gave.
+        flow: what ``trace.flow`` returned.
         path: of the HTML file; its folder must exist. A file that is there is replaced.
-        diagnosis: what `diagnose` gave for this flow, where it was given other thresholds.
+        diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -102,7 +102,7 @@ def report_html(
     """Return the report as a string of HTML; arguments as `write_report`.
 
     Args:
-        flow: what ``trace.flow`` gave.
+        flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
@@ -174,7 +174,7 @@ def _words(layer: LayerView, words: Sequence[str], id: str) -> Plot:
 
 
 def meaning(layer: LayerView, fraction: float = 0.01) -> str:
-    """Say in one sentence how far back the gradient of a layer lasts.
+    """Describe in one sentence how far back the gradient of a layer lasts.
 
     Args:
         layer: the flow of one layer.
@@ -199,7 +199,7 @@ def meaning(layer: LayerView, fraction: float = 0.01) -> str:
 
 
 def began(layer: LayerView) -> str:
-    """Say where a layer first turned inf or NaN; an empty string where it did not.
+    """Describe where a layer first turned inf or NaN; an empty string where it did not.
 
     Args:
         layer: the flow of one layer.
@@ -207,13 +207,13 @@ def began(layer: LayerView) -> str:
     first = layer.first_nonfinite
     if first is None:
         return ""
-    way = "on the way forward" if first.direction == "forward" else "on the way back"
+    way = "in the forward pass" if first.direction == "forward" else "in the backward pass"
     kind = {"nan": "NaN"}.get(first.kind, first.kind)
     return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
 
 
 def biased(layer: LayerView) -> str:
-    """Say what training leaves out where a layer's schedule truncates; else an empty string.
+    """Describe what training leaves out where a layer's schedule truncates; else an empty string.
 
     Args:
         layer: the flow of one layer.

@@ -59,8 +59,8 @@ def table(
     """Return a Rich table of a flow: verdict, horizon, profile, first non-finite (eq. 7, 10).
 
     Args:
-        flow: what ``trace.flow`` gave.
-        diagnosis: what `diagnose` gave for it; judged here where absent.
+        flow: what ``trace.flow`` returned.
+        diagnosis: what `diagnose` returned for it; judged here where absent.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)

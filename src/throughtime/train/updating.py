@@ -45,7 +45,7 @@ def update(
 
 
 def began(flow: Flow) -> str:
-    """Say where a pass through a model first turned inf or NaN (eq. 10).
+    """Describe where a pass through a model first turned inf or NaN (eq. 10).
 
     A forward one comes before every backward one; among backward ones the layer nearest to the
     loss, the last in the flow, comes first.
@@ -63,7 +63,7 @@ def began(flow: Flow) -> str:
         )
     forward = [pair for pair in bad if pair[1].direction == "forward"]
     name, first = forward[0] if forward else bad[-1]
-    way = "on the way forward" if first.direction == "forward" else "on the way back"
+    way = "in the forward pass" if first.direction == "forward" else "in the backward pass"
     kind = "NaN" if first.kind == "nan" else first.kind
     return (
         f"it began {way}, in {name} at step {first.step}, batch row {first.row}, "

@@ -1,4 +1,4 @@
-"""The figures of a flow: one file a kind, one row here."""
+"""The figures of a flow: one file per kind, one row for each here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw(
     """
     if not isinstance(flow, Mapping):
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) returned; got {type(flow).__name__}."
         )
     if kind not in KINDS:
         raise InputValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
@@ -96,7 +96,7 @@ def figure(
     ============  ==============================================================  ==============
 
     Args:
-        flow: what ``trace.flow`` gave: T steps, B rows, V losses a layer.
+        flow: what ``trace.flow`` returned: T steps, B rows, V losses for each layer.
         kind: one of the kinds above.
         layer: which layer; needed where the flow has several (and not for "overview").
         options: of that kind.

@@ -227,7 +227,7 @@ def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
 
 
 def _last_line(pairs: Pairs) -> str:
-    """Say what the last loss has at its own step, and at the earliest where any arrives."""
+    """Describe what the last loss has at its own step, and at the earliest where any arrives."""
     line = pairs.norm[-1]
     there = np.flatnonzero(np.isfinite(line))
     if len(there) < 2:

@@ -29,7 +29,7 @@ def draw(layer: LayerView, *, names: tuple[str, ...] | None = None) -> Drawing:
         if name not in layer.weight_names:
             known = ", ".join(layer.weight_names)
             raise InputValueError(f"{layer.name} has no weight {name!r}; it has {known}.")
-    # The recurrent weight is the one this is about; it goes first and gives the caption.
+    # The recurrent weight is the one this is about; it goes first and decides the caption.
     chosen = tuple(sorted(chosen, key=lambda name: ("weight_hh" not in name, "bias" in name)))
     shares = {name: array(layer.weight_share(name)) for name in chosen}
     T = layer.T

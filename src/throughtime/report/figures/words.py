@@ -152,7 +152,7 @@ def draw(
 
 
 def caption(shaded: Shaded) -> str:
-    """Say which words get how much, and what follows."""
+    """Describe which words get how much, and what follows."""
     norms, t = shaded.norms, shaded.step
     if t == 0 or not np.isfinite(norms).any():
         return "No finite gradient of this loss reaches any word."
