@@ -108,7 +108,7 @@ WAYS = {"layer": by_layer, "by hand": by_hand}
 
 
 def ratios(name: str, sizes: tuple[int, int, int], rounds: int) -> list[float]:
-    """Give the layer's time over the loop's, of runs that take turns."""
+    """Return the layer's time over the loop's, of runs that take turns."""
     layer, x = data(name, sizes)
     found = []
     for round_ in range(rounds + 1):
@@ -123,14 +123,14 @@ def ratios(name: str, sizes: tuple[int, int, int], rounds: int) -> list[float]:
 
 
 def resident() -> float:
-    """Give this process's peak in MiB; Linux counts it from the program's start."""
+    """Return this process's peak in MiB; Linux counts it from the program's start."""
     kept = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
     assert kept is not None
     return int(kept[1]) / 1024
 
 
 def peak(name: str, way: str, T: int) -> float:
-    """Give what one gradient adds to a fresh process's peak, in MiB."""
+    """Return what one gradient adds to a fresh process's peak, in MiB."""
     run = [sys.executable, __file__, "--peak", name, way, str(T)]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 

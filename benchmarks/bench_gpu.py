@@ -24,7 +24,7 @@ SIZES = (
 
 
 def least(call: Callable[[], object], rounds: int) -> float:
-    """Give the smallest time of a call, the GPU's work included, in ms."""
+    """Return the smallest time of a call, the GPU's work included, in ms."""
     times = []
     for _ in range(rounds + 1):  # the first warms up
         torch.cuda.synchronize()

@@ -64,7 +64,7 @@ def train(model: Model, optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def resident(kind: str) -> float:
-    """Give what this process holds (VmRSS), or held at its peak (VmHWM), in MiB."""
+    """Return what this process holds (VmRSS), or held at its peak (VmHWM), in MiB."""
     kept = re.search(rf"{kind}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
     assert kept is not None
     return int(kept[1]) / 1024
@@ -98,7 +98,7 @@ def measured(name: str) -> list[float]:
 
 
 def ratios(rounds: int) -> dict[str, float]:
-    """Give each schedule's time relative to Full's in the same round."""
+    """Return each schedule's time relative to Full's in the same round."""
     layer, x = tt.LSTM(I, H), torch.randn(T, B, I)
     times: dict[str, list[float]] = {name: [] for name in SCHEDULES}
     for _ in range(rounds):

@@ -36,7 +36,7 @@ native.run = timed
 
 
 def median_us(step: Callable[[], object], before: Callable[[], object], times: int = 200) -> float:
-    """Give the median time of a step beside its native calls, in µs."""
+    """Return the median time of a step beside its native calls, in µs."""
     global inside
     seconds = []
     for _ in range(times):
@@ -48,7 +48,7 @@ def median_us(step: Callable[[], object], before: Callable[[], object], times: i
 
 
 def call_us(layer: nn.Module, x: torch.Tensor) -> float:
-    """Give the median time of a call, in µs."""
+    """Return the median time of a call, in µs."""
     return median_us(lambda: layer(x), lambda: None, 2000)
 
 

@@ -47,14 +47,14 @@ def data(T: int, B: int, H: int) -> tuple[tt.LSTM, torch.Tensor]:
 
 
 def resident() -> float:
-    """Give this process's peak in MiB; Linux counts it from the program's start."""
+    """Return this process's peak in MiB; Linux counts it from the program's start."""
     kept = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
     assert kept is not None
     return int(kept[1]) / 1024
 
 
 def peak(name: str, sizes: tuple[int, int, int]) -> float:
-    """Give what one gradient adds to a fresh process's peak, in MiB."""
+    """Return what one gradient adds to a fresh process's peak, in MiB."""
     run = [sys.executable, __file__, "--sizes", *map(str, sizes), "--peak", name]
     return float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from core.graph_checks import RTOL, RTOL_FLOAT32, RTOL_SATURATED, check
+from flow.graph_checks import RTOL, RTOL_FLOAT32, RTOL_SATURATED, check
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """A recurrence of your own, two ways: as a plain function, and as a cell with its own adjoint.
 
-The coupled oscillators of Rusch and Mishra (2021) serve as the example: a position h, which the
-layer puts out, and a velocity v, so that the state s = (h, v) is twice as wide as h::
+The coupled oscillators of Rusch and Mishra (2021) serve as the example: a position h, which is
+the layer's output, and a velocity v, so that the state s = (h, v) is twice as wide as h::
 
     v_t = v_{t-1} + Δ (tanh(W_x x_t + W_h h_{t-1}) − γ h_{t-1} − ε v_{t-1})
     h_t = h_{t-1} + Δ v_t
@@ -44,7 +44,7 @@ class Oscillator(GatedWeights):
         self.state_size = 2 * self.hidden_size
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Give s_t = (h_t, v_t); u is what the way back needs."""
+        """Return s_t = (h_t, v_t); u is what the backward pass needs."""
         h, v = s_prev.chunk(2, 1)
         u = torch.tanh(torch.addmm(a_t, h, self.weight_hh.T))
         v = v + DT * (u - GAMMA * h - EPSILON * v)

@@ -6,9 +6,9 @@ The function takes nothing and returns
 
     model    an nn.Module that holds nn.RNN, nn.LSTM, nn.GRU or throughtime's layers;
     batch    anything that `losses` can use;
-    losses   a function (model, batch) that runs the model and gives one loss a step: a 1-D tensor,
-             already averaged over the rows of the batch (or a scalar);
-    words    optional: one a step, to be shown shaded in the report.
+    losses   a function (model, batch) that runs the model and returns one loss per step: a 1-D
+             tensor, already averaged over the rows of the batch (or a scalar);
+    words    optional: one per step, to be shown shaded in the report.
 
 The package calls ``losses(model, batch)`` once, watches, and leaves the model as it was.
 """
@@ -39,7 +39,7 @@ class NextWord(nn.Module):
 
 
 def next_word():
-    """Give model, batch, losses and words: the next word is asked for at every step."""
+    """Return model, batch, losses and words: the next word is asked for at every step."""
     vocabulary = sorted(set(TEXT))
     numbers = torch.tensor([[vocabulary.index(word) for word in TEXT]])
 

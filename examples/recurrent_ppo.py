@@ -46,7 +46,7 @@ class Recall:
         self.fresh = where
 
     def observe(self) -> Tensor:
-        """Give (B, 2)."""
+        """Return (B, 2)."""
         return torch.stack((self.cue * self.fresh, (self.left == 0).float()), 1)
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def rollouts(agent: Agent, world: Recall) -> Iterator[dict[str, Tensor]]:
 
 
 def advantages(rollout: dict[str, Tensor], last: Tensor) -> Tensor:
-    """Give generalized advantage estimates; here it is `done[t]`, unshifted, that ends a sum."""
+    """Return generalized advantage estimates; here it is `done[t]`, unshifted, that ends a sum."""
     goes_on = 1 - rollout["done"].float()
     after, total, found = last, torch.zeros_like(last), []
     for t in reversed(range(STEPS)):
@@ -110,7 +110,7 @@ def advantages(rollout: dict[str, Tensor], last: Tensor) -> Tensor:
 
 
 def objective(agent: Agent, part: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Give PPO's loss on one rollout, and how the chances of its actions changed."""
+    """Return PPO's loss on one rollout, and how the chances of its actions changed."""
     logits, value, _ = agent(part["x"])
     chances = logits.log_softmax(-1)
     ratio = (chances.gather(-1, part["action"][..., None])[..., 0] - part["logp"]).exp()

@@ -24,7 +24,7 @@ class Tagger(nn.Module):
         self.readout = nn.Linear(32, tags)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Give logits (B, T, tags) for words (B, T)."""
+        """Return logits (B, T, tags) for words (B, T)."""
         return self.readout(self.gru(self.embed(words))[0])
 
 

@@ -21,7 +21,7 @@ namespace tt_portable { extern const tt::Isa isa; }
 
 namespace {
 
-// What this build has and this machine can run, best first; ends with null.
+// The instruction sets that this build has and this machine can run, best first; null ends the list.
 const tt::Isa *const *known() {
     static const tt::Isa *found[4] = {};
     static const bool done = [] {
@@ -54,7 +54,7 @@ const tt::Isa &isa() {
 tt_parallel parallel = nullptr;
 tt_count thread_num = nullptr, num_threads = nullptr;
 
-// A sweep on as many threads as asked for, or on one, should the pool give fewer.
+// Run a sweep on as many threads as asked for, or on one if the pool provides fewer.
 struct Region {
     const tt_sweep &sweep;
     const bool back;

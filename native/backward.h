@@ -1,9 +1,9 @@
 // The backward sweep of one thread's rows; a row is one loss v of one batch row b.
 //
-// At step t the product of da_{t+1} with W_h gives delta_t (eq. 9) panel by panel, and the cell's
-// step back turns it into da_t at once. A row begins at the last step that its loss reaches, and
-// costs nothing above it. For one loss the adjoints of some steps wait in cache until their products
-// are taken.
+// At step t the product of alpha_{t+1} with W_h yields delta_t (eq. 9) panel by panel, and the
+// cell's step back turns it into alpha_t at once. A row begins at the last step that its loss
+// reaches, and costs nothing above it. With one loss the adjoints of some steps wait in cache until
+// their products are taken.
 #pragma once
 
 #include "sums.h"
@@ -52,8 +52,8 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         return (F *)list().rows + waiting++ * layout.waiting_row;
     }
 
-    // The adjoints that wait are handed over to their products; say whether any group has more to
-    // come. Who takes steps ahead of the products shares the last ones only.
+    // Hand the waiting adjoints over to their products; return whether any group has more to come.
+    // A thread that takes steps ahead of the products shares only the last ones.
     bool round(bool last) {
         if (share.member == 0) {
             list().n = waiting;
@@ -89,7 +89,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
             gemm.bias_grads(fresh, worker, workers);
     }
 
-    // Where delta at s_k is written: the caller's array, or a place of this chunk for its norm.
+    // Where delta at s_k is written: the caller's array, or this chunk's scratch space for its norm.
     F *delta(int64_t v, int64_t k, int64_t b, int64_t i) const {
         if (w.deltas) return (F *)w.deltas + ((v * (w.T + 1) + k) * w.B + b) * S;
         return w.norms ? (F *)share.delta + i * S : nullptr;
@@ -98,7 +98,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         if (w.norms) ((F *)w.norms)[(v * (w.T + 1) + k) * w.B + b] = norm(d, S);
     }
 
-    // Write delta at s_k, as it stands in the carries, for a step that the row does not take.
+    // Write delta at s_k from the carries, for a step that the row does not take.
     void write_carried(int64_t p, int64_t k) const {
         const int64_t id = share.rows[p], v = id / w.B, b = id % w.B;
         const int64_t u = this->first_unit(), end = this->last_unit();
@@ -111,7 +111,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         write_norm(v, k, b, d);
     }
 
-    // At a step that the row does not take, where a layer puts out 0: nothing enters there.
+    // At a step that the row does not take the layer's output is 0, so nothing enters there.
     void add_direct(int64_t p, int64_t t) const {
         if (w.grads) return;
         const int64_t id = share.rows[p], u = this->first_unit(), end = this->last_unit();
@@ -175,7 +175,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         if (w.grad_x && share.member == 0) memset((F *)w.grad_x + (t * w.B + b) * w.I, 0, w.I * sizeof(F));
     }
 
-    // Say which rows take step t, and in which slots; give how many of them took step t + 1.
+    // Decide which rows take step t, and in which slots; return how many of them took step t + 1.
     int64_t plan(int64_t t, int64_t n, int64_t &n_next) const {
         int64_t stay = 0;
         for (int64_t i = 0; i < n; ++i) {
@@ -230,7 +230,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         Cell::backward(sizes, r, d, u, n);
     }
 
-    // What the row reads one step further back, so that it comes while the next product is taken.
+    // Prefetch what the row reads one step further back, while the next product is taken.
     TT_INLINE void ask_ahead(const Row<F> &r, int64_t u) const {
         ask(r.s_prev + u);
         if (Cell::facts.states == 2) ask(r.s_prev + w.H + u);
@@ -258,7 +258,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         }
     }
 
-    // The row takes no step t: what came through the product stays in the carry.
+    // The row does not take step t: what came through the product stays in the carry.
     void leave(int64_t p, int64_t panel, const F *tile) const {
         constexpr int L = Simd<F>::lanes;
         const int64_t u = panels.first_unit(panel);
@@ -307,7 +307,7 @@ template <class F, class Cell> struct Backward : Sweep<F> {
         if (this->sweeps()) sweep();
         while (w.grads && round(true)) {}
         if constexpr (Cell::facts.sums > 0)
-            if (w.grads) sums.template give<Cell>();
+            if (w.grads) sums.template write<Cell>();
     }
 
     void sweep() {

@@ -1,13 +1,13 @@
-// What a cell's step reads and writes. A cell is a struct in a file of its own, cell_*.h, with
+// What a cell's step reads and writes. Each cell is a struct in its own file, cell_*.h, with
 //
-//   facts        what its arrays are like (interface.h)
+//   facts        the number and widths of its arrays (interface.h)
 //   carries      whether a part of delta goes back beside the product with W_h
-//   input_bias   what is added to pre-activation u beside W_x x_t
-//   forward      one row and one vector of units of a step, after the product
-//   backward     the same of a step back
+//   input_bias   what is added to pre-activation u besides W_x x_t
+//   forward      one step for one row and one vector of units, after the product
+//   backward     the same for a step back
 //
-// or, where facts.whole_rows, with forward_row and backward_row, which take all of one row; and,
-// where facts.sums, with sums_of, which says where the sums go.
+// If facts.whole_rows is set it has forward_row and backward_row instead, which take a whole row. If
+// facts.sums is set it has sums_of too, which returns where the sums go.
 //
 // The names and the grouping of factors are those of src/throughtime/cells/*.py, so that inf and
 // NaN arise in the same places.
@@ -26,7 +26,7 @@ template <class F> struct Row {
     F *h;                // forward: this step's output, or null
     const F *s_prev;     // back: s_t in the tape
     const F *h_prev;     // forward: h_t, or 0 after a reset, padded
-    F *out;              // forward: where h goes for the next step; back: where da goes; or null
+    F *out;              // forward: where h goes for the next step; back: where alpha goes; or null
     F *c;                // forward: c, padded, kept from step to step
     F *carry_h, *carry_c;  // back: what travels beside the product, padded
     const F *g;          // back: direct gradient, or null
@@ -38,14 +38,14 @@ template <class F> struct Row {
 template <class F> struct Sizes {
     int64_t H, unit_row, G;
     int kind;        // nonlinearity
-    bool keep;       // forward: what the way back needs is kept
+    bool keep;       // forward: keep what the backward pass needs
     bool products;   // back: adjoints wait for their products, with the hidden side's own part
-    bool all;        // back: adjoints are wanted with all that the gradients need
-    bool past;        // forward: what is kept for the way back alone is written past the caches
+    bool all;        // back: adjoints are wanted with everything that the gradients need
+    bool past;        // forward: write what only the backward pass reads past the caches
     const tt_sweep *sweep;
 };
 
-// The gradients that one vector of sums is; null where it is not wanted.
+// The gradients that one vector of sums becomes; null where it is not wanted.
 template <class F> struct Gradients {
     F *to[2];
 };
@@ -60,7 +60,7 @@ template <class F> TT_INLINE void put(const Row<F> &r, Vec<F> h, int64_t u, int 
     if (r.out) store(r.out + u, r.cleared ? Vec<F>{} : h);
 }
 
-// Write what the way back alone will read.
+// Write what only the backward pass will read.
 template <class F> TT_INLINE void record(const Sizes<F> &z, F *to, Vec<F> v, int n) {
     if (streams && z.past)
         stream(to, v);

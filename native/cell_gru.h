@@ -43,21 +43,21 @@ template <class F> struct Gru {
         const Vec<F> reset = load(a, n), update = load(a + H, n), fresh = load(a + 2 * H, n);
         const Vec<F> q = load(r.kept[1] + u, n);
         const Vec<F> h_prev = r.cleared ? Vec<F>{} : load(r.s_prev + u, n);
-        const Vec<F> da_n = delta * ((one - update) * (one - fresh * fresh));
-        const Vec<F> da_r = da_n * (q * reset * (one - reset));
-        const Vec<F> da_z = delta * ((h_prev - fresh) * update * (one - update));
-        const Vec<F> hidden_n = da_n * reset;
+        const Vec<F> alpha_n = delta * ((one - update) * (one - fresh * fresh));
+        const Vec<F> alpha_r = alpha_n * (q * reset * (one - reset));
+        const Vec<F> alpha_z = delta * ((h_prev - fresh) * update * (one - update));
+        const Vec<F> hidden_n = alpha_n * reset;
         store(r.carry_h + u, r.cleared ? Vec<F>{} : delta * update);
         if (r.adjoint) {
-            store(r.adjoint + u, da_r, n);
-            store(r.adjoint + H + u, da_z, n);
-            store(r.adjoint + 2 * H + u, da_n, n);
+            store(r.adjoint + u, alpha_r, n);
+            store(r.adjoint + H + u, alpha_z, n);
+            store(r.adjoint + 2 * H + u, alpha_n, n);
             if (z.products) store(r.adjoint + 3 * H + u, hidden_n, n);
         }
         if (!r.out) return;
         F *out = r.out + u;
-        store(out, r.cleared ? Vec<F>{} : da_r);
-        store(out + z.unit_row, r.cleared ? Vec<F>{} : da_z);
+        store(out, r.cleared ? Vec<F>{} : alpha_r);
+        store(out + z.unit_row, r.cleared ? Vec<F>{} : alpha_z);
         store(out + 2 * z.unit_row, r.cleared ? Vec<F>{} : hidden_n);
     }
 };

@@ -1,8 +1,8 @@
 // The step of src/throughtime/cells/layernorm_lstm.py, whose docstring states the equations.
 //
-// A norm needs its whole row, so the step takes whole rows: forward in three passes over the
-// pre-activations (two for mean and variance, one for the gates) and two over c; back in one over
-// the units for N' at c, one for the adjoints of the gates, and one for N' at u and w.
+// A norm needs its whole row, so the step takes whole rows. Forward it makes three passes over the
+// pre-activations (two for mean and variance, one for the gates) and two over c. Back it makes one
+// over the units for N' at c, one for the gates' adjoints, and one for N' at u and w.
 #pragma once
 
 #include "cell.h"
@@ -40,10 +40,10 @@ template <class F> struct LayerNormLstm {
     static constexpr bool carries = false;
     static constexpr int G = 4;
 
-    // None: they stand outside N.
+    // None: the biases stand outside N.
     static F input_bias(const tt_sweep &, int64_t) { return 0; }
 
-    // The sums: of delta_a * u_hat, delta_a * w_hat and delta_a by gates, delta_m * c_hat, delta_m.
+    // The sums of alpha * u_hat, alpha * w_hat and alpha by gate, then of mu * c_hat and mu.
     static Gradients<F> sums_of(const tt_sweep &w, int k) {
         const auto part = [&](void *grad, int gate) { return grad ? (F *)grad + gate * w.H : nullptr; };
         if (k < 4) return {{part(w.grad_gain_ih, k), nullptr}};
@@ -83,7 +83,7 @@ template <class F> struct LayerNormLstm {
         return F(1) / (sizeof(F) == 4 ? (F)__builtin_sqrtf((float)inside) : (F)__builtin_sqrt(inside));
     }
 
-    // The same of c, which lies L * G apart in the row's work.
+    // The same for c, whose vectors lie L * G apart in the row's work.
     static TT_INLINE Norm norm_of_c(const Sizes<F> &z, const F *work, Vec<F> sum) {
         const F mean = total<F>(sum) / (F)z.H;
         Vec<F> squares = {};
@@ -100,7 +100,7 @@ template <class F> struct LayerNormLstm {
         return tanh<F>(m);
     }
 
-    // w: W_h h of the row, a vector of units after the other, its gates side by side.
+    // w: W_h h of the row, one vector of units after another, the gates of each side by side.
     static void forward_row(const Sizes<F> &z, const Row<F> &r, F *w) {
         constexpr int L = Simd<F>::lanes;
         const int64_t H = z.H;
@@ -148,7 +148,7 @@ template <class F> struct LayerNormLstm {
         if (z.keep) r.kept[4][0] = of_u.rho, r.kept[4][1] = of_w.rho, r.kept[4][2] = of_c.rho;
     }
 
-    // N'(v) y = rho * (y - mean(y) - v_hat * mean(y * v_hat)), from the sums that the means are of.
+    // N'(v) y = rho * (y - mean(y) - v_hat * mean(y * v_hat)), from the sums behind those means.
     struct Back {
         F rho, mean, along;
         Back(F rho_, Vec<F> y, Vec<F> y_hat, int64_t n)
@@ -161,8 +161,8 @@ template <class F> struct LayerNormLstm {
         store(to, load(to) + v);
     }
 
-    // work: delta_h, then unit_row apart what the passes hand on: gamma_c * delta_m, the adjoints of
-    // the gates.
+    // work: delta_h, then, unit_row apart, what one pass hands to the next: gamma_c * mu and the
+    // gates' adjoints.
     static void backward_row(const Sizes<F> &z, const Row<F> &r, F *work) {
         const int64_t H = z.H, row = z.unit_row;
         const F one = 1;
@@ -180,17 +180,17 @@ template <class F> struct LayerNormLstm {
             if (r.delta) store(r.delta + u, delta_h, n);
             const Vec<F> o = load(gates + 3 * H + u, n), hat = load(c_hat + u, n);
             const Vec<F> tanh = tanh_m(z, hat, u, n);
-            const Vec<F> delta_m = delta_h * (o * (one - tanh * tanh));
-            const Vec<F> y = delta_m * load(gain_c + u, n);
+            const Vec<F> mu = delta_h * (o * (one - tanh * tanh));
+            const Vec<F> y = mu * load(gain_c + u, n);
             sum += y;
             sum_hat += y * hat;
             store(work + u, y);
             store(work + 3 * row + u, delta_h * (tanh * o * (one - o)));
             if (r.sums) {
-                add(r, z, 12, u, delta_m * hat);
-                add(r, z, 13, u, delta_m);
+                add(r, z, 12, u, mu * hat);
+                add(r, z, 13, u, mu);
             }
-            if (all) store(r.adjoint + 8 * H + u, delta_m, n);
+            if (all) store(r.adjoint + 8 * H + u, mu, n);
         });
 
         const Back to_c(rho[2], sum, sum_hat, H);
@@ -202,25 +202,25 @@ template <class F> struct LayerNormLstm {
             delta_c += only<F>(to_c(load(work + u), load(c_hat + u, n)), n);
             const Vec<F> i = load(gates + u, n), f = load(gates + H + u, n), g = load(gates + 2 * H + u, n);
             const Vec<F> c_prev = r.cleared ? Vec<F>{} : load(r.s_prev + H + u, n);
-            const Vec<F> delta_a[G] = {delta_c * (g * i * (one - i)), delta_c * (c_prev * f * (one - f)),
+            const Vec<F> alpha[G] = {delta_c * (g * i * (one - i)), delta_c * (c_prev * f * (one - f)),
                                        delta_c * (i * (one - g * g)), load(work + 3 * row + u)};
             store(r.carry_c + u, r.cleared ? Vec<F>{} : delta_c * f);
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) {
                 const int64_t at = k * H + u;
                 const Vec<F> of_u = load(u_hat + at, n), of_w = load(w_hat + at, n);
-                const Vec<F> y_u = delta_a[k] * load(gain_ih + at, n);
-                const Vec<F> y_w = delta_a[k] * load(gain_hh + at, n);
+                const Vec<F> y_u = alpha[k] * load(gain_ih + at, n);
+                const Vec<F> y_w = alpha[k] * load(gain_hh + at, n);
                 sum_u += y_u;
                 sum_u_hat += y_u * of_u;
                 sum_w += y_w;
                 sum_w_hat += y_w * of_w;
-                store(work + k * row + u, delta_a[k]);
-                if (all) store(r.adjoint + 4 * H + at, delta_a[k], n);
+                store(work + k * row + u, alpha[k]);
+                if (all) store(r.adjoint + 4 * H + at, alpha[k], n);
                 if (!r.sums) continue;
-                add(r, z, k, u, delta_a[k] * of_u);
-                add(r, z, 4 + k, u, delta_a[k] * of_w);
-                add(r, z, 8 + k, u, delta_a[k]);
+                add(r, z, k, u, alpha[k] * of_u);
+                add(r, z, 4 + k, u, alpha[k] * of_w);
+                add(r, z, 8 + k, u, alpha[k]);
             }
         });
 
@@ -229,12 +229,12 @@ template <class F> struct LayerNormLstm {
 #pragma GCC unroll 4
             for (int k = 0; k < G; ++k) {
                 const int64_t at = k * H + u;
-                const Vec<F> delta_a = load(work + k * row + u);
-                const Vec<F> delta_w = to_w(delta_a * load(gain_hh + at, n), load(w_hat + at, n));
+                const Vec<F> alpha = load(work + k * row + u);
+                const Vec<F> omega = to_w(alpha * load(gain_hh + at, n), load(w_hat + at, n));
                 if (r.adjoint)
-                    store(r.adjoint + at, to_u(delta_a * load(gain_ih + at, n), load(u_hat + at, n)), n);
-                if (z.products) store(r.adjoint + 4 * H + at, delta_w, n);
-                if (r.out) store(r.out + k * row + u, r.cleared ? Vec<F>{} : delta_w);
+                    store(r.adjoint + at, to_u(alpha * load(gain_ih + at, n), load(u_hat + at, n)), n);
+                if (z.products) store(r.adjoint + 4 * H + at, omega, n);
+                if (r.out) store(r.out + k * row + u, r.cleared ? Vec<F>{} : omega);
             }
         });
     }

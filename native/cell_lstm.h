@@ -47,21 +47,21 @@ template <class F> struct Lstm {
         const Vec<F> tanh_c = tanh<F>(load(r.s + H + u, n));
         const Vec<F> c_prev = r.cleared ? Vec<F>{} : load(r.s_prev + H + u, n);
         delta_c += delta_h * (o * (one - tanh_c * tanh_c));
-        const Vec<F> da_i = delta_c * (g * i * (one - i)), da_f = delta_c * (c_prev * f * (one - f));
-        const Vec<F> da_g = delta_c * (i * (one - g * g)), da_o = delta_h * (tanh_c * o * (one - o));
+        const Vec<F> alpha_i = delta_c * (g * i * (one - i)), alpha_f = delta_c * (c_prev * f * (one - f));
+        const Vec<F> alpha_g = delta_c * (i * (one - g * g)), alpha_o = delta_h * (tanh_c * o * (one - o));
         store(r.carry_c + u, r.cleared ? Vec<F>{} : delta_c * f);
         if (r.adjoint) {
-            store(r.adjoint + u, da_i, n);
-            store(r.adjoint + H + u, da_f, n);
-            store(r.adjoint + 2 * H + u, da_g, n);
-            store(r.adjoint + 3 * H + u, da_o, n);
+            store(r.adjoint + u, alpha_i, n);
+            store(r.adjoint + H + u, alpha_f, n);
+            store(r.adjoint + 2 * H + u, alpha_g, n);
+            store(r.adjoint + 3 * H + u, alpha_o, n);
         }
         if (!r.out) return;
         F *out = r.out + u;
-        store(out, r.cleared ? Vec<F>{} : da_i);
-        store(out + z.unit_row, r.cleared ? Vec<F>{} : da_f);
-        store(out + 2 * z.unit_row, r.cleared ? Vec<F>{} : da_g);
-        store(out + 3 * z.unit_row, r.cleared ? Vec<F>{} : da_o);
+        store(out, r.cleared ? Vec<F>{} : alpha_i);
+        store(out + z.unit_row, r.cleared ? Vec<F>{} : alpha_f);
+        store(out + 2 * z.unit_row, r.cleared ? Vec<F>{} : alpha_g);
+        store(out + 3 * z.unit_row, r.cleared ? Vec<F>{} : alpha_o);
     }
 };
 

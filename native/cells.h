@@ -14,7 +14,7 @@
 
 namespace TT_ISA {
 
-// A cell's facts; null for a number that no cell has.
+// A cell's facts; null for an unknown number.
 inline const tt_facts *facts(int32_t cell) {
     switch (cell) {
 #define TT_FACTS(number, Cell) case number: return &Cell<float>::facts;
@@ -25,8 +25,8 @@ inline const tt_facts *facts(int32_t cell) {
 }
 inline int gates_of(const tt_sweep &w) { return facts(w.cell)->gates; }
 
-// What waits for a product outside the steps, back: the adjoints for W_x, then for W_h those of the
-// gates whose hidden side has its own.
+// What waits for a product outside the steps, in the backward sweep: the adjoints for W_x, then, for
+// W_h, those of the gates whose hidden side has its own.
 inline int64_t waiting_adjoint(const tt_sweep &w) {
     const tt_facts &cell = *facts(w.cell);
     return (2 * cell.gates - cell.shared) * w.H;

@@ -1,6 +1,6 @@
 // The forward sweep of one thread's rows: all T steps, without a barrier where the rows are its own.
 //
-// The input's product is taken for some steps ahead, few enough that it waits in cache.
+// The input's product is taken some steps ahead, few enough for it to stay in cache.
 #pragma once
 
 #include "gemm.h"
@@ -22,14 +22,14 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         : Base(s, false), panels_x(Panels::input(w, false, Simd<F>::lanes)), layout(l),
           gemm(s, l.waiting_row) {}
 
-    // Of the tape, s_t.
+    // The tape's s_t.
     F *state(int64_t t, int64_t b) const { return (F *)w.s + (t * w.B + b) * S; }
     F *last_h(int64_t b) const { return (F *)w.h_T + b * w.final_stride_b; }
     F *last_c(int64_t b) const {
         return Cell::facts.states == 2 ? (F *)w.c_T + b * w.final_stride_b : nullptr;
     }
 
-    // h and c, from a state or, where there is none, 0.
+    // h and c of a state, or 0 where there is none.
     void put(const F *s, F *h, F *c) const {
         const size_t bytes = w.H * sizeof(F);
         s ? (void)memcpy(h, s, bytes) : (void)memset(h, 0, bytes);
@@ -37,7 +37,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
     }
     const F *first(int64_t b) const { return w.s_0 ? (const F *)w.s_0 + b * S : nullptr; }
 
-    // Look from step t on to as many steps as may wait; give how many rows take them.
+    // Look ahead from step t over as many steps as may wait; return how many rows take them.
     int64_t look(int64_t t, bool write) {
         const int64_t n = share.n_rows;
         tt::Waiting &list = share.waiting[side * share.groups + share.group];
@@ -95,7 +95,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
             for (int64_t i = u; i < u + n; ++i) cell_state(p)[i] = cleared ? F(0) : s_0[w.H + i];
     }
 
-    // Say which rows step t + 1 takes, and in which slots; give how many of them stay on.
+    // Decide which rows take step t + 1, and in which slots; return how many of them stay on.
     int64_t plan(int64_t t, int64_t n, int64_t &n_next) const {
         int64_t stay = 0;
         for (int64_t i = 0; i < n; ++i) {
@@ -155,7 +155,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         constexpr int L = Simd<F>::lanes;
         int64_t u = panels.first_unit(panel);
         for (int j = 0; j < panels.unit_vectors(panel); ++j, u += L, tile += L * Cell::facts.gates) {
-            // Where the next state goes, so that it is written at once; a gated cell gains nothing.
+            // Prefetch where the next state is written; a gated cell gains nothing by it.
             if (w.keep && Cell::facts.gates == 1) ask_to_write(r.s + w.B * S + u);
             if (w.H - u >= L)
                 Cell::forward(sizes, r, tile, u, L);
@@ -164,8 +164,8 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
     }
 
-    // Steps that a row does not take: its state stays, and what would be kept or put out is 0. The
-    // way back reads none of what would be kept.
+    // Steps that a row does not take: its state stays, and its output and what would be kept are 0.
+    // The backward pass reads nothing of what would be kept.
     void fill() const {
         for (int64_t p = share.member; p < share.n_rows; p += share.members) {
             const int64_t b = share.rows[p], lo = share.lo[b], hi = share.hi[b];
@@ -182,7 +182,7 @@ template <class F, class Cell> struct Forward : Sweep<F> {
         }
     }
 
-    // A thread that takes no steps shares the products, or takes them ahead of the other's steps.
+    // A thread that takes no steps shares the products, or takes them while the other takes steps.
     void assist() {
         drive(0);
         while (until < w.T) {

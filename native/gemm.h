@@ -1,19 +1,20 @@
 // The products outside the steps: W_x x_t before them (eq. 1), dE/dx and dE/dW after them (eq. 5).
 //
-// They take whatever steps wait, from any rows and steps, so a ragged batch costs what it takes and
-// an input may lie anywhere. The threads of a group share dE/dx; all threads share dE/dW by columns.
+// They take whatever waits, from any rows and steps, so a ragged batch costs only the steps that it
+// takes, and an input may lie anywhere. The threads of a group share dE/dx; all threads share dE/dW
+// by columns.
 #pragma once
 
 #include "sweep.h"
 
 namespace TT_ISA {
 
-// What a product outside the steps reads again and again has to stay in a core's L2.
+// What a product outside the steps reads repeatedly has to stay in a core's L2.
 constexpr int64_t depth_at_once = 1024;          // of a panel
-constexpr int64_t gathered_bytes = 256 << 10;    // of inputs brought together
+constexpr int64_t gathered_bytes = 256 << 10;    // of gathered inputs
 constexpr int64_t adjoint_columns = 1024;        // of the adjoints that wait
 
-// How many rows of the input are brought together at a time.
+// How many rows of the input are gathered at a time.
 template <class F> int64_t rows_at_once(int64_t x_row) {
     const int64_t rows = gathered_bytes / (x_row * (int64_t)sizeof(F)) / chunk_rows * chunk_rows;
     return rows < chunk_rows ? chunk_rows : rows < 4 * chunk_rows ? rows : 4 * chunk_rows;
@@ -45,7 +46,7 @@ template <class F> struct Gemm {
     const tt_sweep &w;
     const int64_t row;   // elements of a row that waits
     const int64_t A, H;
-    const int64_t bent;  // columns of gates from here on have an adjoint of their own for W_h
+    const int64_t bent;  // from this column on, gates have a separate adjoint for W_h
     F *gathered;
     const tt::Waiting *lists;  // what waits, by group
 
@@ -128,7 +129,7 @@ template <class F> struct Gemm {
             }
             fresh = false;
         }
-        for (int64_t p = first; p < last && fresh; ++p)  // nobody took a step
+        for (int64_t p = first; p < last && fresh; ++p)  // no row took a step
             if (p < x.count)
                 clear(x, p, (F *)w.grad_weight_ih, top, bottom);
             else
@@ -142,7 +143,7 @@ template <class F> struct Gemm {
         const F *rows;
         const int64_t *at;   // where each row begins, in units of
         int64_t stride;
-        int64_t u, columns;  // of the columns, the first and how many
+        int64_t u, columns;  // the first column and how many
         int64_t out_row;     // columns of the weight
         int NR;
         bool of_x;
@@ -170,7 +171,7 @@ template <class F> struct Gemm {
         strips(o, next, after, last, A - bent, fresh);
     }
 
-    // Bring an operand together, padded with 0.
+    // Gather an operand, padded with 0.
     void gather(const Operand &o) const {
         constexpr int L = Simd<F>::lanes;
         F *to = gathered;

@@ -22,10 +22,10 @@ enum tt_nonlinearity { TT_TANH = 0, TT_RELU = 1, TT_SIGMOID = 2, TT_IDENTITY = 3
 // What a cell is, as far as its arrays are concerned.
 typedef struct tt_facts {
     int32_t gates, states;    // A = gates * H, S = states * H
-    int32_t shared;           // the first so many gates have one adjoint for W_x and W_h; the hidden
-                              // side of the others has an adjoint of its own
-    int32_t adjoint;          // all that the gradients need of a step's adjoint is adjoint * H wide
-    int32_t sums;             // vectors of H summed over rows and steps for gradients of its own
+    int32_t shared;           // this many gates have one adjoint for both W_x and W_h; the hidden side
+                              // of the others has its own
+    int32_t adjoint;          // everything the gradients need of a step's adjoint is adjoint * H wide
+    int32_t sums;             // vectors of H that are summed over rows and steps for further gradients
     int32_t whole_rows;       // 1: its step needs a whole row of products at once
     int32_t kept;             // arrays kept beside s, each (T, B, kept_units * H + kept_more)
     int32_t kept_units[TT_KEPT], kept_more[TT_KEPT];
@@ -56,17 +56,17 @@ typedef struct tt_sweep {
     void *h;                // forward: (T, B, H), 0 where a row takes no step; or null
     const void *g;          // direct gradients of loss v at step t, row b; or null
     int64_t g_stride_v, g_stride_t, g_stride_b, G;
-    const int32_t *enters;  // (V) no gradient of loss v comes in after this step; null: T - 1
+    const int32_t *enters;  // (V) no gradient of loss v enters after this step; null: T - 1
     const int32_t *floors;  // (V) the lowest k that loss v is followed to; null: 0
     const void *delta_T;    // (V, B, S), or null
     int32_t g_sparse;       // 1: g holds for loss v at step enters[v] alone
     int32_t grads;          // 1: V is 1, and what follows delta_0 up to adjoints is written
     void *delta_0;          // (V, B, S)
-    void *grad_x;           // (T, B, I), or null; so with the other eight
+    void *grad_x;           // (T, B, I), or null; likewise the other eight
     void *grad_weight_ih, *grad_weight_hh, *grad_bias_ih, *grad_bias_hh;
     void *grad_gain_ih, *grad_gain_hh, *grad_gain_c, *grad_bias_c;
     int64_t adjoint_size;   // columns of adjoints: A, or the facts' adjoint * H
-    void *adjoints;         // (V, T, B, adjoint_size), or null; so with the next two
+    void *adjoints;         // (V, T, B, adjoint_size), or null; likewise the next two
     void *norms;            // (V, T+1, B)
     void *deltas;           // (V, T+1, B, S)
 } tt_sweep;
@@ -85,13 +85,13 @@ TT_API void tt_advise(void *memory, int64_t bytes);
 // library that is loaded already. Without one every sweep runs on the calling thread.
 TT_API void tt_set_pool(tt_parallel parallel, tt_count thread_num, tt_count num_threads);
 
-TT_API const tt_facts *tt_cell_facts(int32_t cell);  // null for a number that no cell has
+TT_API const tt_facts *tt_cell_facts(int32_t cell);  // null for an unknown number
 
 TT_API int tt_version(void);            // of this interface and struct
 TT_API int64_t tt_sweep_size(void);     // sizeof(tt_sweep), for the caller to compare
 TT_API const char *tt_isa(void);        // what the sweeps run on
 TT_API const char *tt_isas(void);       // all that this build has and this machine can run, best first
-TT_API int tt_set_isa(const char *name);  // 0, or 1 when that one is not there
+TT_API int tt_set_isa(const char *name);  // 0, or 1 if there is none of that name
 
 #ifdef __cplusplus
 }

@@ -4,13 +4,13 @@
 
 namespace TT_ISA {
 
-// How many steps of one group may wait: few enough to stay in cache, and enough of them for the
-// gradients of the weights, which each round reads and writes, to be a small part of it.
+// How many steps of one group may wait: few enough to stay in cache, and enough to make the weights'
+// gradients, which each round reads and writes, a small part of the traffic.
 template <class F> int64_t waiting_rows(const tt_sweep &w, int64_t row, int64_t rows, bool ahead) {
     constexpr int64_t bytes = 1 << 20, least = 256, most = 512;
     int64_t n = bytes / (row * (int64_t)sizeof(F));
     n = n < least ? least : n < most ? n : most;
-    // Steps taken ahead of their products: in parts, for there to be something ahead.
+    // Where steps are taken ahead of their products, in several parts, so that there is something ahead.
     if (ahead && w.T < 8 * n / rows) n = w.T * rows / 8 > 32 ? w.T * rows / 8 : 32;
     const int64_t all = w.T < (n + rows - 1) / rows ? w.T * rows : n;
     return all > rows ? all : rows;

@@ -69,10 +69,10 @@ template <class F, bool Across = false> Multiply<F> pick(int rows, int vectors) 
     }
 }
 
-// How a matrix of K rows is cut into panels of a few vectors of columns, as equal as can be. W_h on
-// the way forward: a gated cell's panel holds all gates of one vector of units; where it comes from
-// beyond L2, few enough vectors are taken at a time for all rows to fit one block: each weight is
-// then loaded once, at half the bytes a cycle.
+// How a matrix of K rows is cut into panels of a few vectors of columns, as equal as possible. W_h in
+// the forward sweep: a gated cell's panel holds all gates of one vector of units. Where it comes
+// from beyond L2, so few vectors are taken at a time that all rows fit one block: each weight is
+// then loaded once, at half the bytes per cycle.
 struct Panels {
     int64_t units, K;  // columns, of one gate; depth of the product
     int64_t vectors;   // of units
@@ -105,7 +105,7 @@ struct Panels {
     int64_t first_unit(int64_t p) const { return first_vector(p) * lanes; }
     int unit_vectors(int64_t p) const { return (int)(first_vector(p + 1) - first_vector(p)); }
     int width(int64_t p) const { return unit_vectors(p) * gates; }  // vectors
-    // Of W_h or W_x, the first row that the panel's vector j holds; past its last, the next one's.
+    // The first row of W_h or W_x that the panel's vector j holds; past its last, the next panel's.
     int64_t first_row(int64_t p, int64_t j) const {
         if (j == width(p)) return p + 1 < count ? first_row(p + 1, 0) : 0;
         return gates > 1 ? j * units + first_unit(p) : first_unit(p) + j * lanes;
@@ -135,7 +135,7 @@ template <class F> TT_INLINE void transpose(Vec<F> *v) {
     }
 }
 
-// Where packing is to be, a few lines from here: asked for while the lines at hand are packed.
+// Prefetch what is packed a few lines from here, while the lines at hand are packed.
 constexpr int64_t lines_ahead = 32, rows_ahead = 16;
 
 // Pack panel p of the transpose of a weight (gates * units, K).
@@ -164,7 +164,7 @@ template <class F> void pack_transposed(const F *weight, const Panels &panels, i
     }
 }
 
-// Pack panel p of a weight (K, units) as it stands.
+// Pack panel p of a weight (K, units) untransposed.
 template <class F> void pack_plain(const F *weight, const Panels &panels, int64_t p, F *out) {
     constexpr int L = Simd<F>::lanes;
     const int64_t unit = panels.first_unit(p), next_unit = panels.first_unit(p + 1);

@@ -16,16 +16,17 @@ namespace tt {
 namespace {
 
 constexpr size_t line = 64;
-// Threads share the columns of a step where W_h is at least so many bytes and that promises this
-// part of the cost. Bytes are what one row uses in the time; a barrier costs so many a thread.
+// Threads share the columns of a step where W_h has at least this many bytes and sharing is expected
+// to cost less than `promise` times as much. Costs are in bytes, each the time in which one row uses
+// one; a barrier costs so many per thread.
 constexpr int64_t shared_weights = 192 << 10;
 constexpr double barrier_bytes = 64 << 10, promise = 0.98;
-// A thread is not worth waking for fewer operations, nor a spare block worth keeping beyond a size.
+// A thread is not worth waking for fewer operations, nor a spare block worth keeping above a size.
 constexpr double thread_operations = 4e5;
 constexpr size_t spare_bytes = 64 << 20;
 
-// Rows that use a panel as fast as it comes: from a core's own cache, and from what lies beyond,
-// which behind the mesh of an Intel server is far slower.
+// How many rows use a panel as fast as it arrives: from a core's own cache, and from beyond it, which
+// is far slower behind the mesh of an Intel server.
 constexpr double near_rows = 2, mesh_rows = 12;
 
 double rows_beyond_l2(const Isa &isa) {
@@ -91,7 +92,7 @@ Workspace::Workspace(size_t bytes) : block_(spare_.exchange(nullptr)) {
         tt_advise(block_->data, (int64_t)bytes);
     }
 #if defined(TT_POISON)
-    std::fill_n(block_->data, bytes, (char)0xff);  // NaN: what is read unwritten shows
+    std::fill_n(block_->data, bytes, (char)0xff);  // NaN, so that reading what was never written shows
 #endif
 }
 
@@ -143,8 +144,8 @@ void Schedule::choose_team() {
     ahead_ = has_products() && team_ == 2 && members_ == 1;
 }
 
-// How many threads should share the columns of a step. The panels come no faster than a few rows
-// use them, and rows that do not go up in the threads leave one of them waiting: sharing mends both.
+// How many threads should share the columns of a step. Panels arrive no faster than a few rows use
+// them, and rows that do not divide evenly leave threads waiting: sharing helps with both.
 int Schedule::best_members(int64_t weights) const {
     const int64_t n = sweep_.V * sweep_.B;
     if (weights < shared_weights) return 1;
@@ -162,7 +163,7 @@ int Schedule::best_members(int64_t weights) const {
     return best;
 }
 
-// The rows that take a step, in the mean over the steps that any takes.
+// How many rows take a step, averaged over the steps that any row takes.
 double Schedule::active_rows() const {
     int64_t taken = 0;
     int32_t begin = std::numeric_limits<int32_t>::max(), end = 0;
@@ -174,7 +175,8 @@ double Schedule::active_rows() const {
     return taken ? (double)taken / (end - begin) : 0;
 }
 
-// Give each group rows of equal total length. Rows of one b lie together: they share what is saved.
+// Deal each group rows of about equal total length. Rows of one b lie together, since they share
+// what is saved.
 void Schedule::deal_rows() {
     const tt_sweep &w = sweep_;
     std::vector<int32_t> order;
@@ -213,7 +215,7 @@ void Schedule::lay_out() {
     barriers_.reset(new Barrier[2 * groups_ + 1]);
     barriers_[2 * groups_].members = threads_;
     size_t bytes = 0;
-    std::vector<std::pair<void **, size_t>> pointers;  // pointers to be set once the memory is there
+    std::vector<std::pair<void **, size_t>> pointers;  // pointers to set once the memory is there
     const auto reserve = [&](auto **to, int64_t elements, size_t element_size) {
         pointers.emplace_back((void **)to, bytes);
         bytes += round_up(elements * element_size);
@@ -260,7 +262,7 @@ void Schedule::lay_out() {
     for (int thread = 0; thread < threads_; ++thread) complete(thread, first);
 }
 
-// Give a thread what it has in common with the first of its group, and with all.
+// Set what a thread has in common with the first of its group, and with all threads.
 void Schedule::complete(int thread, const Share &first) {
     Share &share = shares_[thread];
     const int g = thread / team_;

@@ -17,8 +17,8 @@ struct alignas(64) Barrier {
     void wait();
 };
 
-// Memory to work in. One block outlives its sweep for the next one, since a fresh page costs more
-// than most of what is done in it.
+// Memory to work in. One block outlives its sweep and serves the next, since a fresh page costs more
+// than most of the work done in it.
 class Workspace {
   public:
     explicit Workspace(size_t bytes);
@@ -58,7 +58,7 @@ class Schedule {
     const tt_facts &facts_;
     const bool back_;
     int threads_, members_ = 1, team_ = 1, groups_ = 1;
-    bool ahead_ = false;                        // steps are taken while products are
+    bool ahead_ = false;                        // one thread takes steps while another takes products
     int64_t group_rows_ = 0;
     std::vector<int32_t> lo_, hi_;              // by row id
     std::vector<std::vector<int32_t>> rows_;    // by group

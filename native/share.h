@@ -1,4 +1,4 @@
-// What one thread gets of a sweep. No instruction-set specific code, and plain data only: isa.cpp
+// One thread's part of a sweep. No instruction-set specific code, and plain data only: isa.cpp
 // is compiled once per instruction set and must not instantiate anything the others could pick up.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace tt {
 
-// Steps and rows that a forward sweep looks ahead to, in units of what may wait.
+// How far a forward sweep looks ahead, in steps and rows, in units of what may wait.
 constexpr int64_t places = 4;
 
 // The steps taken that wait for their products, and where each came from.
@@ -29,8 +29,8 @@ struct Share {
     const int32_t *lo, *hi;   // by row id: the steps lo <= t < hi are computed
     bool ragged;              // false: lo = 0 and hi = T for every row of the group
     int group, groups;
-    int member, team;         // which of the group's threads; they share its products outside steps
-    int members;              // how many of them, the first ones, share the columns of a step
+    int member, team;         // which of the group's threads; they share the products outside the steps
+    int members;              // the first this many share the columns of a step
     int thread, threads;      // of all
     bool ahead;               // the first of two takes steps while the other takes products
     void *packed, *packed_x;  // W_h and W_x in panels, shared by all threads
@@ -39,10 +39,10 @@ struct Share {
     void *delta;              // by position: delta_t, where norms are wanted
     void *tile;               // the product of a chunk of rows and one panel, or all panels
     void *sums;               // back: sums over rows and steps, by group
-    void *gathered;           // operands of a product outside the steps, brought together
+    void *gathered;           // gathered operands of a product outside the steps
     int32_t *place[2];        // forward: by step and position, the row of its pre-activations
     int32_t *current, *next, *out;  // positions by slot; the slot of each at the next step
-    Waiting *waiting;         // every group's, and once more for what is filled meanwhile
+    Waiting *waiting;         // every group's, twice: one list is filled while the other is used
     // The group's threads meet; those of them that take steps; all threads.
     void *barrier, *step_barrier, *all_barrier;
     void (*wait)(void *barrier);

@@ -1,5 +1,5 @@
 // Vectors of TT_BYTES bytes and the nonlinearities on them, by the compiler's vector extension, so
-// that one text serves every instruction set. No -ffast-math: inf and NaN go through as in torch.
+// that one source serves every instruction set. No -ffast-math: inf and NaN go through as in torch.
 #pragma once
 
 #include <stdint.h>
@@ -77,20 +77,20 @@ template <class F> TT_INLINE void store(F *p, Vec<F> v, int n) {
 #endif
 }
 
-// Write a whole line past the caches, which then need not read it first nor keep it. p is aligned.
-// Only where a vector is a line: parts of one, written apart, would cost a turn of memory each.
+// Write a whole line past the caches, which then neither read it first nor keep it. p is aligned.
+// Only where a vector is a line: parts written separately would each cost a memory transaction.
 constexpr bool streams = TT_BYTES == 64;
 #if defined(__AVX512F__)
 TT_INLINE void stream(float *p, v_float v) { _mm512_stream_ps(p, (__m512)v); }
 TT_INLINE void stream(double *p, v_double v) { _mm512_stream_pd(p, (__m512d)v); }
-// What was so written is there for other threads that this one tells of it afterwards.
+// Make what was written so visible to threads that this one signals afterwards.
 TT_INLINE void end_stream() { _mm_sfence(); }
 #else
 template <class F> TT_INLINE void stream(F *p, Vec<F> v) { store(p, v); }
 TT_INLINE void end_stream() {}
 #endif
 
-// Ask memory for a line that is read or written soon, into a core's own cache.
+// Prefetch a line that is read or written soon into the core's own cache.
 template <class F> TT_INLINE void ask(const F *p) { __builtin_prefetch(p, 0, 2); }
 template <class F> TT_INLINE void ask_to_write(F *p) { __builtin_prefetch(p, 1, 2); }
 

@@ -1,4 +1,4 @@
-// Sums over rows and steps, for gradients that no product gives, such as that of a norm's gain.
+// Sums over rows and steps, for gradients that are not products, such as that of a norm's gain.
 //
 // Each group has its own, vectors of H, and all are added up at the end in the same order. They grow
 // in two levels, those of the current round and those of the rounds before, and so lose fewer digits.
@@ -35,8 +35,8 @@ template <class F> struct Sums {
         }
     }
 
-    // All threads are done: write this one's part of the vectors where Cell says that they go.
-    template <class Cell> void give() const {
+    // After all threads are done: write this one's part of the vectors to where Cell says they go.
+    template <class Cell> void write() const {
         constexpr int64_t vectors = Cell::facts.sums;
         int64_t begin, end;
         part_of(vectors, share.thread, share.threads, begin, end);

@@ -5,11 +5,11 @@
 
 namespace TT_ISA {
 
-constexpr int chunk_rows = 48;   // rows that pass over all panels together
+constexpr int chunk_rows = 48;   // rows that go through all panels together
 constexpr int64_t block_bytes = 16384;  // of a panel, kept in L1 while several blocks of rows use it
 
-// Elements from row to row of the products of a chunk of whole rows. Forward a row holds all panels
-// one after the other; back its cell works in it further, in as much room as its gates take.
+// Elements from row to row in the products of a chunk of whole rows. Forward, a row holds all panels
+// one after another; back, the cell goes on working in it, in as much room as its gates take.
 inline int64_t whole_row_size(const tt_sweep &w, int64_t units, int lanes) {
     return gates_of(w) * units + lanes;
 }
@@ -43,8 +43,8 @@ template <class F> struct Sweep {
         out = (F *)share.state[1];
     }
 
-    // Whether what is kept is large enough to be written past the caches, by whole lines. Where
-    // threads share a row's columns one may read at once what another wrote, so not there.
+    // Whether what is kept is large enough to be written past the caches, by whole lines. Not where
+    // threads share a row's columns, since one may read at once what another wrote.
     bool keeps_past_caches() const {
         constexpr int64_t line = 64, large = 4 << 20;
         const auto whole = [](const void *p) { return (uintptr_t)p % line == 0; };
@@ -89,7 +89,7 @@ template <class F> struct Sweep {
             product_part(panel + part * NR * L * panels.K, NR, slot, rows, out + part * NR * L, out_row);
     }
 
-    // One panel's product into the tile, its rows side by side; gives where it is.
+    // One panel's product into the tile, its rows side by side; return where it is.
     const F *tile_product(int64_t p, int64_t slot, int64_t rows) const {
         product(p, slot, rows, (F *)share.tile, panels.width(p) * Simd<F>::lanes);
         return (const F *)share.tile;

@@ -1,6 +1,6 @@
 // Runs both sweeps over a small set of cases, for the sanitizers: every cell, dtype and instruction
-// set, ragged rows, resets, several losses, columns shared by threads. All arrays are of exactly
-// their own size, outputs begin as NaN, and every element of them must be written and finite.
+// set, ragged rows, resets, several losses, columns shared by threads. All arrays have exactly
+// the size they need, outputs begin as NaN, and every element must be written and finite.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,7 +20,7 @@ int team = 1;
 int thread_num() { return thread_id; }
 int num_threads() { return team; }
 
-// A pool of the kind that OpenMP gives, made of threads that the sanitizers know.
+// A pool like OpenMP's, made of threads that the sanitizers know.
 void parallel(void (*body)(void *), void *data, unsigned threads, unsigned) {
     team = (int)threads;
     std::vector<std::thread> others;
@@ -122,7 +122,7 @@ template <class F> bool run(const Case &c) {
     good = good && tt_forward(&w) == 0 && written("s", s) && written("h", h) && written("h_T", h_T);
     if (w.c_T) good = good && written("c_T", c_T);
     for (const auto &array : kept) good = good && written("kept", array);
-    // The way back reads nothing of the steps that a row does not take.
+    // The backward sweep reads nothing of the steps that a row does not take.
     kept.push_back(std::move(s));
     for (auto &array : kept) std::fill(array.begin(), array.end(), std::numeric_limits<F>::quiet_NaN());
     w.keep = 2;
@@ -152,7 +152,7 @@ template <class F> bool run(const Case &c) {
         good = good && written("grad_gain_c", grad_gain_c) && written("grad_bias_c", grad_bias_c);
     }
 
-    // With all that the gradients need, or with the columns of A alone.
+    // With everything that the gradients need, or with the columns of A alone.
     w.adjoint_size = c.resets ? facts.adjoint * c.H : A;
     auto adjoints = make.poison(c.V * c.T * c.B * w.adjoint_size);
     auto norms = make.poison(c.V * (c.T + 1) * c.B), deltas = make.poison(c.V * (c.T + 1) * c.B * S);
@@ -188,10 +188,10 @@ int main() {
                                       Case{cell, span, true, 130, 5, 9, 16, 1, 1},
                                       Case{cell, span, true, 300, 1, 40, 48, 1, 0},
                                       Case{cell, span, false, 3, 1, 5, 300, 1, 0},
-                                      // more threads than share the columns: the others assist
+                                      // more threads than share the columns: the rest help with products
                                       Case{cell, span, true, 40, 1, 60, 70, 2, 2, 4},
                                       Case{cell, span, true, 7, 2, 5, 65, 2, 2, 5},
-                                      // rows of each of three threads by themselves, no biases
+                                      // three threads with rows of their own, no biases
                                       Case{cell, span, true, 9, 7, 5, 20, 2, 1, 3, false}}) {
                     if (!run<float>(c) || !run<double>(c)) {
                         std::printf("%s cell %d span %d H %d failed\n", name.c_str(), cell, span,

@@ -53,7 +53,7 @@ def assert_close(got: Tensor, want: Tensor, *, rtol: float = 1e-10, name: str = 
 
 
 def _pattern(got: Tensor, want: Tensor, rtol: float = 1e-6) -> str:
-    """Say what a wrong tensor looks like: a factor, another order, or some of the entries alone."""
+    """Describe a wrong tensor: a factor, another order, or only some entries wrong."""
 
     def same(a: Tensor, b: Tensor) -> bool:
         return bool((a - b).norm() <= rtol * b.norm())

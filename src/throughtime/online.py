@@ -32,9 +32,9 @@ class OnlineStep:
 
     Attributes:
         t: the step, from 1.
-        h: h_t (B, H), 0 for rows past their length. It requires grad, so a loss can be made of it.
-        loss: E_t, or None where this step has none. Its graph to what it uses besides h (a
-            readout) is kept: ``step.loss.backward()`` gives those gradients.
+        h: h_t (B, H), 0 for rows past their length. It requires grad, so that a loss can use it.
+        loss: E_t, or None where this step has none. The graph to what it uses besides h
+            (a readout) is kept: ``step.loss.backward()`` computes those gradients.
         grads: ∂E_t/∂W by the names of ``cell.weights()``; empty where there is no loss.
         s_0: ∂E_t/∂s_0 (B, S), or None where there is no loss.
     """
@@ -76,7 +76,7 @@ class RTRL:
         self._by_s_0 = torch.eye(S, dtype=s_0.dtype, device=s_0.device).repeat(B, 1, 1)
 
     def __iter__(self) -> Iterator[OnlineStep]:
-        """Return itself: steps are taken once."""
+        """Return itself: each step is taken once."""
         return self
 
     def __next__(self) -> OnlineStep:
@@ -115,7 +115,7 @@ class RTRL:
         self._by_s_0, self.s = J @ self._by_s_0, s_t
 
     def _ask(self, h: Tensor, takes: Tensor | None) -> OnlineStep:
-        """Ask for the loss and multiply its direct gradient with what was carried (eq. 3)."""
+        """Compute the loss and multiply its direct gradient with what was carried (eq. 3)."""
         with torch.enable_grad():
             loss = self._loss(self.t, h)
         if loss is None:
@@ -147,7 +147,7 @@ def derivatives(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return s_t, J_t (B, S, S), and ∂⁺s_t/∂W (B, S, P) of each weight, by autograd of the step.
 
-    The cell's own `vjp` is not asked, so that it can be judged by the result.
+    The cell's own `vjp` is not used, so that the result can serve to judge it.
 
     Raises:
         UnsupportedError: rows depend on each other.
@@ -162,7 +162,7 @@ def derivatives(
     inputs = (s_prev, *weights.values())
     found: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if s_t.requires_grad:
-        # One backward of B·S rows of the identity: entry (b, i) of s_t by everything.
+        # One backward pass of B·S rows of the identity: entry (b, i) of s_t by everything.
         rows = torch.eye(B * S, dtype=s_t.dtype, device=s_t.device).view(B * S, B, S)
         found = torch.autograd.grad(s_t, inputs, rows, is_grads_batched=True, allow_unused=True)
     by_s, *by_weights = (
@@ -194,18 +194,18 @@ def rtrl(
 ) -> RTRL:
     """Return the exact gradient of every loss at its own step, carried forward (eq. 2, 3).
 
-    Instead of going back, ∂s_t/∂W is carried along: with ∂⁺ the immediate derivative of eq. 3::
+    There is no backward pass; ∂s_t/∂W is carried along, with ∂⁺ the immediate derivative of eq. 3::
 
         ∂s_t/∂W = J_t ∂s_{t-1}/∂W + ∂⁺s_t/∂W          ∂E_t/∂W = g_t ∂s_t/∂W
 
-    Equal to BPTT while the weights stay. Where they are changed between two steps, what was
-    carried belongs to the old ones: the learning rate must be small.
+    The result equals that of BPTT as long as the weights stay the same. If they change between two
+    steps, what was carried belongs to the old weights, so the learning rate must be small.
 
     Args:
-        cell: any recurrence; its step is differentiated by autograd, its `vjp` not used.
-        x: the inputs (T, B, I), or anything that yields x_t (B, I), without end if you like.
-        loss: ``loss(t, h_t)`` gives E_t, one number, or None where step t has no loss.
-        s_0: the initial state (B, S); zeros where None.
+        cell: any recurrence; its step is differentiated by autograd, its `vjp` is not used.
+        x: the inputs (T, B, I), or anything that yields x_t (B, I), possibly without end.
+        loss: ``loss(t, h_t)`` returns E_t, one number, or None where step t has no loss.
+        s_0: the initial state (B, S); None: zeros.
         lengths: (B,); past its length a row keeps its state, and h_t is 0.
         reset: (T, B) bool, or anything that yields (B,); where True the state is zeroed before
             the step.
@@ -220,8 +220,8 @@ def rtrl(
         UnsupportedError: the rows of a step depend on each other.
 
     Cost:
-        for each row of the batch, with P weights: memory S·P whatever T is, and S²·P operations a
-        step. With H units that is about H³ numbers and H⁴ operations: for small cells.
+        for each row of the batch, with P weights: memory S·P whatever T is, and S²·P operations
+        per step. With H units that is about H³ numbers and H⁴ operations: for small cells.
 
     Source:
         Williams and Zipser (1989), "A learning algorithm for continually running fully recurrent
@@ -238,7 +238,7 @@ def rtrl(
     if not isinstance(cell, AbstractCell):
         raise InputTypeError(
             f"cell must be a throughtime.cells.AbstractCell; got {type(cell).__name__}. "
-            "throughtime.cells.Function makes one of any step function."
+            "throughtime.cells.Function makes one from any step function."
         )
     cell = with_computed_weights(cell)
     if not callable(loss):

@@ -1,4 +1,4 @@
-"""The two sweeps through time in plain torch: the reference that every kernel is judged by."""
+"""The two sweeps through time in plain torch: the reference for every kernel."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def forward(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state.
         reset: (T, B) bool; where True the state is zeroed before the step.
-        keep: whether the backward pass will be taken; without it the tape holds the states alone.
+        keep: whether the backward pass will be taken; without it the tape holds only the states.
 
     Cost:
-        one GEMM for all inputs and one a step; memory T·B·(S + what the cell saves).
+        one GEMM for all inputs and one per step; memory T·B·(S + what the cell saves).
 
     Example:
         >>> from throughtime.cells import Elman
@@ -48,7 +48,7 @@ def forward(
         s = a.new_empty(T + 1, *s_0.shape)
         s[0] = s_0
         buffers: list[Tensor] = []
-        # Views of all steps at once: an index a step would cost as much as a small operation.
+        # Views of all steps at once: indexing at each step would cost as much as a small operation.
         a_each, s_each = a.unbind(0), s.unbind(0)
         for t in range(1, T + 1):
             s_prev = s_each[t - 1]
@@ -63,7 +63,7 @@ def forward(
             if not keep:
                 continue
             if t == 1:
-                # What is a state or a_t itself is already kept, whole, in ``s`` or ``a``.
+                # A state or a_t itself is already kept whole, in ``s`` or ``a``.
                 whole = {id(s_t): s[1:], id(a_each[0]): a}
                 if reset is None:
                     whole[id(s_prev)] = s[:-1]
@@ -93,12 +93,12 @@ def adjoints(
         delta: what arrives at s_last from beyond it, (V, B, S); not written to.
         last: the step to begin at; T by default.
         first: the step to end at.
-        under_way: the losses that take step t, as a slice of V; None for a step that none takes.
-            The others' delta stays as it is. Without it, every loss takes every step.
+        under_way: returns the losses that take step t, as a slice of V, or None where none does.
+            The others' delta stays as it is. By default every loss takes every step.
 
     Yields:
-        t, delta_t (V, B, S), and the adjoint of step t (V, B, A), of the losses under way, for
-        t = last … first; then first − 1, delta_{first−1} of all and an empty tensor.
+        t, delta_t (V, B, S) and the adjoint of step t (V, B, A) of the losses under way, for
+        t = last … first; then first − 1, delta_{first−1} of all losses and an empty tensor.
     """
     G = g.shape[-1]
     checked = False
@@ -126,10 +126,10 @@ def adjoints(
 def _check_result(
     cell: AbstractCell, method: str, result: Any, shape: torch.Size, first: str, second: str
 ) -> None:
-    """Raise unless a method of somebody's cell gave two things, and the first is of this shape.
+    """Raise unless a cell's method returned a pair whose first part has this shape.
 
     Raises:
-        ShapeError: it gave something else.
+        ShapeError: it returned something else.
     """
     pair = isinstance(result, tuple) and len(result) == 2
     if pair and isinstance(result[0], Tensor) and result[0].shape == shape:
@@ -139,14 +139,14 @@ def _check_result(
     told = told if pair else f"{told} alone"
     raise ShapeError(
         f"{type(cell).__name__}.{method} must return {first} {tuple(shape)} and {second}; got "
-        f"{told}. throughtime.testing.check_cell(cell) looks at all of it."
+        f"{told}. throughtime.testing.check_cell(cell) checks all of it."
     )
 
 
 def mask(
     tape: Tape, t: int, delta: Tensor, delta_prev: Tensor, adjoint: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Let nothing pass a reset, and everything pass a step that a row does not take."""
+    """Let no gradient pass a reset, and all of it pass a step that a row does not take."""
     if tape.reset is not None:
         delta_prev = delta_prev.masked_fill(tape.reset[t - 1, :, None], 0)
     if tape.active is not None:
@@ -171,7 +171,7 @@ def backward(
         The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
 
     Cost:
-        one GEMM a step over V·B rows; memory V·T·B·A.
+        one GEMM per step over V·B rows; memory V·T·B·A.
     """
     V, T, B, _ = g.shape
     delta = g.new_zeros(V, B, cell.state_size) if delta_T is None else delta_T
@@ -196,8 +196,9 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence as a chain of autograd operations: h (T, B, H) and s_T (B, S).
 
-    The slow way: an autograd graph of every step. It serves second derivatives, forward mode,
-    `torch.func`, and as an oracle. Like a layer it puts out 0 where a row takes no step.
+    This is slow, since it builds an autograd graph of every step. Second derivatives, forward mode
+    and `torch.func` need it, and it serves as an oracle. As in a layer, the output is 0 where a row
+    takes no step.
     """
     if active is not None:  # a NaN where no step is taken must not count, as 0·NaN
         x = x.masked_fill(~active[..., None], 0)

@@ -1,4 +1,4 @@
-"""What the forward sweep keeps for the backward pass, and what that pass gives a layer."""
+"""What the forward sweep keeps for the backward pass, and what that pass returns to a layer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Tape:
 
     Attributes:
         x: inputs (T, B, I); ``x[t-1]`` belongs to step t.
-        s: states (T+1, B, S); ``s[0]`` is the initial one, ``s[t]`` the state after step t.
-        saved: what the cell's ``step`` put aside, each (T, B, ·).
-        active: (T, B) bool, False where a row takes no step and keeps its state; None: all take it.
+        s: states (T+1, B, S); ``s[0]`` is the initial state, ``s[t]`` the one after step t.
+        saved: what the cell's ``step`` saved, each (T, B, ·).
+        active: (T, B) bool, False where a row takes no step and keeps its state; None: nowhere.
         reset: (T, B) bool, True where the state was zeroed before the step; None: nowhere.
     """
 
@@ -43,7 +43,7 @@ class Tape:
         return self.s.shape[1]
 
     def at(self, t: int) -> tuple[Tensor, ...]:
-        """Return what step t (1 to T) put aside."""
+        """Return what step t (1 to T) saved."""
         return tuple(kept[t - 1] for kept in self.saved)
 
     def s_prev(self) -> Tensor:
@@ -53,7 +53,7 @@ class Tape:
         return self.s[:-1].masked_fill(self.reset[..., None], 0)
 
     def steps(self, first: int, last: int) -> Tape:
-        """Return the tape of the steps ``first`` to ``last`` alone, without copying."""
+        """Return the tape of steps ``first`` to ``last`` only, without copying."""
         window = slice(first - 1, last)
         return Tape(
             self.x[window],
@@ -64,7 +64,7 @@ class Tape:
         )
 
     def of_rows(self, rows: Sequence[int]) -> Tape:
-        """Return the tape of some batch rows alone, in this order; a copy."""
+        """Return the tape of some batch rows only, in this order; a copy."""
         at = torch.tensor(list(rows), dtype=torch.long, device=self.s.device)
         return Tape(
             self.x[:, at],
@@ -75,7 +75,7 @@ class Tape:
         )
 
     def rows(self, first: int, last: int) -> Tape:
-        """Return the tape of the batch rows ``first`` to ``last`` − 1 alone, without copying."""
+        """Return the tape of batch rows ``first`` to ``last`` − 1 only, without copying."""
         window = slice(first, last)
         return Tape(
             self.x[:, window],
@@ -87,10 +87,10 @@ class Tape:
 
 
 class Gradients(NamedTuple):
-    """What a training step needs.
+    """The gradients that a training step needs.
 
     Attributes:
-        weights: dE/dW by the names of ``cell.weights()``; only those that were wanted.
+        weights: dE/dW by the names of ``cell.weights()``; only the wanted ones.
         x: dE/dx (T, B, I), or None.
         s_0: dE/ds_0 (B, S).
     """
@@ -101,14 +101,14 @@ class Gradients(NamedTuple):
 
 
 def bare(cell: AbstractCell, tape: Tape) -> Tape:
-    """Return the tape without what `complete` can put back."""
+    """Return the tape without what `complete` can restore."""
     widths = cell.kept_widths()
     own = len(tape.saved) if widths is None else len(widths)
     return Tape(tape.x, tape.s, tape.saved[:own], tape.active, tape.reset)
 
 
 def complete(cell: AbstractCell, tape: Tape) -> Tape:
-    """Return the tape as `sweep.forward` would have kept it, from one that may be bare."""
+    """Return a tape, which may be bare, as `sweep.forward` would have kept it."""
     widths = cell.kept_widths()
     told = widths is not None and len(tape.saved) == len(widths)
     saved = cell.with_states(tape) if told else tape.saved
@@ -116,7 +116,7 @@ def complete(cell: AbstractCell, tape: Tape) -> Tape:
 
 
 def taken(rows: Tensor, active: Tensor | None) -> Tensor:
-    """Return rows (T, B, ·) with 0 where no step is taken: a NaN there must not count, as 0·NaN."""
+    """Return rows (T, B, ·) with 0 where no step is taken: a NaN there must not spread as 0·NaN."""
     return rows if active is None else rows.masked_fill(~active[..., None], 0)
 
 
@@ -127,7 +127,7 @@ def split(s_T: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
-    """Return what was kept, with the steps that rows do not take as `Engine.outputs` leaves them.
+    """Return what was kept, with the steps that rows do not take filled as by `Engine.outputs`.
 
     Args:
         kept: s (T+1, B, S), and the cell's own (T, B, ·), of rows that begin at the first step.

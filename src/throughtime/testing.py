@@ -77,7 +77,7 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
 
 
 def _call(cell: AbstractCell, method: str, *args):
-    """Call a method of the cell; what goes wrong within it is said with the shapes it was given."""
+    """Call a method of the cell; an error in it is reported with the shapes that it was given."""
     try:
         return getattr(cell, method)(*args)
     except ThroughTimeError:
@@ -94,7 +94,7 @@ def _call(cell: AbstractCell, method: str, *args):
 
 
 def _check_drive(cell: AbstractCell, x: Tensor) -> Tensor:
-    """Look at shape and dtype of a_t, and whether steps and rows have each their own."""
+    """Check shape and dtype of a_t, and that each step and row has its own."""
     name = f"{type(cell).__name__}.drive"
     a = _call(cell, "drive", x)
     _expect(f"{name}(x)", a, (*x.shape[:2], cell.preact_size))
@@ -105,7 +105,7 @@ def _check_drive(cell: AbstractCell, x: Tensor) -> Tensor:
 
 
 def _step(cell: AbstractCell, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Take a step, and look at the form of what it gives."""
+    """Take a step, and check the form of what it returns."""
     name = f"{type(cell).__name__}.step"
     out = _call(cell, "step", a_t, s_prev)
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], tuple)):
@@ -122,7 +122,7 @@ def _step(cell: AbstractCell, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tupl
 
 
 def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
-    """Look at shapes, purity and the independence of rows."""
+    """Check shapes, purity and the independence of rows."""
     name = f"{type(cell).__name__}.step"
     with torch.no_grad():
         a_1 = _check_drive(cell, x)[0]
@@ -160,7 +160,7 @@ def _check_step(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
 
 
 def _check_captured(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
-    """Look whether all that requires grad is among the weights, or its gradient is lost."""
+    """Check that all that requires grad is among the weights, or its gradient is lost."""
     frozen = rebind(cell, {name: w.detach() for name, w in cell.weights().items()})
     with torch.enable_grad():
         a = frozen.drive(x)
@@ -175,7 +175,7 @@ def _check_captured(cell: AbstractCell, x: Tensor, s_0: Tensor) -> None:
 
 
 def _check_affine(cell: AbstractCell, x: Tensor, s_0: Tensor, rtol: float) -> None:
-    """Compare d ⊙ s + u with the step, where the cell says that it is of that form."""
+    """Compare d ⊙ s + u with the step, if the cell has that form."""
     if type(cell).affine is AbstractCell.affine:
         return
     name, (T, B) = type(cell).__name__, x.shape[:2]
@@ -304,7 +304,7 @@ def _only_resets(cell: AbstractCell, tape: Tape, weight: str, rtol: float) -> st
 
 
 def _form(thing: object) -> str:
-    """Say what something is, for a message."""
+    """Describe what something is, for a message."""
     if isinstance(thing, Tensor):
         return f"a tensor {tuple(thing.shape)}"
     if isinstance(thing, tuple):

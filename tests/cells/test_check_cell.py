@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
 
+from oracles.mutants import edited
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
 from throughtime.cells.base import AbstractCell, GatedWeights
 from throughtime.errors import CheckError
@@ -288,26 +285,16 @@ MUTANTS = [
     (MinGRU, "vjp", "n - h_prev", "n"),
     (MinGRU, "vjp", "delta * (1 - z)", "delta * z"),
     (MinGRU, "param_grads", "flat.sum(0)", "flat[1:].sum(0)"),
-    (PeepholeLSTM, "vjp", " + delta_o * p_o", ""),
-    (PeepholeLSTM, "vjp", " + delta_i * p_i", ""),
+    (PeepholeLSTM, "vjp", " + alpha_o * p_o", ""),
+    (PeepholeLSTM, "vjp", " + alpha_i * p_i", ""),
     (PeepholeLSTM, "vjp", "c_prev * f * (1 - f)", "s[:, H:] * f * (1 - f)"),
-    (PeepholeLSTM, "param_grads", "delta_o * c)", "delta_o * c_prev)"),
-    (LayerNormLSTM, "vjp", "_back(delta_a * self.gain_hh, w_hat, rho_w)", "delta_a"),
-    (LayerNormLSTM, "vjp", "_back(delta_m * self.gain_c, c_hat, rho_c)", "delta_m"),
-    (LayerNormLSTM, "vjp", "delta_a * self.gain_ih", "delta_a"),
+    (PeepholeLSTM, "param_grads", "alpha_o * c)", "alpha_o * c_prev)"),
+    (LayerNormLSTM, "vjp", "_back(alpha * self.gain_hh, w_hat, rho_w)", "alpha"),
+    (LayerNormLSTM, "vjp", "_back(mu * self.gain_c, c_hat, rho_c)", "mu"),
+    (LayerNormLSTM, "vjp", "alpha * self.gain_ih", "alpha"),
     (LayerNormLSTM, "param_grads", "rho[..., 1:2]", "rho[..., :1]"),
-    (LayerNormLSTM, "param_grads", "delta_a * w_hat", "delta_a * u_hat"),
+    (LayerNormLSTM, "param_grads", "alpha * w_hat", "alpha * u_hat"),
 ]
-
-
-def edited(function: Callable, old: str, new: str) -> Callable:
-    """Give a function with one piece of its source changed; the piece must be there once."""
-    source = textwrap.dedent(inspect.getsource(function))
-    source = source.replace("super()", "super(type(self), self)")
-    assert source.count(old) == 1, f"{function.__qualname__} no longer holds {old!r}"
-    space: dict = {}
-    exec(source.replace(old, new), function.__globals__, space)
-    return space[function.__name__]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_train_stops_at_what_is_not_finite_and_keeps_the_last_good_checkpoint(
                          "--checkpoint", "a.pt")  # fmt: skip
     assert code == 1 and out == "" and "Traceback" not in err
     last = err.strip().splitlines()[-1]
-    assert last.startswith("throughtime: update 13: the loss is nan; it began on the way forward")
+    assert last.startswith("throughtime: update 13: the loss is nan; it began in the forward pass")
     assert "layer.l0 at step 1" in last and "of update 10, is a.pt" in last
     assert (tmp_path / "a.pt").read_bytes() == whole[0]
     assert not (tmp_path / "throughtime-train.html").exists()

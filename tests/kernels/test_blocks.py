@@ -314,7 +314,7 @@ def test_programs_that_are_kept_do_not_pile_up():
 
 def test_a_chain_with_a_wrong_link_is_noticed(monkeypatch):
     """The comparison above must be able to fail: a mutant of the chain."""
-    whole = blocks._WayBack._chain
+    whole = blocks._BackwardPass._chain
 
     def late(self, tape, g, rows, delta):
         return whole(self, tape, g, rows[1:] + rows[:1], delta)
@@ -323,7 +323,7 @@ def test_a_chain_with_a_wrong_link_is_noticed(monkeypatch):
     layer(x)[0].sum().backward()
     right = layer.cell.W.grad.clone()
     layer.zero_grad()
-    monkeypatch.setattr(blocks._WayBack, "_chain", late)
+    monkeypatch.setattr(blocks._BackwardPass, "_chain", late)
     layer(x)[0].sum().backward()
     if blocks.BLOCK_BYTES > B * H * 8:
         assert (layer.cell.W.grad - right).norm() > 1e-3 * right.norm()

@@ -61,7 +61,7 @@ MUTANTS = {
     "u_hat and w_hat": kept_exchanged,
     "eps": larger_eps,
     "bias of c": no_bias_c,
-    "adjoints without delta_a": narrow_adjoint,
+    "adjoints without alpha": narrow_adjoint,
 }
 
 

@@ -61,7 +61,7 @@ def test_a_diagnosis_of_ones_own_thresholds_is_the_one_shown(flows):
 def test_the_first_bad_step_is_told(flows):
     first = flows("overflow")["l0"].first_nonfinite
     text = report.report_html(flows("overflow"))
-    assert f"First {first.kind}: on the way forward, at step {first.step}" in text
+    assert f"First {first.kind}: in the forward pass, at step {first.step}" in text
 
 
 def test_the_file_needs_no_network_and_holds_plotly_once(html):

@@ -51,7 +51,7 @@ def test_began_names_the_first_step_forward():
     with tt.trace(layer) as trace:
         loss = layer(torch.ones(200, 1, 1))[0][-1].sum()
     assert began(trace.flow(loss)) == (
-        "it began on the way forward, in l0 at step 128, batch row 0, unit 0: inf"
+        "it began in the forward pass, in l0 at step 128, batch row 0, unit 0: inf"
     )
 
 
@@ -70,7 +70,7 @@ def test_began_names_the_first_step_backward_and_the_layer_nearest_to_the_loss(g
     flow = trace.flow(loss)
     # Where the upper layer overflows, the lower one does too; the upper one is where it began.
     assert flow["below.l0"].first_nonfinite is not None
-    assert f"on the way back, in {blamed}" in began(flow)
+    assert f"in the backward pass, in {blamed}" in began(flow)
 
 
 def test_began_says_when_no_recurrent_layer_is_to_blame():

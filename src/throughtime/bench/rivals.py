@@ -37,7 +37,7 @@ class Rival(NamedTuple):
 
 
 def absent(kind: str) -> str:
-    """Say why this machine has no such comparison; nothing where it has.
+    """Return why this machine has no such comparison; nothing where it has.
 
     Args:
         kind: "jax" or "flashrnn", which are the packages' names too.
@@ -57,7 +57,7 @@ def hold_threads(threads: int) -> None:
 
 
 def note(kind: str) -> str:
-    """Say what a reader has to know of the other side, after it has run."""
+    """Describe what a reader has to know of the other side, after it has run."""
     if kind == "flashrnn":
         return (
             f"FlashRNN {version(kind)}. The input product is torch's; for the LSTM "

@@ -53,7 +53,7 @@ KINDS = {
         ragged=True,
         note="torch.nn takes all T steps of every row, for which it needs no packing.",
     ),
-    "map": Kind("all (t, k) norms, torch.nn by one autograd call a loss"),
+    "map": Kind("all (t, k) norms, torch.nn by one autograd call per loss"),
     "memory": Kind("peak memory of a training step, (64, 200, 256, 256), float32"),
     "import": Kind("import of the package, beyond torch's own", "torch"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -26,8 +27,8 @@ _BLANK = nn.Module().__dict__
 class AbstractCell(nn.Module, ABC):
     """One recurrence s_t = step(a_t, s_{t-1}) with its vector-Jacobian product (eq. 1, 9).
 
-    The state is one flat tensor (B, S) with h, the part a layer puts out, first; nothing outside
-    a cell knows what follows it. A subclass sets the four sizes and writes the methods below;
+    The state is one flat tensor (B, S). h, the layer's output, comes first in it; nothing outside
+    the cell knows what follows. A subclass sets the four sizes and implements the methods below;
     `throughtime.testing.check_cell` compares them with autograd.
 
     Attributes:
@@ -35,6 +36,8 @@ class AbstractCell(nn.Module, ABC):
         hidden_size: H, the width of h.
         state_size: S.
         preact_size: A, the width of a_t.
+        given: tensors that the step takes beside the weights and that belong to others, by name:
+            an encoder's memory, a hypernetwork's weights. Only a `Function` takes any.
 
     Shapes:
         x (T, B, I), a_t (B, A), s_t (B, S), delta (V, B, S), adjoint (V, B, A).
@@ -44,6 +47,7 @@ class AbstractCell(nn.Module, ABC):
     hidden_size: int
     state_size: int
     preact_size: int
+    given: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
     def drive(self, x: Tensor) -> Tensor:
@@ -51,12 +55,12 @@ class AbstractCell(nn.Module, ABC):
 
     @abstractmethod
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Take one step (eq. 1) and say what `vjp` will need of it.
+        """Take one step (eq. 1) and return what `vjp` will need of it.
 
-        Must be made of differentiable torch operations, without writing into its arguments.
+        It must consist of differentiable torch operations and not write into its arguments.
 
         Args:
-            a_t: (B, A), what `drive` gave for this step.
+            a_t: (B, A), what `drive` returned for this step.
             s_prev: (B, S).
 
         Returns:
@@ -73,20 +77,20 @@ class AbstractCell(nn.Module, ABC):
             delta: dE/ds_t for V losses, (V, B, S).
 
         Returns:
-            J_tᵀ delta (V, B, S), and the adjoint dE/da_t (V, B, A); columns beyond A may carry
+            J_tᵀ delta (V, B, S), and the adjoint α = dE/da_t (V, B, A); columns beyond A may hold
             whatever else `param_grads` needs of this step.
         """
 
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return dE/dW for every weight, as one GEMM each over all steps (eq. 5).
+        """Return dE/dW for every weight, from one GEMM per weight over all steps (eq. 5).
 
         Args:
             tape: the steps that ``adjoints`` belong to.
-            adjoints: (T, B, A), as `vjp` gave them.
+            adjoints: (T, B, A), as `vjp` returned them.
 
         Returns:
-            One gradient a weight, by the names of `weights`.
+            One gradient per weight, by the names of `weights`.
         """
 
     @abstractmethod
@@ -96,7 +100,7 @@ class AbstractCell(nn.Module, ABC):
     def jacobian(self, saved: tuple[Tensor, ...]) -> Tensor:
         """Return J_t = ∂s_t/∂s_{t-1}, (B, S, S), as `vjp` of the identity (eq. 9).
 
-        Of a complex state autograd gives the conjugate of J_tᵀ, so that is undone.
+        For a complex state autograd returns the conjugate of J_tᵀ, which is undone here.
         """
         B, S = saved[0].shape[0], self.state_size
         identity = torch.eye(S, dtype=saved[0].dtype, device=saved[0].device)
@@ -107,10 +111,10 @@ class AbstractCell(nn.Module, ABC):
         """Return d and u of s_t = d ⊙ s_{t-1} + u, each (T, B, S), for a cell that is of this form.
 
         Its Jacobian is then diag(d), and a sweep takes all steps by one scan. A cell that does not
-        overwrite this is taken a step at a time.
+        override this is taken one step at a time.
 
         Args:
-            a: (T, B, A), what `drive` gave; d and u depend on nothing else.
+            a: (T, B, A), what `drive` returned; d and u depend on nothing else.
 
         Raises:
             UnsupportedError: this cell is not of that form.
@@ -121,19 +125,19 @@ class AbstractCell(nn.Module, ABC):
         )
 
     def kept_widths(self) -> tuple[int, ...] | None:
-        """Return how wide each thing is that a sweep has to keep of a step beside the states.
+        """Return the widths of what a sweep has to keep of a step besides the states.
 
-        These are the first of what `step` saves; `with_states` adds the rest. None: all that
-        `step` saves is kept. A subclass with a step of its own starts from None again.
+        These come first in what `step` saves; `with_states` adds the rest. None: everything that
+        `step` saves is kept. A subclass that overrides `step` starts from None again.
         """
         return None
 
     def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
-        """Return what `step` saves, from a tape that kept only what `kept_widths` names."""
+        """Return what `step` saves, from a tape that has only what `kept_widths` lists."""
         return tape.saved
 
     def __init_subclass__(cls, **named) -> None:
-        """Forget what the parent's step keeps where the class has a step of its own."""
+        """Forget what the parent's step keeps where the class overrides it."""
         super().__init_subclass__(**named)
         if "step" in vars(cls) and "kept_widths" not in vars(cls):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
@@ -149,7 +153,7 @@ class AbstractCell(nn.Module, ABC):
         return False
 
     def takes_steps_at_once(self, tape: Tape) -> bool:
-        """Check whether `param_grads` may take the rows of many steps; a `Function`'s may not."""
+        """Check whether `param_grads` may take many steps at once; a `Function`'s may not."""
         del tape
         return True
 
@@ -159,11 +163,25 @@ class AbstractCell(nn.Module, ABC):
         """Raise where a row's state depends on the other rows; only a `Function`'s may.
 
         Args:
-            cannot: what such a step cannot do, as the end of a sentence.
-            instead: what else is there, as the end of another.
-            tape: steps of which some are looked at.
-            rows: how many rows there are, where there is no tape.
+            cannot: what such a step cannot do, to end a sentence.
+            instead: what to do instead, to end another.
+            tape: steps, some of which are examined.
+            rows: how many rows there are, if there is no tape.
         """
+
+    def with_context(self, context: Mapping[str, Tensor]) -> AbstractCell:
+        """Return the same cell, whose step is also given these tensors; only a `Function` can.
+
+        Args:
+            context: by name.
+
+        Raises:
+            UnsupportedError: this cell's step takes none.
+        """
+        raise UnsupportedError(
+            f"the step of {type(self).__name__} takes no context; got {', '.join(context)}. "
+            "throughtime.cells.Function makes a cell of a step that does."
+        )
 
     def gain(self) -> tuple[float, float]:
         """Return β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
@@ -182,7 +200,7 @@ class AbstractCell(nn.Module, ABC):
         return dict(self.named_parameters())
 
     def parts(self) -> tuple[int, ...]:
-        """Return the widths of what a layer gives of the final state apart: (S,), or h and c."""
+        """Return the widths of a layer's final states: (S,), or those of h and c."""
         return (self.state_size,)
 
 
@@ -192,7 +210,7 @@ def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
     Args:
         module: any module.
         weights: tensors by dotted parameter name; absent names keep theirs.
-        prefix: what the names below ``module`` begin with.
+        prefix: what the names inside ``module`` begin with.
     """
     new = object.__new__(type(module))
     new.__dict__.update(module.__dict__)
@@ -204,6 +222,8 @@ def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
         name: child if child is None else rebind(child, weights, f"{prefix}{name}.")
         for name, child in module._modules.items()
     }
+    if isinstance(module, AbstractCell) and module.given:
+        vars(new)["given"] = {n: weights.get(prefix + n, t) for n, t in module.given.items()}
     return new
 
 
@@ -268,10 +288,10 @@ class GatedWeights(AbstractCell):
 
         Args:
             weights: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``; biases may be absent.
-            attributes: what else the cell's constructor would have set.
+            attributes: whatever else the cell's constructor would have set.
         """
         cell = object.__new__(cls)
-        # As nn.Module's constructor and setattr would leave it, in a fifth of their time.
+        # What nn.Module's constructor and setattr would produce, in a fifth of their time.
         state = {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in _BLANK.items()}
         absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
         state["_parameters"] = {**weights, **absent}
@@ -280,7 +300,7 @@ class GatedWeights(AbstractCell):
         return cell
 
     def is_over(self, weights: Mapping[str, Tensor | None]) -> bool:
-        """Check whether these are the cell's weights, and of the sizes that they had."""
+        """Check whether these are the cell's weights, with the sizes that they had."""
         own = self._parameters
         for name, weight in weights.items():
             if own.get(name) is not weight:
@@ -304,7 +324,7 @@ class GatedWeights(AbstractCell):
         return adjoints[..., : self.preact_size] @ self.weight_ih
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of W_x, W_h and the biases, one GEMM each (eq. 5)."""
+        """Return the gradients of W_x, W_h and the biases, one GEMM per matrix (eq. 5)."""
         adjoint_x = adjoints[..., : self.preact_size].flatten(0, 1)
         return self._grads(tape, adjoint_x, adjoint_x)
 

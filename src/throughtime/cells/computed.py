@@ -15,11 +15,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def with_computed_weights(module: M) -> M:
-    """Return the module with every computed weight in its own place, as a tensor of the graph.
+    """Return the module with every computed weight in place, as a tensor of the graph.
 
-    Where none is computed that is ``module`` itself; otherwise another object of the class that it
-    had before, over the same other tensors. A gradient by a computed weight goes on to what it is
-    computed from.
+    Where no weight is computed that is ``module`` itself. Otherwise it is another object, of the
+    class before parametrization, over the same other tensors. The gradient of a computed weight
+    goes on to what the weight is computed from.
 
     Args:
         module: any module.
@@ -29,7 +29,7 @@ def with_computed_weights(module: M) -> M:
     new = object.__new__(_own_class(module))
     weights, state = _weights(module), dict(vars(module))
     for name in weights:
-        state.pop(name, None)  # the old kind leaves its last result here
+        state.pop(name, None)  # the hook leaves its last result here
     children = {
         name: child if child is None else with_computed_weights(child)
         for name, child in module._modules.items()
@@ -51,13 +51,13 @@ def _hooks(module: nn.Module) -> list[WeightNorm | SpectralNorm]:
 
 
 def _own_class(module: nn.Module) -> type:
-    """Return a module's class; a parametrization puts one of its own before it."""
+    """Return a module's own class; a parametrization puts a subclass in front of it."""
     kind = type(module)
     return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the parameters of one module, those that are computed in their places."""
+    """Return the parameters of one module, with the computed ones in place of their sources."""
     weights: dict[str, Tensor | None] = dict(module._parameters)
     for hook in _hooks(module):
         if isinstance(hook, WeightNorm):

@@ -18,7 +18,7 @@ __all__ = ["NONLINEARITIES", "Elman"]
 
 
 class Nonlinearity(NamedTuple):
-    """f, its backward pass (delta, h) → delta ⊙ f′(a) from h = f(a), and β_f = sup |f′| (eq. 6)."""
+    """f; (delta, h) → delta ⊙ f′(a), where h = f(a); and β_f = sup |f′| (eq. 6)."""
 
     f: Callable[[Tensor], Tensor]
     through: Callable[[Tensor, Tensor], Tensor]
@@ -48,7 +48,7 @@ class Elman(GatedWeights):
         x (T, B, I), a_t (B, H), s_t = h_t (B, H): S = A = H.
 
     Cost:
-        a step: 2·B·H² operations forward and the same back; keeps B·H values.
+        per step: 2·B·H² operations forward and the same back; keeps B·H values.
 
     Source:
         Elman (1990), "Finding structure in time".
@@ -95,12 +95,12 @@ class Elman(GatedWeights):
         return h, (h,)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W_hᵀ diag(f′(a_t)) delta, and the adjoint diag(f′(a_t)) delta (eq. 4, 9)."""
+        """Return W_hᵀ α and the adjoint α = diag(f′(a_t)) delta (eq. 4, 9)."""
         adjoint = NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return adjoint @ self.weight_hh, adjoint
 
     def kept_widths(self) -> tuple[int, ...]:
-        """Return (): the states tell all."""
+        """Return (): the states are enough."""
         return ()
 
     def with_states(self, tape: Tape) -> tuple[Tensor, ...]:

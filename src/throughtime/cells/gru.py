@@ -18,23 +18,24 @@ __all__ = ["GRU"]
 class GRU(GatedWeights):
     """The gated recurrent unit of Cho et al. (2014), PyTorch's variant (eq. 1, 4, 9).
 
-    With r, z = σ(W_x x_t + b_ih + W_h h_{t-1} + b_hh) for their rows, q = W_hn h_{t-1} + b_hn::
+    With r, z = σ(W_x x_t + b_ih + W_h h_{t-1} + b_hh), each by its own rows of the weights, and
+    q = W_hn h_{t-1} + b_hn::
 
         n = tanh(W_xn x_t + b_in + r ⊙ q)          h_t = (1 − z) ⊙ n + z ⊙ h_{t-1}
 
     and back::
 
-        δn = delta ⊙ (1 − z) ⊙ (1 − n²)
-        δa = (δn q r(1−r),  delta (h_{t-1} − n) z(1−z),  δn)
-        delta_{t-1} = delta ⊙ z + W_hᵀ (δr, δz, δn ⊙ r)
+        α_n = delta ⊙ (1 − z) ⊙ (1 − n²)
+        α = (α_n q r(1−r),  delta (h_{t-1} − n) z(1−z),  α_n)
+        delta_{t-1} = delta ⊙ z + W_hᵀ (α_r, α_z, α_n ⊙ r)
 
-    The n gate's adjoint is δn on the input's side and δn ⊙ r on the hidden side.
+    The n gate's adjoint is α_n on the input's side and α_n ⊙ r on the hidden side.
 
     Shapes:
         s_t = h_t (B, H): S = H; A = 3H.
 
     Cost:
-        a step: 6·B·H² operations forward and the same back; keeps 5·B·H values.
+        per step: 6·B·H² operations forward and the same back; keeps 5·B·H values.
 
     Source:
         Cho et al. (2014); the variant is that of cuDNN, which ``torch.nn.GRU`` documents.
@@ -77,18 +78,18 @@ class GRU(GatedWeights):
         return (*tape.saved, tape.s_prev())
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Go one step back; the adjoint is that of a_t, the input's side (V, B, 3H)."""
+        """Go one step back; the adjoint α is that of the input's side (V, B, 3H)."""
         gates, q, h_prev = saved
         r, z, n = gates.chunk(3, 1)
-        delta_n = delta * ((1 - z) * (1 - n * n))
-        delta_r = delta_n * (q * r * (1 - r))
-        delta_z = delta * ((h_prev - n) * z * (1 - z))
-        hidden_side = torch.cat((delta_r, delta_z, delta_n * r), -1)
+        alpha_n = delta * ((1 - z) * (1 - n * n))
+        alpha_r = alpha_n * (q * r * (1 - r))
+        alpha_z = delta * ((h_prev - n) * z * (1 - z))
+        hidden_side = torch.cat((alpha_r, alpha_z, alpha_n * r), -1)
         delta_prev = delta * z + hidden_side @ self.weight_hh
-        return delta_prev, torch.cat((delta_r, delta_z, delta_n), -1)
+        return delta_prev, torch.cat((alpha_r, alpha_z, alpha_n), -1)
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of all weights, one GEMM each (eq. 5)."""
+        """Return the gradients of all weights, one GEMM per weight (eq. 5)."""
         H = self.hidden_size
         adjoint_h = adjoints.clone()
         adjoint_h[..., 2 * H :] *= tape.saved[0][..., :H]

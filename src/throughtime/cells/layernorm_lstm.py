@@ -18,7 +18,7 @@ __all__ = ["LayerNormLSTM"]
 class LayerNormLSTM(GatedWeights):
     """The layer-normalised LSTM of Ba, Kiros and Hinton (2016), gates i, f, g, o (eq. 1, 4, 9).
 
-    N(v) = (v − mean v) / √(var v + ε) over the entries of v, for each row by itself. With gains γ
+    N(v) = (v − mean v) / √(var v + ε) over the entries of v, each row by itself. With gains γ
     and biases b, where u = W_x x_t and w = W_h h_{t-1} are normalised over all four gates at once::
 
         (a_i, a_f, a_g, a_o) = γ_x ⊙ N(u) + b_x + γ_h ⊙ N(w) + b_h
@@ -28,22 +28,22 @@ class LayerNormLSTM(GatedWeights):
     and back, N′ being the transposed Jacobian of N, ρ = 1/√(var v + ε), v̂ = N(v)::
 
         N′(v) y = ρ (y − mean(y) − v̂ mean(y ⊙ v̂))
-        δm = δh ⊙ o ⊙ (1 − tanh² m)             δc ← δc + N′(c_t) (γ_c ⊙ δm)
-        δa = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²),  δh tanh(m) o(1−o))
-        δu = N′(u) (γ_x ⊙ δa)                   δw = N′(w) (γ_h ⊙ δa)
-        delta_{t-1} = (W_hᵀ δw,  δc ⊙ f)
-        dE/dγ_x = Σ δa ⊙ û,  dE/dγ_h = Σ δa ⊙ ŵ,  dE/dγ_c = Σ δm ⊙ ĉ
+        μ = δh ⊙ o ⊙ (1 − tanh² m)              δc ← δc + N′(c_t) (γ_c ⊙ μ)
+        α = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²),  δh tanh(m) o(1−o))
+        υ = N′(u) (γ_x ⊙ α)                     ω = N′(w) (γ_h ⊙ α)
+        delta_{t-1} = (W_hᵀ ω,  δc ⊙ f)
+        dE/dγ_x = Σ α ⊙ û,  dE/dγ_h = Σ α ⊙ ŵ,  dE/dγ_c = Σ μ ⊙ ĉ
 
-    The contract's a_t is u, before N, so that `drive` stays linear; δu is its adjoint. Twice as
-    large a W_h halves N′(w): but for ε, the scale of W_h changes nothing, forward or back.
-    From h_0 = 0 the first w is 0 and its ρ is 1/√ε, about 316: dE/ds_0 stands out by that much.
+    The contract's a_t is u, before N, so that `drive` stays linear; its adjoint is υ. Doubling W_h
+    halves N′(w): apart from ε, the scale of W_h changes nothing, forward or back. With h_0 = 0 the
+    first w is 0 and its ρ is 1/√ε, about 316, by which dE/ds_0 stands out.
 
     Shapes:
-        s_t = (h_t, c_t) (B, 2H); A = 4H; the adjoint carries δa and δm besides: (V, B, 9H).
+        s_t = (h_t, c_t) (B, 2H); A = 4H; the adjoint carries (υ, α, μ): (V, B, 9H).
         ``gain_ih``, ``gain_hh`` (4H), ``gain_c`` (H), biases alike.
 
     Cost:
-        a step: 8·B·H² operations forward and the same back; keeps 15·B·H values.
+        per step: 8·B·H² operations forward and the same back; keeps 15·B·H values.
 
     Source:
         Ba, Kiros and Hinton (2016), "Layer normalization", the LSTM of their supplement.
@@ -93,7 +93,7 @@ class LayerNormLSTM(GatedWeights):
         self.state_size = 2 * self.hidden_size
 
     def drive(self, x: Tensor) -> Tensor:
-        """Return u_t = W_x x_t for all steps in one GEMM; N and the biases come in the step."""
+        """Return u_t = W_x x_t for all steps in one GEMM; `step` adds N and the biases."""
         return nn.functional.linear(x, self.weight_ih)
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -126,16 +126,16 @@ class LayerNormLSTM(GatedWeights):
         return (*tape.saved, tape.s_prev())
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Go one step back; the adjoint is (δu, δa, δm), of which the last two serve the gains."""
+        """Go one step back; of the adjoint (υ, α, μ) the last two serve the gains and biases."""
         gates, u_hat, w_hat, c_hat, rho, s_prev = saved
         H = self.hidden_size
         i, f, g, o = gates.chunk(4, 1)
         rho_u, rho_w, rho_c = rho.split(1, 1)
         tanh_m = self._tanh_m(c_hat)
         delta_h, delta_c = delta[..., :H], delta[..., H:]
-        delta_m = delta_h * (o * (1 - tanh_m * tanh_m))
-        delta_c = delta_c + _back(delta_m * self.gain_c, c_hat, rho_c)
-        delta_a = torch.cat(
+        mu = delta_h * (o * (1 - tanh_m * tanh_m))
+        delta_c = delta_c + _back(mu * self.gain_c, c_hat, rho_c)
+        alpha = torch.cat(
             (
                 delta_c * (g * i * (1 - i)),
                 delta_c * (s_prev[:, H:] * f * (1 - f)),
@@ -144,28 +144,28 @@ class LayerNormLSTM(GatedWeights):
             ),
             -1,
         )
-        delta_u = _back(delta_a * self.gain_ih, u_hat, rho_u)
-        delta_w = _back(delta_a * self.gain_hh, w_hat, rho_w)
-        delta_prev = torch.cat((delta_w @ self.weight_hh, delta_c * f), -1)
-        return delta_prev, torch.cat((delta_u, delta_a, delta_m), -1)
+        upsilon = _back(alpha * self.gain_ih, u_hat, rho_u)
+        omega = _back(alpha * self.gain_hh, w_hat, rho_w)
+        delta_prev = torch.cat((omega @ self.weight_hh, delta_c * f), -1)
+        return delta_prev, torch.cat((upsilon, alpha, mu), -1)
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of all weights: one GEMM per matrix, a sum for the rest (eq. 5).
+        """Return the gradients of all weights: one GEMM per matrix, sums for the rest (eq. 5).
 
-        δw is taken once more from δa, which costs less than to keep both.
+        ω is computed again from α, which costs less than keeping both.
         """
         _, u_hat, w_hat, c_hat, rho, _ = tape.saved
         H = self.hidden_size
-        delta_u, delta_a, delta_m = adjoints.split((4 * H, 4 * H, H), -1)
-        delta_w = _back(delta_a * self.gain_hh, w_hat, rho[..., 1:2])
-        grads = self._grads(tape, delta_u.flatten(0, 1), delta_w.flatten(0, 1))
-        grads["gain_ih"] = (delta_a * u_hat).sum((0, 1))
-        grads["gain_hh"] = (delta_a * w_hat).sum((0, 1))
-        grads["gain_c"] = (delta_m * c_hat).sum((0, 1))
+        upsilon, alpha, mu = adjoints.split((4 * H, 4 * H, H), -1)
+        omega = _back(alpha * self.gain_hh, w_hat, rho[..., 1:2])
+        grads = self._grads(tape, upsilon.flatten(0, 1), omega.flatten(0, 1))
+        grads["gain_ih"] = (alpha * u_hat).sum((0, 1))
+        grads["gain_hh"] = (alpha * w_hat).sum((0, 1))
+        grads["gain_c"] = (mu * c_hat).sum((0, 1))
         if self.bias_c is not None:
-            grads["bias_ih"] = delta_a.sum((0, 1))
+            grads["bias_ih"] = alpha.sum((0, 1))
             grads["bias_hh"] = grads["bias_ih"].clone()
-            grads["bias_c"] = delta_m.sum((0, 1))
+            grads["bias_c"] = mu.sum((0, 1))
         return grads
 
 

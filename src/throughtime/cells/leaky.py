@@ -1,4 +1,4 @@
-"""The leaky cell of neuroscience: h_t = (1 − α) h_{t-1} + α f(W_x x_t + W_h h_{t-1} + b)."""
+"""The leaky cell of neuroscience: h_t = (1 − κ) h_{t-1} + κ f(W_x x_t + W_h h_{t-1} + b)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["Leaky"]
 class Leaky(GatedWeights):
     """The leaky, or continuous-time, recurrent cell: firing rates that follow their input (eq. 1).
 
-    It is τ dh/dt = −h + f(W_x x + W_h h + b) by Euler steps of Δt, with α = Δt/τ. With
-    u_t = f(a_t), a_t = W_x x_t + W_h h_{t-1} + b::
+    It is τ dh/dt = −h + f(W_x x + W_h h + b) in Euler steps of Δt, with κ = Δt/τ, the argument
+    ``alpha`` (α is an adjoint here). With u_t = f(a_t), a_t = W_x x_t + W_h h_{t-1} + b::
 
-        h_t = (1 − α) h_{t-1} + α u_t
+        h_t = (1 − κ) h_{t-1} + κ u_t
 
     and back (eq. 4, 9)::
 
-        δa = α f′(a_t) ⊙ delta          delta_{t-1} = (1 − α) delta + W_hᵀ δa
+        α = κ f′(a_t) ⊙ delta          delta_{t-1} = (1 − κ) delta + W_hᵀ α
 
-    So J_t = (1 − α) 1 + α diag(f′(a_t)) W_h. Without W_h the gradient shrinks by exactly 1 − α a
-    step, to 1/e over about τ/Δt = 1/α steps.
+    So J_t = (1 − κ) 1 + κ diag(f′(a_t)) W_h. Without W_h a step multiplies the gradient by exactly
+    1 − κ, and it falls to 1/e after about 1/κ = τ/Δt steps.
 
     Shapes:
         x (T, B, I), a_t (B, H), s_t = h_t (B, H): S = A = H.
 
     Cost:
-        a step: 2·B·H² operations forward and the same back; keeps B·H values.
+        per step: 2·B·H² operations forward and the same back; keeps B·H values.
 
     Source:
         Jaeger, Lukoševičius, Popovici and Siewert (2007); Yang, Joglekar, Song, Newsome and Wang
-        (2019) train it, with α = Δt/τ, as a model of cortex.
+        (2019), who train it as a model of cortex.
 
     Example:
         >>> cell = Leaky(3, 5, alpha=0.1, nonlinearity="relu")
@@ -62,7 +62,7 @@ class Leaky(GatedWeights):
         Args:
             input_size: I.
             hidden_size: H.
-            alpha: α = Δt/τ, in (0, 1]; 1 is the Elman cell.
+            alpha: κ = Δt/τ, in (0, 1]; 1 is the Elman cell.
             nonlinearity: "tanh", "relu", "sigmoid" or "identity".
             bias: whether there are biases.
             device: where the weights live.
@@ -78,11 +78,11 @@ class Leaky(GatedWeights):
         self.alpha, self.nonlinearity = alpha, nonlinearity
 
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return h_t; u_t is what the backward pass needs."""
+        """Return h_t, and u_t for the backward pass."""
         u = NONLINEARITIES[self.nonlinearity].f(torch.addmm(a_t, s_prev, self.weight_hh.T))
         return (1 - self.alpha) * s_prev + self.alpha * u, (u,)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Go one step back: past the nonlinearity, and through it."""
+        """Go one step back, past the nonlinearity and through it."""
         adjoint = self.alpha * NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return (1 - self.alpha) * delta + adjoint @ self.weight_hh, adjoint

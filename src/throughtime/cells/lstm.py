@@ -27,14 +27,14 @@ class LSTM(GatedWeights):
     and back, with δh, δc the two parts of delta_t::
 
         δc ← δc + δh ⊙ o ⊙ (1 − tanh² c_t)
-        δa = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²),  δh tanh(c_t) o(1−o))
-        delta_{t-1} = (W_hᵀ δa,  δc ⊙ f)
+        α = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²),  δh tanh(c_t) o(1−o))
+        delta_{t-1} = (W_hᵀ α,  δc ⊙ f)
 
     Shapes:
         s_t = (h_t, c_t) (B, 2H); A = 4H. With ``proj_size`` P: h (B, P), s (B, P+H).
 
     Cost:
-        a step: 8·B·H² operations forward and the same back; keeps 6·B·H values.
+        per step: 8·B·H² operations forward and the same back; keeps 6·B·H values.
 
     Source:
         Gers, Schmidhuber and Cummins (2000); Sak, Senior and Beaufays (2014) for the projection.
@@ -147,7 +147,7 @@ class LSTM(GatedWeights):
         return delta_prev, torch.cat((adjoint, delta_h), -1) if self.projected else adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of all weights, one GEMM each (eq. 5)."""
+        """Return the gradients of all weights, one GEMM per weight (eq. 5)."""
         grads = super().param_grads(tape, adjoints)
         if self.projected:
             gates, _, s = tape.saved

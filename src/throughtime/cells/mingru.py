@@ -26,22 +26,22 @@ class MinGRU(AbstractCell):
 
     and back (eq. 4, 9)::
 
-        δa = (delta (n − h_{t-1}) z(1−z),  delta z)          delta_{t-1} = delta ⊙ (1 − z)
+        α = (delta (n − h_{t-1}) z(1−z),  delta z)          delta_{t-1} = delta ⊙ (1 − z)
 
     So J_t = diag(1 − z): every unit is a memory of its own, no entry of J_t exceeds 1, and no
-    gradient explodes. Both ways are first-order linear recurrences: `affine` says so, and the
-    sweeps take all steps by one scan.
+    gradient explodes. Both passes are first-order linear recurrences. `affine` returns their
+    coefficients, and the sweeps take all steps by one scan.
 
     Shapes:
         x (T, B, I), a_t (B, 2H), s_t = h_t (B, H): S = H, A = 2H. ``weight_ih`` (2H, I), rows z, n.
 
     Cost:
-        a step: 4·B·H operations forward and 6·B·H back, no matrix product; keeps 3·B·H values.
+        per step: 4·B·H operations forward and 6·B·H back, no matrix product; keeps 3·B·H values.
         ``benchmarks/bench_scan.py`` compares the scan with going step by step.
 
     Source:
         Feng, Tung, Ahmed, Bengio and Hajimirsadeghi (2024), "Were RNNs all we needed?", the
-        version that is not in log-space.
+        version without logarithms.
 
     Example:
         >>> cell = MinGRU(3, 5)
@@ -109,7 +109,7 @@ class MinGRU(AbstractCell):
         return delta * (1 - z), adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return the gradients of W_x and b, one GEMM (eq. 5)."""
+        """Return the gradients of W_x and b, from one GEMM (eq. 5)."""
         flat = adjoints.flatten(0, 1)
         grads = {"weight_ih": flat.T @ tape.x.flatten(0, 1)}
         if self.bias_ih is not None:

@@ -1,4 +1,4 @@
-"""The LSTM with peepholes: its gates see the cell's content c besides h."""
+"""The LSTM with peepholes: its gates see the cell state c as well as h."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["PeepholeLSTM"]
 
 
 class PeepholeLSTM(GatedWeights):
-    """The LSTM of Gers and Schmidhuber (2000) whose gates look into the cell (eq. 1, 4, 9).
+    """The LSTM of Gers and Schmidhuber (2000), whose gates see the cell state (eq. 1, 4, 9).
 
-    With (a_i, a_f, a_g, a_o) = W_x x_t + W_h h_{t-1} + b and peepholes p, one number a unit::
+    With (a_i, a_f, a_g, a_o) = W_x x_t + W_h h_{t-1} + b and peepholes p, one number per unit::
 
         i = σ(a_i + p_i ⊙ c_{t-1})     f = σ(a_f + p_f ⊙ c_{t-1})     g = tanh(a_g)
         c_t = f ⊙ c_{t-1} + i ⊙ g      o = σ(a_o + p_o ⊙ c_t)         h_t = o ⊙ tanh(c_t)
 
-    The output gate looks at c after the step. Back, with δh, δc the two parts of delta_t::
+    The output gate sees c after the step. Back, with δh, δc the two parts of delta_t::
 
-        δa_o = δh tanh(c_t) o(1−o)
-        δc ← δc + δh ⊙ o ⊙ (1 − tanh² c_t) + p_o ⊙ δa_o
-        (δa_i, δa_f, δa_g) = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²))
-        delta_{t-1} = (W_hᵀ δa,  δc ⊙ f + p_i ⊙ δa_i + p_f ⊙ δa_f)
-        dE/dp = Σ_t (δa_i c_{t-1},  δa_f c_{t-1},  δa_o c_t)
+        α_o = δh tanh(c_t) o(1−o)
+        δc ← δc + δh ⊙ o ⊙ (1 − tanh² c_t) + p_o ⊙ α_o
+        (α_i, α_f, α_g) = (δc g i(1−i),  δc c_{t-1} f(1−f),  δc i (1−g²))
+        delta_{t-1} = (W_hᵀ α,  δc ⊙ f + p_i ⊙ α_i + p_f ⊙ α_f)
+        dE/dp = Σ_t (α_i c_{t-1},  α_f c_{t-1},  α_o c_t)
 
     This is the exact gradient; the paper's own training cut it at the gates.
 
@@ -38,7 +38,7 @@ class PeepholeLSTM(GatedWeights):
         s_t = (h_t, c_t) (B, 2H); A = 4H; ``weight_ch`` (3, H) holds p_i, p_f, p_o.
 
     Cost:
-        a step: 8·B·H² operations forward and the same back; keeps 6·B·H values.
+        per step: 8·B·H² operations forward and the same back; keeps 6·B·H values.
 
     Source:
         Gers and Schmidhuber (2000), "Recurrent nets that time and count".
@@ -61,7 +61,7 @@ class PeepholeLSTM(GatedWeights):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Draw every weight from U(−1/√H, 1/√H), the peepholes too.
+        """Draw every weight from U(−1/√H, 1/√H), including the peepholes.
 
         Args:
             input_size: I.
@@ -101,18 +101,18 @@ class PeepholeLSTM(GatedWeights):
         p_i, p_f, p_o = self.weight_ch
         c_prev, tanh_c = s_prev[:, H:], s[:, H:].tanh()
         delta_h, delta_c = delta[..., :H], delta[..., H:]
-        delta_o = delta_h * (tanh_c * o * (1 - o))
-        delta_c = delta_c + delta_h * (o * (1 - tanh_c * tanh_c)) + delta_o * p_o
-        delta_i = delta_c * (g * i * (1 - i))
-        delta_f = delta_c * (c_prev * f * (1 - f))
-        adjoint = torch.cat((delta_i, delta_f, delta_c * (i * (1 - g * g)), delta_o), -1)
-        through_c = delta_c * f + delta_i * p_i + delta_f * p_f
+        alpha_o = delta_h * (tanh_c * o * (1 - o))
+        delta_c = delta_c + delta_h * (o * (1 - tanh_c * tanh_c)) + alpha_o * p_o
+        alpha_i = delta_c * (g * i * (1 - i))
+        alpha_f = delta_c * (c_prev * f * (1 - f))
+        adjoint = torch.cat((alpha_i, alpha_f, delta_c * (i * (1 - g * g)), alpha_o), -1)
+        through_c = delta_c * f + alpha_i * p_i + alpha_f * p_f
         return torch.cat((adjoint @ self.weight_hh, through_c), -1), adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-        """Return all weights' gradients: one GEMM each, and a sum for the peepholes (eq. 5)."""
+        """Return all weights' gradients: one GEMM per matrix, a sum for the peepholes (eq. 5)."""
         H = self.hidden_size
-        delta_i, delta_f, _, delta_o = adjoints.chunk(4, -1)
+        alpha_i, alpha_f, _, alpha_o = adjoints.chunk(4, -1)
         c_prev, c = tape.s_prev()[..., H:], tape.s[1:, :, H:]
-        terms = torch.stack((delta_i * c_prev, delta_f * c_prev, delta_o * c))
+        terms = torch.stack((alpha_i * c_prev, alpha_f * c_prev, alpha_o * c))
         return {**super().param_grads(tape, adjoints), "weight_ch": terms.sum((1, 2))}

@@ -1,4 +1,4 @@
-"""The command `throughtime`: one file a command, one row a command here."""
+"""The command `throughtime`: one file per command, one row for each here."""
 
 from __future__ import annotations
 

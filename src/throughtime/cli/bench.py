@@ -44,7 +44,7 @@ def bench(
     """Measure throughtime's layers against torch.nn, JAX and FlashRNN on this machine.
 
     Both sides run in turn in one process, on the same weights and input, 30 ms or one call at a
-    time; so does a plain matrix product, which tells what the machine gave at the time. JAX and
+    time; so does a plain matrix product, which shows how fast the machine was at the time. JAX and
     FlashRNN are measured where they are installed, and their gradients compared first. Writes a
     table and a figure.
 

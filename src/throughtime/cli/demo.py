@@ -37,7 +37,7 @@ def demo(
 
     "Jane walked into the room. John walked in too. Jane said hi to ___", and the same with a long
     sentence between. About one minute on two cores with the compiled kernels, three without; the
-    same seed gives the same numbers.
+    same seed reproduces the same numbers.
 
     Others than the five: throughtime demo --cells "LSTM,minGRU,layer-norm LSTM"
     """

@@ -24,13 +24,13 @@ __all__ = ["layers_json", "profile"]
 
 PROTOCOL = (
     "it must return (model, batch, losses) or (model, batch, losses, words): an nn.Module, "
-    "anything, and a function losses(model, batch) that gives a 1-D tensor, one loss a step"
+    "anything, and a function losses(model, batch) that returns a 1-D tensor, one loss per step"
 )
 
 
 def profile(
     target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="What gives the model.")
+        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
     ],
     report: Annotated[Path, typer.Option(help="The page to write.")] = Path(
         "throughtime-profile.html"
@@ -48,7 +48,7 @@ def profile(
 
     FUNCTION takes no argument and returns (model, batch, losses): a module that holds nn.RNN,
     nn.LSTM, nn.GRU or throughtime's layers; a batch of any kind; and a function losses(model,
-    batch) that runs the model and gives a 1-D tensor, one loss a step (or a scalar). A fourth
+    batch) that runs the model and returns a 1-D tensor, one loss per step (or a scalar). A fourth
     entry may give words, one a step, for the report. See examples/profile_lstm.py.
 
     Exit code 1: something is inf or NaN.
@@ -88,20 +88,20 @@ def layers_json(flow: Flow, diagnosis: dict[str, Diagnosis]) -> dict[str, Any]:
         name: {
             "verdict": diagnosis[name].verdict.name,
             "shares": {v.name: share for v, share in diagnosis[name].shares.items()},
-            "evidence": [vars(evidence) for evidence in diagnosis[name].evidence],
+            "evidence": [evidence.to_dict() for evidence in diagnosis[name].evidence],
             "advice": diagnosis[name].advice,
             "horizon": layer.horizon(),
             "lag_profile": layer.lag_profile().tolist(),
             "first_nonfinite": None
             if layer.first_nonfinite is None
-            else layer.first_nonfinite._asdict(),
+            else layer.first_nonfinite.to_dict(),
         }
         for name, layer in flow.items()
     }
 
 
 def _function(target: str) -> Callable[[], Any]:
-    """Load FILE.py and give its FUNCTION."""
+    """Load FILE.py and return its FUNCTION."""
     file, colon, name = target.rpartition(":")
     if not colon or not file or not name:
         raise InputValueError(f"give FILE.py:FUNCTION, such as model.py:build; got {target!r}.")
@@ -134,7 +134,7 @@ def _function(target: str) -> Callable[[], Any]:
 def _returned(
     function: Callable[[], Any], target: str, seed: int
 ) -> tuple[nn.Module, Any, Callable[..., Any], list[str] | None]:
-    """Call FUNCTION and look at what it gave."""
+    """Call FUNCTION and check what it returned."""
     torch.manual_seed(seed)
     given = _called(function, target)
     if not isinstance(given, (tuple, list)) or len(given) not in {3, 4}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["notes", "plain", "print_json", "progress", "results"]
+from ..flow.export import plain
+
+__all__ = ["notes", "print_json", "progress", "results"]
 
 
 def results() -> Console:
@@ -51,14 +52,3 @@ def progress(unit: str) -> Progress:
 def print_json(value: Any) -> None:
     """Write plain values as JSON to stdout, for machines; inf and NaN as strings."""
     print(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False))
-
-
-def plain(value: Any) -> Any:
-    """Return values that JSON has: inf and NaN as strings, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

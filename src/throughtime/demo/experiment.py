@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..flow.export import plain
 from ..tasks.mention import LONG, SHORT, Mention
 from .overflow import GAINS, Overflow, overflow
 from .recall import NETWORKS, Budget, Network, Recalled, learn
@@ -90,7 +90,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; inf and NaN become the strings "inf" and "nan"."""
-        return _plain(
+        return plain(
             {
                 "seed": self.plan.seed,
                 "names": self.plan.names,
@@ -176,13 +176,3 @@ def _network(row: Recalled) -> dict[str, Any]:
 def _overflow(row: Overflow) -> dict[str, Any]:
     first = None if row.first is None else row.first._asdict()
     return {**row.__dict__, "first": first}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

@@ -9,7 +9,7 @@ from typing import Any
 from ..report import palette
 from ..report.figures.base import Drawing, guide, label, layout
 from ..tasks.mention import LONG, SHORT
-from . import words
+from . import overflow_words, words
 from .experiment import Study
 from .overflow import Overflow
 from .recall import Recalled
@@ -245,7 +245,7 @@ def adjoint_norms(rows: list[Overflow]) -> Drawing:
             )
     return Drawing(
         heading="Where does it overflow?",
-        caption=words.first_bad_step(rows),
+        caption=overflow_words.first_bad_step(rows),
         note="Norm over the texts of one batch, in float32, before the first update. Read from "
         "right to left: that is how the gradient goes. Dotted: float32’s largest number.",
         equations=(9, 10),

@@ -12,7 +12,7 @@ from ..report.figures.words import legend_html, shade, words_html
 from ..report.numbers import number, percent
 from ..report.page import check_writable, plot, render, write
 from ..tasks.mention import LONG, SHORT, Mention, Text
-from . import figures, words
+from . import figures, overflow_words, words
 from .experiment import Study
 from .recall import Recalled
 from .table import first, outcome, right
@@ -92,7 +92,7 @@ def demo_html(study: Study) -> str:
             }
             for row in study.overflow
         ],
-        clipping=words.clipping(study.overflow),
+        clipping=overflow_words.clipping(study.overflow),
         settings=_settings(study),
         equations=list(EQUATIONS.items()),
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),

@@ -38,7 +38,7 @@ def follow(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype = torch.fl
     training gets to see.
 
     Args:
-        model: gives logits (B, N) for x (T, B).
+        model: returns logits (B, N) for x (T, B).
         x: symbol numbers (T, B).
         y: answers (B,).
         dtype: to measure in.
@@ -55,7 +55,7 @@ def reach(
     """Return ‖dE/ds_k‖/‖dE/ds_T‖ for k = ``step``, the median over rows (eq. 9).
 
     Args:
-        model: with one recurrent layer; gives logits (B, N) for x (T, B).
+        model: with one recurrent layer; returns logits (B, N) for x (T, B).
         x: symbol numbers (T, B).
         y: answers (B,).
         step: k, where what the answer needs was read.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ..report.numbers import number, percent
 from ..tasks.mention import LONG, SHORT
 from .experiment import Study
-from .overflow import Overflow
+from .overflow_words import clipping, first_bad_step, joined
 from .recall import Recalled, Score
 
 __all__ = [
     "bound_sentences",
     "claim",
-    "clipping",
     "distance",
     "far_only",
     "far_reach",
-    "first_bad_step",
     "reach_after",
     "reach_before",
     "score_at",
@@ -26,11 +23,6 @@ __all__ = [
 ]
 
 ALL_RIGHT = 0.9  # of the texts: "right"; what lies between chance and this is named by its number
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Return a list in words: "a, b and c"."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def score_at(row: Recalled, lag: int) -> Score:
@@ -44,7 +36,7 @@ def _is_chance(score: Score, chance: float) -> bool:
 
 
 def claim(study: Study) -> str:
-    """Say for which networks the source's claim holds: right near, and less often right far."""
+    """Describe for which networks the source's claim holds: right near, less often right far."""
     groups: dict[str, list[str]] = {"falls": [], "rises": [], "right": [], "guess": [], "same": []}
     for row in study.mixed:
         near, far = score_at(row, SHORT.lag), score_at(row, LONG.lag)
@@ -87,7 +79,7 @@ def claim(study: Study) -> str:
 
 
 def sentences(study: Study) -> str:
-    """Say what each network makes of the source's own two sentences."""
+    """Describe what each network makes of the source's own two sentences."""
     higher = [row for row in study.mixed if row.source[0] > row.source[1]]
     gap = max(study.mixed, key=lambda row: row.source[0] - row.source[1])
     text = (
@@ -106,7 +98,7 @@ def sentences(study: Study) -> str:
 
 
 def distance(study: Study) -> str:
-    """Say how the share of right answers goes with the distance."""
+    """Describe how the share of right answers goes with the distance."""
     everywhere = [r.name for r in study.mixed if min(s.share for s in r.scores) >= ALL_RIGHT]
     parts = []
     for row in study.mixed:
@@ -125,7 +117,7 @@ def distance(study: Study) -> str:
 
 
 def reach_before(study: Study) -> str:
-    """Say how much of the gradient reaches the mention before any training."""
+    """Describe how much of the gradient reaches the mention before any training."""
     lag = score_at(study.mixed[0], LONG.lag).lag
     ordered = sorted(study.mixed, key=lambda row: row.before[lag])
     least, most = ordered[0], ordered[-1]
@@ -142,7 +134,7 @@ def reach_before(study: Study) -> str:
 
 
 def reach_after(study: Study) -> str:
-    """Say what training changed about the reach, and what that means for the claim."""
+    """Describe what training changed about the reach, and what that means for the claim."""
     lag = score_at(study.mixed[0], LONG.lag).lag
     grown = [r for r in study.mixed if r.after[lag] > 10 * r.before[lag] and r.after[lag] >= 1e-3]
     still = [r for r in study.mixed if r.after[lag] < 1e-3]
@@ -166,7 +158,7 @@ def reach_after(study: Study) -> str:
 
 
 def far_only(study: Study) -> str:
-    """Say who learned from long texts alone."""
+    """Describe who learned from long texts alone."""
     learned = [row for row in study.far if row.learned]
     rest = [row for row in study.far if not row.learned]
     first = study.plan.far
@@ -238,68 +230,6 @@ def bound_sentences(row: Recalled) -> str:
         f"β_W·β_f = {gain}, so over {lag} words the bound is {loose}; the truth is "
         f"{truth}, the product of the Jacobians’ norms {tight}. {_capital(follows)}."
     )
-
-
-def first_bad_step(rows: Sequence[Overflow]) -> str:
-    """Say where the gradient overflowed, and that inf came before NaN."""
-    bad = [row for row in rows if row.first is not None]
-    if not bad:
-        return "In this run no gain made a number overflow."
-    row = bad[0]
-    first = row.first
-    assert first is not None
-    T = len(row.by_step) - 1
-    way = "on the way back" if first.direction == "backward" else "on the way forward"
-    text = (
-        f"With β_W = {row.gain:g} the loss is {number(row.loss, 3)} and looks like any other. The "
-        f"first number that is not finite stands {way}, at step {first.step} of {T}, batch row "
-        f"{first.row}, unit {first.unit}: {'NaN' if first.kind == 'nan' else first.kind}. "
-    )
-    if first.direction == "backward":
-        text += "Every state on the way forward is finite. "
-    if first.kind == "inf" and row.first_nan is not None and first.direction == "backward":
-        steps = first.step - row.first_nan
-        when = (
-            f"{steps} step{'s' if steps > 1 else ''} further back" if steps else "at that step too"
-        )
-        text += f"The first NaN stands {when}, at step {row.first_nan}: overflow gives inf first."
-    return text.strip()
-
-
-def clipping(rows: Sequence[Overflow]) -> str:
-    """Say what clipping did at each gain where it made a difference, or could not."""
-    pairs = [(a, b) for a in rows if a.clip is None for b in rows if b.gain == a.gain and b.clip]
-    said = []
-    thrown = [(a, b) for a, b in pairs if not a.stopped and a.largest > 10 * b.largest]
-    if thrown:
-        bare, clipped = thrown[-1]
-        said.append(
-            f"At β_W = {joined([f'{a.gain:g}' for a, _ in thrown])} an unclipped step throws the "
-            f"weights far out (the largest to {number(bare.largest, 2)} at {bare.gain:g}); then "
-            f"{percent(bare.saturated)} of the states sit at ±1, where no gradient passes. Clipped "
-            f"they stay at {number(clipped.largest, 2)}."
-        )
-    lost = [r for r in rows if math.isinf(r.float32_norm) and math.isfinite(r.norm)]
-    if lost:
-        said.append(
-            f"At β_W = {lost[0].gain:g} every entry of the gradient is finite, but its norm, "
-            f"{number(lost[0].norm, 2)}, overflows where float32 squares it: clipping by such a "
-            "norm multiplies by 0, and the network stands still. Here it is taken in float64."
-        )
-    saved = [a for a, b in pairs if a.stopped and not b.stopped]
-    if saved:
-        said.append(
-            f"At β_W = {joined([f'{a.gain:g}' for a in saved])} the run without clipping ends, the "
-            "one with it goes on."
-        )
-    past = [b for a, b in pairs if a.stopped and b.stopped]
-    if past:
-        said.append(
-            f"At β_W = {joined([f'{b.gain:g}' for b in past])} clipping does not help: the "
-            "gradient is not finite any more when it could be clipped, and inf times 0 is NaN. "
-            "The gain has to come down."
-        )
-    return " ".join(said) or "Clipping changed nothing at these gains."
 
 
 def summary(study: Study) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..cells import GRU, LSTM, Elman
-from ..flow import LayerFlow
+from ..flow import LayerView
 from ..flow.nonfinite import NonFinite
 from .evidence import Verdict, percent
 from .rows import Rows
@@ -34,14 +34,14 @@ class Found:
     shares: Mapping[Verdict, float]
     covered: bool
 
-    def horizon(self, layer: LayerFlow, fraction: float) -> int:
+    def horizon(self, layer: LayerView, fraction: float) -> int:
         """Return how far back a single loss lasts in a typical row of the group, by lag."""
         if not self.rows.followed and (len(self.shares) < 2 or self.verdict is Verdict.NONFINITE):
             return layer.horizon(fraction)
         return self.rows.horizon(self.group, fraction)
 
 
-def advice(found: Found, layer: LayerFlow, fraction: float) -> str:
+def advice(found: Found, layer: LayerView, fraction: float) -> str:
     """Return what to change, in a few sentences.
 
     Args:
@@ -80,7 +80,7 @@ def _in_some_rows(found: Found) -> str:
     return f"The gradient {what} in {percent(found.shares[found.verdict])} of the rows. "
 
 
-def _after_exploding(found: Found, layer: LayerFlow) -> str:
+def _after_exploding(found: Found, layer: LayerView) -> str:
     if isinstance(layer.cell, Elman):
         words = (
             "Clip the gradient's norm, and start from an orthogonal W_h, whose Jacobian "
@@ -97,7 +97,7 @@ def _after_exploding(found: Found, layer: LayerFlow) -> str:
     )
 
 
-def _reach(found: Found, layer: LayerFlow, fraction: float) -> str:
+def _reach(found: Found, layer: LayerView, fraction: float) -> str:
     """Return what the weights learn little from."""
     rows = found.rows
     if rows.unit == "step":
@@ -136,7 +136,7 @@ def _healthy(found: Found) -> str:
     words = "Nothing to change: the gradient of this loss arrives at every step before it."
     if bool(found.rows.several[found.group].any()):
         words += (
-            " It enters at more than one step; give one loss a step to see how far back each of "
+            " It enters at more than one step; give one loss per step to see how far back each of "
             "them reaches."
         )
     return words + beside

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
+
+from ..flow.export import VERSION, check_format, plain
 
 __all__ = ["Diagnosis", "Evidence", "Verdict", "percent"]
+
+
+FORMAT = "throughtime.diagnosis"
 
 
 def percent(share: float) -> str:
@@ -43,6 +49,21 @@ class Evidence:
     where: str
     equation: str
     decides: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; inf and NaN become strings."""
+        return plain(vars(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evidence:
+        """Return the evidence that `to_dict` made these data of.
+
+        Args:
+            data: of one quantity.
+        """
+        held = data["threshold"]
+        threshold = None if held is None else float(held)
+        return cls(**{**data, "value": float(data["value"]), "threshold": threshold})
 
     def __str__(self) -> str:
         """Return one line."""
@@ -84,6 +105,43 @@ class Diagnosis:
         beside = ", ".join(f"{v.name} in {percent(share)}" for v, share in others.items())
         own = percent(self.shares.get(self.verdict, 0.0))
         return f"{self.verdict.name} in {own} of the rows ({beside})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data with a version, ready for JSON; docs/export.md describes the format.
+
+        Example:
+            >>> judged = tt.Diagnosis("l0", tt.Verdict.HEALTHY, (), "", {tt.Verdict.HEALTHY: 1.0})
+            >>> judged.to_dict()["shares"], tt.Diagnosis.from_dict(judged.to_dict()) == judged
+            ({'HEALTHY': 1.0}, True)
+        """
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "layer": self.layer,
+            "verdict": self.verdict.name,
+            "shares": {verdict.name: share for verdict, share in self.shares.items()},
+            "evidence": [evidence.to_dict() for evidence in self.evidence],
+            "advice": self.advice,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Diagnosis:
+        """Return the diagnosis that `to_dict` made these data of, also after a way through JSON.
+
+        Args:
+            data: what `to_dict` returned.
+
+        Raises:
+            InputValueError: another format, or another version of it.
+        """
+        check_format(data, FORMAT)
+        return cls(
+            layer=data["layer"],
+            verdict=Verdict[data["verdict"]],
+            evidence=tuple(Evidence.from_dict(evidence) for evidence in data["evidence"]),
+            advice=data["advice"],
+            shares={Verdict[name]: share for name, share in data["shares"].items()},
+        )
 
     def __str__(self) -> str:
         """Return a few lines."""

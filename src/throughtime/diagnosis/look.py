@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..cells.base import AbstractCell
 from ..flow import Flow, LayerFlow
-from ..flow.nonfinite import all_finite
+from ..flow.nonfinite import NonFinite, all_finite, look
 
 __all__ = ["Look", "Seen"]
 
@@ -53,7 +53,22 @@ class Seen:
     @cached_property
     def finite(self) -> bool:
         """Whether input, states and what arrives at them are finite."""
-        return self.finite_x and self.finite_s and all_finite(self.layer.adjoint())
+        return self.finite_x and self.finite_s and self.bad_adjoint is None
+
+    @cached_property
+    def bad_adjoint(self) -> NonFinite | None:
+        """The first adjoint dE/ds_t that is not finite; of a state that is not known there is none."""
+        delta = self.layer.adjoint()
+        if self.knows_beginning:
+            return look(delta, "backward")
+        bad = look(delta[1:], "backward")
+        return None if bad is None else bad._replace(step=bad.step + 1)
+
+    @property
+    def knows_beginning(self) -> bool:
+        """Whether the state before the first step is known: not where a loop was marked."""
+        active = self.layer.tape.active
+        return active is None or bool(active[0].any())
 
     @cached_property
     def size(self) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..flow import LayerFlow, lags
+from ..flow import LayerView, lags
 
 __all__ = ["Rows", "by_lag"]
 
@@ -27,12 +27,12 @@ class Rows:
         reached: bool, whether any loss reaches the row.
         far: the norm where the least is left, and ``far_at`` the lag or step.
         top: the largest norm, and ``top_at`` the lag or step.
-        slope: the rate over the far half, in nats a step back.
+        slope: the rate over the far half, in nats per step back.
         limit: the rate at which ``fraction`` is reached just at the row's beginning.
         half: (2, B), the first and last lag or step of that half.
         length: how many steps the row's longest lag, or its longest episode, has.
         several: bool, whether several steps are entered at.
-        followed: how many losses a row were followed beyond a window, and ``window`` the lag
+        followed: how many losses per row were followed beyond a window, and ``window`` the lag
             where it ends; 0 where there is none.
     """
 
@@ -76,7 +76,7 @@ class Rows:
         return last - int(length) + 1, last
 
 
-def by_lag(layer: LayerFlow, fraction: float, broken: Tensor) -> Rows:
+def by_lag(layer: LayerView, fraction: float, broken: Tensor) -> Rows:
     """Return what the losses' own norms say: each row's median over losses, by lag (eq. 9).
 
     Args:
@@ -98,8 +98,8 @@ def by_lag(layer: LayerFlow, fraction: float, broken: Tensor) -> Rows:
     return replace(rows, followed=count, window=int(last[cut].max()))
 
 
-def _followed(layer: LayerFlow, back: Tensor, length: int) -> Tensor:
-    """Return the profile of a few losses a row that no window cuts off, (length, B).
+def _followed(layer: LayerView, back: Tensor, length: int) -> Tensor:
+    """Return the profile of a few losses per row that no window cuts off, (length, B).
 
     Of the losses in the order of how far back they can reach: the last, the middle one, and the
     one at a third.
@@ -150,7 +150,7 @@ def _read(profile: Tensor, fraction: float) -> Rows:
 
 
 def limits(length: Tensor, fraction: float) -> Tensor:
-    """Return the rate at which ``fraction`` is reached after so many steps, in nats a step."""
+    """Return the rate at which ``fraction`` is reached after so many steps, in nats per step."""
     return torch.where(length > 0, math.log(fraction) / length.double(), -math.inf)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..flow import LayerFlow
+from ..flow import LayerView
 from ..flow.lags import beginning
 from .rows import Rows, limits
 
@@ -35,7 +35,7 @@ class Total(NamedTuple):
     initial: Tensor
 
 
-def total(layer: LayerFlow, fraction: float) -> Total:
+def total(layer: LayerView, fraction: float) -> Total:
     """Return what enters each step and what reaches it (eq. 9)."""
     norms, start = layer.total_norms.double(), beginning(layer.tape)
     entering = torch.cat((torch.zeros_like(norms[:1]), layer.entering_norms.double()))
@@ -68,7 +68,7 @@ def total(layer: LayerFlow, fraction: float) -> Total:
     )
 
 
-def _initial(layer: LayerFlow) -> Tensor:
+def _initial(layer: LayerView) -> Tensor:
     """Return the k of each row's initial state: 0, or the steps before the first that it takes."""
     active = layer.tape.active
     if active is None:

@@ -1,4 +1,4 @@
-"""From measured norms to a verdict a layer."""
+"""From measured norms to a verdict for each layer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import InputTypeError, InputValueError, UnsupportedError
-from ..flow import Flow, LayerFlow, NonFinite
+from ..errors import InputTypeError, InputValueError
+from ..flow import LayerView, NonFinite
+from ..flow.view import gain
 from .advice import Found, advice
 from .evidence import Diagnosis, Evidence, Verdict
 from .rows import Rows, by_lag
@@ -23,7 +24,7 @@ SHARE = 0.05
 
 
 def diagnose(
-    flow: Flow | Mapping[str, LayerFlow], *, fraction: float = 0.01, growth: float = 100.0
+    flow: Mapping[str, LayerView], *, fraction: float = 0.01, growth: float = 100.0
 ) -> dict[str, Diagnosis]:
     """Judge each layer from what was measured; the bounds stand beside and never decide (eq. 8).
 
@@ -55,7 +56,7 @@ def diagnose(
     of each row are followed to its beginning.
 
     Args:
-        flow: what `throughtime.Trace.flow` gave.
+        flow: what `throughtime.Trace.flow` returned.
         fraction: what share of the lag-0 norm still counts as arriving.
         growth: what multiple of the lag-0 norm counts as exploding.
 
@@ -81,7 +82,7 @@ def diagnose(
     """
     if not isinstance(flow, Mapping):
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) returned; got {type(flow).__name__}."
         )
     if not 0 < fraction < 1 < growth:
         raise InputValueError(
@@ -90,7 +91,7 @@ def diagnose(
     return {name: _judge(name, layer, fraction, growth) for name, layer in flow.items()}
 
 
-def _judge(name: str, layer: LayerFlow, fraction: float, growth: float) -> Diagnosis:
+def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagnosis:
     bad = layer.first_nonfinite
     broken = torch.zeros(layer.B, dtype=torch.bool, device=layer.norms.device)
     if bad is not None:
@@ -127,7 +128,7 @@ def _judge(name: str, layer: LayerFlow, fraction: float, growth: float) -> Diagn
     return Diagnosis(name, verdict, (*decided, *beside), words, shares)
 
 
-def _broken(layer: LayerFlow, bad: NonFinite) -> Tensor:
+def _broken(layer: LayerView, bad: NonFinite) -> Tensor:
     """Return the rows (B,) that hold inf or NaN; all of them where it is in what they share."""
     tensors = (layer.tape.x, layer.tape.s, layer.adjoint())
     broken = torch.stack([(~t.isfinite()).any(-1).any(0) for t in tensors]).any(0)
@@ -208,12 +209,12 @@ NAMES = {
     "lag": (
         "largest norm, relative to lag 0",
         "norm, relative to lag 0",
-        "rate of the norm, nats a step",
+        "rate of the norm, nats per step",
     ),
     "step": (
         "largest norm dE/ds_k, relative to all that entered since",
         "norm dE/ds_k, relative to the largest that entered since",
-        "rate of the norm, nats a step",
+        "rate of the norm, nats per step",
     ),
 }
 
@@ -256,7 +257,7 @@ def _coverage(whole: Total, group: Tensor, fraction: float) -> Evidence | None:
     return Evidence(f"{name} since", float(least[k]), None, f"step {k}", "eq. 9")
 
 
-def _beside(layer: LayerFlow, found: Found, fraction: float) -> list[Evidence]:
+def _beside(layer: LayerView, found: Found, fraction: float) -> list[Evidence]:
     """Return what stands beside the verdict: the horizon and, where there is one, the bound."""
     rows, evidence = found.rows, []
     L = int(rows.length.max())
@@ -268,13 +269,11 @@ def _beside(layer: LayerFlow, found: Found, fraction: float) -> list[Evidence]:
         name = f"losses of each row followed beyond the window of {rows.window}"
         where = f"lags {rows.window + 1} to {L}"
         evidence.append(Evidence(name, float(rows.followed), None, where, "eq. 9"))
-    try:
-        beta_W, beta_f = layer.cell.gain()
-    except UnsupportedError:
+    base = gain(layer)
+    if base is None:
         return evidence
-    gain = beta_W * beta_f
-    evidence.append(Evidence("β_W·β_f", gain, None, "every step", "eq. 6"))
-    exponent = L * math.log(gain) if gain > 0 else -math.inf
+    evidence.append(Evidence("β_W·β_f", base, None, "every step", "eq. 6"))
+    exponent = L * math.log(base) if base > 0 else -math.inf
     bound = math.exp(exponent) if exponent < 709 else math.inf
     evidence.append(Evidence("bound (β_W·β_f)^lag", bound, None, f"lag {L}", "eq. 7"))
     return evidence

@@ -1,9 +1,23 @@
-"""What the gradient does on its way back: measured, neither judged nor drawn."""
+"""What the gradient does in the backward pass: measured, neither judged nor drawn."""
 
 from . import lags
+from .export import from_dict
 from .flow import Flow
 from .layer_flow import LayerFlow
+from .marking import mark, mark_steps
 from .nonfinite import NonFinite
 from .tracing import Trace, trace
+from .view import LayerView
 
-__all__ = ["Flow", "LayerFlow", "NonFinite", "Trace", "lags", "trace"]
+__all__ = [
+    "Flow",
+    "LayerFlow",
+    "LayerView",
+    "NonFinite",
+    "Trace",
+    "from_dict",
+    "lags",
+    "mark",
+    "mark_steps",
+    "trace",
+]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..node.recording import Call, Recording
+from ..node.recording import Call, Recording, Step
 from ..torch_state import sequence_number
+from .ancestry import node_of
+from .nonfinite import all_finite
+from .runs import Run, given_state
 
 __all__ = ["Beginning", "Facts", "gather"]
 
@@ -58,11 +61,14 @@ class Beginning(NamedTuple):
         return cls(model, sequence_number(node))
 
 
-def gather(recording: Recording, losses: Tensor, beginning: Beginning) -> Facts:
+def gather(
+    recording: Recording, runs: Sequence[Run], losses: Tensor, beginning: Beginning
+) -> Facts:
     """Look at the model and at the graph behind its losses; nothing is differentiated.
 
     Args:
         recording: the trace's.
+        runs: its calls, put together.
         losses: what the flow was asked for.
         beginning: when the trace began, and of which model.
 
@@ -70,34 +76,35 @@ def gather(recording: Recording, losses: Tensor, beginning: Beginning) -> Facts:
         one look at each node of the graph behind the losses.
     """
     named = dict(beginning.model.named_parameters())
-    runs = {call.h.grad_fn: call.name for call in recording.calls if call.h.grad_fn is not None}
     leaves = _leaves(losses.grad_fn)
     wanted = (n for n, p in named.items() if p.requires_grad)
-    own = {call.name: _own(call, named) for call in recording.calls}
-    fed, old = {}, set()
+    own = {run.name: _own(run.name, named) for run in runs}
     weights = {id(named[n]) for names in own.values() for n in names}
-    for call in recording.calls:
-        ends = [end.grad_fn for end in (call.x, call.s_0) if end.grad_fn is not None]
-        fed[call.name] = _fed(ends, runs)
-        if _is_old(call, runs, beginning.number, weights):
-            old.add(call.name)
+    calls = {run.name: [recording.calls[n] for n in run.numbers] for run in runs}
+    nodes = {node_of(call): name for name, of_run in calls.items() for call in of_run}
+    nodes.pop(None, None)
     return Facts(
         losses.detach().clone(),
         () if leaves is None else tuple(n for n in wanted if id(named[n]) not in leaves),
-        tuple(n for n, p in named.items() if not bool(p.detach().isfinite().all())),
+        tuple(n for n, p in named.items() if not all_finite(p)),
         frozenset(n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)),
-        fed,
-        frozenset(old),
+        {name: _fed(name, of_run, nodes) for name, of_run in calls.items()},
+        frozenset(
+            name
+            for name, of_run in calls.items()
+            if _is_old(of_run[0], nodes, beginning.number, weights)
+        ),
         own,
     )
 
 
-def _own(call: Call, named: Mapping[str, Tensor]) -> tuple[str, ...]:
+def _own(name: str, named: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Return the names of a layer's parameters: those of its suffix, or all under its path."""
-    path, _, suffix = call.name.partition("@")[0].rpartition(".")
+    base = name.partition("@")[0]
+    inside = tuple(n for n in named if n.startswith(f"{base}."))
+    path, _, suffix = base.rpartition(".")
     under = [n for n in named if not path or n.startswith(f"{path}.")]
-    exact = tuple(n for n in under if n.endswith(f"_{suffix}"))
-    return exact or tuple(under)
+    return inside or tuple(n for n in under if n.endswith(f"_{suffix}")) or tuple(under)
 
 
 def _walk(ends: Iterable[Any], stop: Mapping[Any, str]) -> Iterable[Any]:
@@ -121,17 +128,25 @@ def _leaves(end: Any) -> set[int] | None:
     return {id(node.variable) for node in nodes if hasattr(node, "variable")}
 
 
-def _fed(ends: list[Any], runs: Mapping[Any, str]) -> tuple[str, ...]:
-    """Return the names of the runs that stand directly behind some nodes."""
-    return tuple(dict.fromkeys(runs[node] for node in _walk(ends, runs) if node in runs))
+def _fed(name: str, calls: Sequence[Call | Step], nodes: Mapping[Any, str]) -> tuple[str, ...]:
+    """Return the names of the other runs that stand directly behind one."""
+    ends = [end.grad_fn for call in calls for end in _given(call)]
+    found = dict.fromkeys(nodes[node] for node in _walk(ends, nodes) if node in nodes)
+    return tuple(other for other in found if other != name)
 
 
-def _is_old(call: Call, runs: Mapping[Any, str], began: int, weights: set[int]) -> bool:
+def _given(call: Call | Step) -> Sequence[Tensor]:
+    """Return what a call was computed from, as the graph knows it."""
+    return (call.x, call.s_0) if isinstance(call, Call) else call.raw
+
+
+def _is_old(call: Call | Step, nodes: Mapping[Any, str], began: int, weights: set[int]) -> bool:
     """Check whether a run's initial state was computed before the trace, by recurrent weights."""
-    if call.s_0.grad_fn is None:
+    if call.key.kind in ("mark", "axis"):  # which know no state before the first
         return False
-    nodes = [node for node in _walk([call.s_0.grad_fn], runs) if node not in runs]
-    leaves = [node for node in nodes if hasattr(node, "variable")]
-    steps = [node for node in nodes if not hasattr(node, "variable")]
+    ends = [state.grad_fn for state in given_state(call)]
+    behind = [node for node in _walk(ends, nodes) if node not in nodes]
+    leaves = [node for node in behind if hasattr(node, "variable")]
+    steps = [node for node in behind if not hasattr(node, "variable")]
     before = any(sequence_number(node) < began for node in steps)
     return before and any(id(node.variable) in weights for node in leaves)

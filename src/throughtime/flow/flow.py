@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import LayerNotFoundError
+from . import export
 from .facts import Facts
 from .layer_flow import LayerFlow
 
@@ -23,15 +25,18 @@ class Flow(Mapping[str, LayerFlow]):
         split: "loss" where the losses were 1-D, "step" where a scalar was split by the step at
             which its gradient enters the layer.
         facts: what the trace knows of the model beyond its layers; None of a flow built by hand.
+        skipped: by path, the modules that look recurrent and were not followed, and why.
         html: how a notebook shows a flow; the report sets it.
     """
 
     facts: Facts | None = None
     html: Callable[[Flow], str] | None = None
 
-    def __init__(self, layers: dict[str, LayerFlow], split: str) -> None:
+    def __init__(
+        self, layers: dict[str, LayerFlow], split: str, skipped: Mapping[str, str] | None = None
+    ) -> None:
         """Take the layers in the order in which they ran."""
-        self._layers, self.split = layers, split
+        self._layers, self.split, self.skipped = layers, split, dict(skipped or {})
 
     def __getitem__(self, name: str) -> LayerFlow:
         """Return the flow of one layer.
@@ -57,6 +62,27 @@ class Flow(Mapping[str, LayerFlow]):
         """Count the layers."""
         return len(self._layers)
 
+    def to_dict(self, *, norms: bool = False) -> dict[str, Any]:
+        """Return the numbers of every layer as plain data with a version, ready for JSON.
+
+        docs/export.md describes the format, and `throughtime.flow.from_dict` reads it.
+
+        Args:
+            norms: whether all V·(T+1)·B norms of each layer are taken along.
+
+        Cost:
+            one sweep per layer, for the summed loss.
+
+        Example:
+            >>> model = torch.nn.RNN(3, 5)
+            >>> with tt.trace(model) as trace:
+            ...     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
+            >>> data = trace.flow(losses).to_dict()
+            >>> data["version"], data["layers"]["l0"]["lag_profile"][0]
+            (1, 1.0)
+        """
+        return export.to_dict(self, self.split, norms=norms)
+
     def __repr__(self) -> str:
         """Return a short table."""
         return _table(self)
@@ -75,16 +101,21 @@ def _at_farthest(profile: Tensor, window: int | None) -> str:
 
 
 def _table(flow: Flow) -> str:
+    """Return one line for each layer; of several runs the one that reaches least, and a count."""
     head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
     rows: list[tuple[str, ...]] = [head]
-    for name, layer in flow.items():
+    for name, runs in _by_layer(flow).items():
+        layer = min(runs, key=lambda run: (run.first_nonfinite is None, run.horizon()))
+        shown = name if len(runs) == 1 else f"{layer.name} (least of {len(runs)} runs)"
+        lengths = sorted({run.T for run in runs})
+        T = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}–{lengths[-1]}"
         profile = layer.lag_profile()
         bad = layer.first_nonfinite
         rows.append(
             (
-                name,
-                type(layer.cell).__name__,
-                str(layer.T),
+                shown,
+                layer.kind,
+                T,
                 str(layer.B),
                 str(layer.S),
                 f"{layer.horizon_text()} of {len(profile) - 1} steps",
@@ -96,4 +127,13 @@ def _table(flow: Flow) -> str:
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:]))
+    notes = [f"not followed: {path or 'the model'} {why}" for path, why in flow.skipped.items()]
+    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:], *notes))
+
+
+def _by_layer(flow: Flow) -> dict[str, list[LayerFlow]]:
+    """Return the runs of each layer."""
+    found: dict[str, list[LayerFlow]] = {}
+    for name, layer in flow.items():
+        found.setdefault(name.partition("@")[0], []).append(layer)
+    return found

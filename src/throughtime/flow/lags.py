@@ -114,7 +114,7 @@ def _in_parts(norms: Tensor, enters: Tensor, tape: Tape) -> Iterator[Tensor]:
 def _median(values: Tensor, dim: int) -> Tensor:
     """Return the median along an axis without its NaN; of an even count, the mean of the middle.
 
-    ``nanmedian`` takes the lower of the two middle values, and that of −x gives the upper one.
+    ``nanmedian`` takes the lower of the two middle values; that of −x is minus the upper one.
     """
     lower = torch.nanmedian(values, dim).values
     upper = -torch.nanmedian(-values, dim).values

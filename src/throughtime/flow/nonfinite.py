@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class NonFinite(NamedTuple):
     unit: int
     kind: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; ``NonFinite(**data)`` reads it."""
+        return self._asdict()
+
     @property
     def before_the_loss(self) -> bool:
         """Whether it stood there before any gradient was taken."""
@@ -48,10 +52,10 @@ class NonFinite(NamedTuple):
 
 # What the directions are called.
 WAYS = {
-    "forward": "on the way forward",
+    "forward": "in the forward pass",
     "input": "in the input",
     "weight": "in a weight",
-    "backward": "on the way back",
+    "backward": "in the backward pass",
     "gradient": "in the gradient of a weight or of the input",
 }
 

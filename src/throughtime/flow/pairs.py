@@ -14,7 +14,7 @@ __all__ = ["Swept", "sweep_losses"]
 
 
 class Swept(NamedTuple):
-    """What one sweep over V losses gave.
+    """What one sweep over V losses returned.
 
     Attributes:
         norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B).

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from ..cells.base import AbstractCell
 from ..errors import InputValueError
 from ..tape import Tape
 from . import lags
@@ -18,7 +19,13 @@ class LagProfiles:
 
     norms: Tensor
     enters: Tensor
+    cell: AbstractCell
     tape: Tape
+
+    @property
+    def kind(self) -> str:
+        """What recurrence it is, for a reader: "LSTM"."""
+        return type(self.cell).__name__
 
     def lag_profile(self) -> Tensor:
         """Return the typical norm at each lag, relative to lag 0: the median over losses and rows.

@@ -1,7 +1,7 @@
 """The engines that run `throughtime.sweep`'s two sweeps faster, and the one place that chooses.
 
-``available()`` says what there is, ``use(...)`` chooses, ``choice(cell)`` says what runs and why
-not what would be preferred. An engine has five verbs: ``outputs`` and ``forward`` move through
+``available()`` lists what is installed, ``use(...)`` chooses, and ``choice(cell)`` says what runs
+and why no preferred engine does. An engine has five verbs: ``outputs`` and ``forward`` move through
 time, ``backward`` moves back, ``gradients`` is a layer's whole backward pass, and ``losses`` takes
 many losses at once.
 """

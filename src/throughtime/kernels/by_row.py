@@ -19,19 +19,19 @@ __all__ = ["COLLECTORS", "ByRow", "Collector", "param_grads_by_row"]
 
 @dataclass(frozen=True, eq=False)
 class Collector:
-    """Who wants the rows' shares of some weights while a backward pass runs.
+    """A request for the rows' shares of some weights while a backward pass runs.
 
     Attributes:
-        weights: those that it wants them of.
-        take: called with a weight and its share of each row.
+        weights: the weights whose shares are wanted.
+        take: called with a weight and the share of each row.
     """
 
     weights: tuple[Tensor, ...]
     take: Callable[[Tensor, Tensor], None]
 
 
-# In all threads, since autograd runs backward in threads of its own. Of several that want a weight
-# the one that came last gets its shares.
+# For all threads, since autograd runs backward in its own. Where several want a weight's shares,
+# the last one gets them.
 COLLECTORS: list[Collector] = []
 
 
@@ -39,18 +39,18 @@ NO_SHARE = "has no gradient of a row by itself"
 
 
 class ByRow(Engine):
-    """An engine, and the rows' shares collected from each backward pass that it takes."""
+    """An engine whose backward passes also collect the rows' shares."""
 
     def __init__(self, engine: Engine) -> None:
         """Take the engine that does the work."""
         self.engine, self.name = engine, engine.name
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
-        """Return what the engine itself says."""
+        """Return the engine's own answer."""
         return self.engine.obstacle(cell, demand)
 
     def chosen(self, cell: AbstractCell) -> Choice:
-        """Return what the engine itself says."""
+        """Return the engine's own answer."""
         return self.engine.chosen(cell)
 
     def outputs(self, *args, **named) -> Outputs:
@@ -79,7 +79,7 @@ class ByRow(Engine):
         wants: frozenset[str] | None = None,
         want_x: bool = True,
     ) -> Gradients:
-        """Send one loss back, return what is wanted, and hand the rows' shares on (eq. 5, 9).
+        """Send one loss back, return what is wanted, and pass on the rows' shares (eq. 5, 9).
 
         Args:
             cell: the recurrence.
@@ -90,7 +90,7 @@ class ByRow(Engine):
             want_x: whether dE/dx is wanted.
 
         Cost:
-            a backward sweep and a batched GEMM for each weight; memory B times the weights.
+            a backward sweep and a batched GEMM per weight; memory B times that of the weights.
 
         Raises:
             UnsupportedError: the rows of a step depend on each other.
@@ -119,13 +119,13 @@ def _collector_of(weight: Tensor) -> Collector | None:
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
     """Return each row's share of dE/dW, (B, ·), whose sum over rows is `param_grads` (eq. 5).
 
-    What the cell does for a batch of one row is done for all by vmap, which makes one batched GEMM
-    of each GEMM; row by row where the cell does something that vmap cannot.
+    vmap does for all rows what the cell does for a batch of one, so that each GEMM becomes one
+    batched GEMM. Where the cell does something that vmap cannot, rows are taken one by one.
 
     Args:
         cell: the recurrence.
         tape: the steps that ``adjoints`` belong to.
-        adjoints: (T, B, A), as `vjp` gave them.
+        adjoints: (T, B, A), as `vjp` returned them.
 
     Example:
         >>> from throughtime.cells import GRU
@@ -155,7 +155,7 @@ def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict
 
 
 def _of_row(cell: AbstractCell, row: Tape, adjoints: Tensor) -> dict[str, Tensor]:
-    """Return one row's share, or say why a step of somebody's own cannot be run on it alone."""
+    """Return one row's share; raise if a user's own step cannot be run on that row alone."""
     if not isinstance(cell, Function):
         return cell.param_grads(row, adjoints)
     try:

@@ -24,7 +24,7 @@ SPANS = ("all", "prefix", "suffix")
 def term_error(got: Tensor, want: Tensor) -> float:
     """Return the largest ‖got − want‖ / ‖want‖ over all terms, each a vector along the last axis.
 
-    A term that should be 0 must be 0, and inf and NaN must stand where they should: else inf.
+    inf where a term that should be 0 is not, or where inf and NaN do not match.
 
     Example:
         >>> got = torch.tensor([[1.0, 0.0], [0.0, 1e-30]])
@@ -62,16 +62,16 @@ def check_kernel(
     x: Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Run the compiled kernel and the float64 reference, and compare every term with its own norm.
+    """Run the compiled kernel and the float64 reference, and compare them term by term.
 
     Args:
         cell: the recurrence, in float64.
         T: steps.
         B: batch rows.
         V: losses carried at once.
-        span: "all", or "prefix" or "suffix" for ragged rows of 0 to T steps.
-        resets: whether the state is zeroed here and there.
-        dtype: what the kernel computes in.
+        span: "all"; "prefix" or "suffix" for ragged rows of 0 to T steps.
+        resets: whether the state is zeroed at some steps.
+        dtype: the kernel's dtype.
         tolerance: the largest error relative to a term's own norm; by default 1e-10 for float64
             and 1e-5 for float32.
         x: inputs (T, B, I) to use instead of normal ones.
@@ -81,8 +81,8 @@ def check_kernel(
         The largest relative error of each quantity.
 
     Raises:
-        AssertionError: an error above the tolerance, or a term that is inf, NaN or 0 for one of
-            the two alone.
+        AssertionError: an error above the tolerance, or a term that is inf, NaN or 0 in only one of
+            the two.
         InputValueError: ``cell`` is not in float64, or an unknown ``span``.
     """
     if next(iter(cell.weights().values())).dtype != torch.float64 or span not in SPANS:
@@ -116,7 +116,7 @@ def check_kernel(
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill all memory that torch hands out with NaN, so that an element never written shows."""
+    """Fill all memory that torch hands out with NaN, so that an unwritten element shows."""
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -152,7 +152,7 @@ def _reference(
     tape = reference.forward(cell, x, s_0, active, reset)
     adjoints, delta_0 = reference.backward(cell, tape, g, delta_T)
     shown = g[:1, ..., : cell.hidden_size]
-    if active is not None:  # a layer puts out 0 where a row takes no step
+    if active is not None:  # a layer outputs 0 where a row takes no step
         shown = shown.masked_fill(~active[..., None], 0)
     one, start = reference.backward(cell, tape, shown, delta_T[:1])
     weights = cell.param_grads(tape, one[0])

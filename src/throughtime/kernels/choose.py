@@ -24,7 +24,7 @@ __all__ = [
     "use",
 ]
 
-# The engines, best first; the last one takes everything. A new one is a folder and a row here.
+# The engines, best first; the last one takes everything. A new engine is a folder and a row here.
 ENGINES: list[Engine] = [NATIVE, SCAN, BLOCKS, REFERENCE]
 
 
@@ -33,8 +33,8 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
 
     Args:
         name: "auto" (the best that applies); "reference" (one step at a time in plain torch); or
-            the name of another engine, such as "native", and then it is an error where that one
-            does not apply.
+            the name of another engine, such as "native"; it is then an error where that engine does
+            not apply.
 
     Raises:
         InputValueError: another name.
@@ -47,7 +47,7 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
     """
 
     def __init__(self, name: str) -> None:
-        """Switch over at once; leaving the ``with`` block switches back."""
+        """Switch at once; leaving the ``with`` block switches back."""
         names = ["auto", *(engine.name for engine in ENGINES if engine.asked_for)]
         if name not in names:
             raise InputValueError(f"kernels must be one of {', '.join(names)}; got {name!r}.")
@@ -57,7 +57,7 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
         self._before = ask_for(name)
 
     def __enter__(self) -> use:
-        """Return the choice itself; it is in force already."""
+        """Return the choice itself, which is already in force."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,11 +66,11 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
 
 
 def choice(cell: AbstractCell, *tensors: Tensor | None) -> Choice:
-    """Say which engine would run for this cell and these tensors, and why not a preferred one.
+    """Return which engine would run for this cell and these tensors, and why no preferred one.
 
     Args:
         cell: the recurrence.
-        tensors: what the sweep would be given besides, where that is known.
+        tensors: what else the sweep would be given, if that is known.
 
     Raises:
         InputTypeError: ``cell`` is no cell.
@@ -143,7 +143,7 @@ def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
 
 
 def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
-    """Return the first engine of the table that nothing speaks against, and why it is that one."""
+    """Return the first engine of the table that can take the sweep, and why it is that one."""
     if wanted() == REFERENCE.name:
         return REFERENCE, _ASKED_FOR
     why = ""
@@ -163,9 +163,9 @@ def _named(name: str) -> Engine:
 
 
 def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
-    """Check whether so few steps had best leave autograd's graph on the way forward, and note it.
+    """Check whether so few steps should rather leave autograd's graph in the forward pass; note it.
 
-    That is what a loop written by hand does. A row's own share of a gradient is not to be had so.
+    That is what a loop written by hand does. It cannot provide each row's share of a gradient.
 
     Args:
         cell: the recurrence.
@@ -179,7 +179,7 @@ def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
 
 
 def prepare(cell: AbstractCell) -> Prepared | None:
-    """Settle beforehand what a cell's sweeps need in every call, or return None.
+    """Prepare what a cell's sweeps need in every call, or return None.
 
     Args:
         cell: the recurrence, over weights that stay.

@@ -1,4 +1,4 @@
-"""What `use` asks for, and what ran last: the state that the choice of an engine has."""
+"""What `use` asks for, and what ran last: the state behind the choice of an engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _last = threading.local()
 
 
 class Choice(NamedTuple):
-    """What runs, and why not what would be preferred.
+    """What runs, and why no preferred engine does.
 
     Attributes:
-        name: "native"; or in torch, "scan" (a diagonal recurrence), "blocks" (`cells.Function`),
-            "graph" (the same, of few steps), or "reference", one step at a time.
-        reason: one sentence or two.
+        name: "native"; or, in torch, "scan" (a diagonal recurrence), "blocks" (`cells.Function`),
+            "graph" (the same, for few steps), or "reference" (one step at a time).
+        reason: a sentence or two.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
 
 
 def wanted() -> str:
-    """Return the name that `use` was given last; "auto" at first."""
+    """Return the name last given to `use`; "auto" at first."""
     return _wanted
 
 

@@ -1,6 +1,6 @@
 """What an engine is: five verbs that move a recurrence through time, and what they take and return.
 
-Every engine gives what `throughtime.sweep` gives, which is the reference. `kernels.choose` decides
+Every engine returns what the reference, `throughtime.sweep`, returns. `kernels.choose` decides
 which one runs; nothing else asks.
 """
 
@@ -28,10 +28,10 @@ __all__ = [
 
 
 class Demand(NamedTuple):
-    """What a sweep would be given: what an engine looks at before it says that it can take it.
+    """What a sweep would be given, by which an engine decides whether it can take it.
 
     Attributes:
-        tensors: all of them but the weights; None where there is none.
+        tensors: all but the weights; None where there is none.
         T: steps.
         rows: batch rows, times the losses carried at once.
         active: (T, B) bool, or None; it is among ``tensors`` too.
@@ -44,13 +44,14 @@ class Demand(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a layer puts out.
+    """A layer's outputs.
 
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
         finals: the final state by the cell's ``parts``, each (1, B, ·) with memory of its own.
         tape: what the backward pass needs, bare, or None.
-        shared: whether ``h`` is the tape's states, so that whoever writes into it changes them.
+        shared: whether ``h`` shares memory with the tape's states, so that writing into it changes
+            them.
     """
 
     h: Tensor
@@ -60,14 +61,14 @@ class Outputs(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What V losses left on their backward pass.
+    """What the backward pass of V losses produced.
 
     Attributes:
         norms: ‖∂E_v/∂s_k‖₂ (V, T+1, B); exactly 0 above the loss and below its floor. None if not
-            asked for; so with the next two.
+            asked for; likewise the next two.
         deltas: ∂E_v/∂s_k itself (V, T+1, B, S).
-        adjoints: the adjoints that ``cell.vjp`` gives, (V, T, B, ·).
-        s_0: ∂E_v/∂s_0 (V, B, S); 0 for a loss that is not followed so far.
+        adjoints: the adjoints that ``cell.vjp`` returns, (V, T, B, ·).
+        s_0: ∂E_v/∂s_0 (V, B, S); 0 for a loss that is not followed that far.
     """
 
     norms: Tensor | None
@@ -77,26 +78,26 @@ class Losses(NamedTuple):
 
 
 class Prepared(Protocol):
-    """Sweeps of one cell over weights that stay where they are, for calls as plain as can be.
+    """Sweeps of one cell over weights that stay where they are, for the plainest calls.
 
-    A short sweep takes less time than the question whether it can be taken. So the answer is kept,
-    and a call asks only whether the weights are where they were. Whatever is unusual gets None,
-    and goes by `Engine.outputs` and `Engine.gradients`.
+    A short sweep takes less time than checking whether it can be taken. So the answer is kept, and
+    a call checks only that the weights are where they were. Anything unusual gets None, and goes
+    through `Engine.outputs` and `Engine.gradients`.
     """
 
     cell: AbstractCell
     weights: tuple[Tensor, ...]
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
-        """Check whether these are the weights, in the memory and of the kind they were of."""
+        """Check whether these are the weights, in the same memory and of the same kind."""
         ...
 
     def takes(self, x: Tensor) -> bool:
-        """Check whether ``x`` is (T, B, I) and plain."""
+        """Check whether ``x`` is an ordinary tensor (T, B, I)."""
         ...
 
     def lengths(self, lengths: Any, x: Tensor) -> Any:
-        """Return the rows' lengths as `forward` takes them; None where they are not plain."""
+        """Return the rows' lengths as `forward` takes them; None where they are unusual."""
         ...
 
     def forward(self, x: Tensor, lengths: Any = None, *, keep: bool) -> tuple[Any, ...]:
@@ -116,7 +117,7 @@ class Engine(ABC):
     Attributes:
         name: what `kernels.use`, `kernels.choice` and `kernels.last_choice` call it.
         asked_for: whether `kernels.use` takes the name.
-        how: how it runs, which `kernels.choice` adds to why no other one does.
+        how: how it runs; `kernels.choice` appends it to the reason why no other one does.
     """
 
     name: str
@@ -124,16 +125,16 @@ class Engine(ABC):
     how: str = ""
 
     def missing(self) -> str:
-        """Return in one sentence why this engine is not there at all; "" where it is."""
+        """Return in one sentence why this engine is not installed; "" if it is."""
         return ""
 
     def chosen(self, cell: AbstractCell) -> Choice:
-        """Return the choice of this engine where no other one is preferred to it."""
+        """Return the choice of this engine when no other is preferred to it."""
         return Choice(self.name, f"{type(cell).__name__} runs on {self.name}.")
 
     @abstractmethod
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
-        """Return in one sentence why this engine cannot take the sweep; "" where it can.
+        """Return in one sentence why this engine cannot take the sweep; "" if it can.
 
         Args:
             cell: the recurrence.
@@ -151,13 +152,13 @@ class Engine(ABC):
         *,
         keep: bool = True,
     ) -> Outputs:
-        """Run the recurrence over all steps and return what a layer puts out (eq. 1).
+        """Run the recurrence over all steps and return a layer's outputs (eq. 1).
 
         Args:
             cell: the recurrence.
             x: inputs (T, B, I).
             s_0: the initial state (B, S); None: zeros.
-            active: (T, B) bool; rows that are False keep their state and put out 0.
+            active: (T, B) bool; rows that are False keep their state and output 0.
             reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
             keep: whether the backward pass will be taken.
         """
@@ -213,8 +214,8 @@ class Engine(ABC):
         Args:
             cell: the recurrence.
             tape: what its forward sweep kept.
-            g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, of which those of
-                steps that a row does not take do not count, since it puts out 0 there; None:
+            g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, except that
+                steps which a row does not take do not count, since it outputs 0 there; None:
                 nowhere.
             delta_T: what else arrives at s_T, (B, S).
             wants: the weights whose gradients are wanted; None: all.
@@ -243,25 +244,25 @@ class Engine(ABC):
                 ``enters[v]`` alone, and with ``g`` of that step.
             enters: (V,) steps from 1 to T; 0 for a loss that does not enter.
             floors: (V,) the lowest k that each loss is followed to; None: 0.
-            norms: whether the norms are wanted; they neither overflow nor underflow where the
-                vectors do not, and the vectors are not kept for them.
+            norms: whether the norms are wanted; they neither overflow nor underflow unless the
+                vectors do, and the vectors are not kept for them.
             deltas: whether the vectors are wanted.
-            adjoints: whether the adjoints are wanted; down to step floor (from 1).
+            adjoints: whether the adjoints are wanted, down to step ``floor`` (from 1).
         """
 
     def empty(self, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor to be written for the first time, in memory that suits the engine."""
+        """Return a tensor to write for the first time, in memory that suits the engine."""
         return like.new_empty(shape)
 
     def prepare(self, cell: AbstractCell) -> Prepared | None:
-        """Return sweeps with all settled that is the same in every call; None where it has none."""
+        """Return sweeps with everything prepared that all calls share; None where it has none."""
         del cell
         return None
 
 
 def states(s: Tensor) -> Tensor:
-    """Return the states without the first in their own memory, under another name.
+    """Return the states after the first, in the same memory but with a version count of their own.
 
-    Whatever is written into it counts as a change of h, not of s.
+    Writing into them counts as a change of h, not of s.
     """
     return s.narrow(0, 1, s.shape[0] - 1).data

@@ -1,4 +1,4 @@
-"""The five verbs of an engine, for whoever runs one sweep: each chooses its engine and calls it."""
+"""The five verbs for callers with a single sweep: each chooses an engine and calls it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def outputs(
     *,
     keep: bool = True,
 ) -> Outputs:
-    """Run the recurrence over all steps and return what a layer puts out (eq. 1).
+    """Run the recurrence over all steps and return a layer's outputs (eq. 1).
 
     Args:
         cell: the recurrence.
         x: inputs (T, B, I).
         s_0: the initial state (B, S); None: zeros.
-        active: (T, B) bool; rows that are False keep their state and put out 0.
+        active: (T, B) bool; rows that are False keep their state and output 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         keep: whether the backward pass will be taken.
 
@@ -57,11 +57,11 @@ def forward(
         x: inputs (T, B, I).
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state. The compiled kernel takes rows
-            whose steps are consecutive from the first on or up to the last.
+            whose steps are consecutive, either from the first on or up to the last.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
 
     Cost:
-        one product for all inputs, and 2·B·A·H operations a step; a row costs its own length.
+        one GEMM for all inputs, and 2·B·A·H operations per step; a row costs its own length.
 
     Example:
         >>> from throughtime.cells import Elman
@@ -86,7 +86,7 @@ def backward(
         The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
 
     Cost:
-        2·V·B·A·H operations a step; memory V·T·B·A.
+        2·V·B·A·H operations per step; memory V·T·B·A.
     """
     return choose_back(cell, tape, g, delta_T).backward(cell, tape, g, delta_T)
 
@@ -105,14 +105,14 @@ def gradients(
     Args:
         cell: the recurrence.
         tape: what its forward sweep kept.
-        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, of which those of
-            steps that a row does not take do not count, since it puts out 0 there; None: nowhere.
+        g: direct gradients (T, B, G) into the first G ≤ S entries of s_1…s_T, except that
+            steps which a row does not take do not count, since it outputs 0 there; None: nowhere.
         delta_T: what else arrives at s_T, (B, S).
         wants: the weights whose gradients are wanted; None: all.
         want_x: whether dE/dx is wanted.
 
     Cost:
-        a backward sweep and one GEMM for each of W_x, W_h and x; memory T·B·(A + I).
+        a backward sweep and one GEMM each for W_x, W_h and x; memory T·B·(A + I).
 
     Example:
         >>> from throughtime.cells import Elman
@@ -145,10 +145,10 @@ def losses(
             ``enters[v]`` alone, and with ``g`` of that step.
         enters: (V,) steps from 1 to T; 0 for a loss that does not enter.
         floors: (V,) the lowest k that each loss is followed to; None: 0.
-        norms: whether the norms are wanted; they neither overflow nor underflow where the vectors
-            do not, and the vectors are not kept for them.
+        norms: whether the norms are wanted; they neither overflow nor underflow unless the vectors
+            do, and the vectors are not kept for them.
         deltas: whether the vectors are wanted.
-        adjoints: whether the adjoints are wanted; down to step floor (from 1).
+        adjoints: whether the adjoints are wanted, down to step ``floor`` (from 1).
 
     Raises:
         InputValueError: ``enters`` is missing for a ``g`` without the axis V, or superfluous.

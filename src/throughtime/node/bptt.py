@@ -20,49 +20,50 @@ from ..schedules import FULL, AbstractSchedule
 from ..tape import filled, joined
 from ..torch_state import is_batched
 from .gradients import batched_gradients, keep, send_back
-from .recording import Switch
+from .recording import Gate
 
 __all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
 
 
 class Shown(NamedTuple):
-    """An output that is the tape's states: whoever writes into it in place takes them away.
+    """An output that shares memory with the tape's states, so that writing into it destroys them.
 
-    That is allowed, as with ``torch.nn``, and noticed: the backward pass runs forward once more.
+    That is allowed, as with ``torch.nn``, and noticed: the backward pass then runs forward again.
 
     Attributes:
-        h: the output without its graph; it counts the same writes.
-        version: the count when it was put out.
+        h: the output without its graph, with the same version counter.
+        version: the counter's value when it was returned.
     """
 
     h: Tensor
     version: int
 
     def changed(self) -> bool:
-        """Check whether anything was written into the output since."""
+        """Check whether anything has been written into the output since."""
         return self.h._version != self.version
 
 
 class Run(NamedTuple):
-    """What one run of a layer is told beside tensors that may want a gradient.
+    """What one run of a layer needs besides the tensors that may require grad.
 
     Attributes:
         cell: the recurrence.
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
         through: the schedule.
-        switch: of the recording that collects the run, or None.
+        gate: its switch in the recording that collects the run, or None.
         keep: whether the backward pass may be taken.
-        prepared: sweeps over the whole input, where they are known to apply.
+        prepared: sweeps over the whole input, if they are known to apply.
         lengths: how many steps each row takes, as ``prepared`` has them; None: all.
-        mask: gives ``active`` for the lengths, where the plain backward pass is taken after all.
+        mask: returns ``active`` for the lengths, for when the general backward pass is needed after
+            all.
     """
 
     cell: AbstractCell
     active: Tensor | None
     reset: Tensor | None
     through: AbstractSchedule
-    switch: Switch | None
+    gate: Gate | None
     keep: bool
     prepared: Prepared | None = None
     lengths: Any = None
@@ -74,7 +75,7 @@ class BPTT(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, run: Run, x, s_0, anchor, *weights):
-        """Run the sweep: h (T, B, H), and s_T by its parts, each (1, B, ·)."""
+        """Run the sweep: h (T, B, H), and the parts of s_T, each (1, B, ·)."""
         del anchor
         ctx.run, ctx.tape, ctx.shown, ctx.done = run, None, None, None
         ctx.set_materialize_grads(False)
@@ -83,16 +84,16 @@ class BPTT(torch.autograd.Function):
             ctx.shown = Shown(h.detach(), 0) if shared else None
             ctx.save_for_backward(x, None, None, None, *weights, *saved)
             return h, *finals
-        through = run.through if run.switch is None else run.through.whole()
+        through = run.through if run.gate is None else run.through.whole()
         with own_precision(x):
             h, finals, saved, shared = keep(
                 through, run.cell, x, s_0, run.active, run.reset, wanted=run.keep
             )
-        if run.switch is not None and run.keep:
+        if run.gate is not None and run.keep:
             ctx.tape = through.tape(x, s_0, saved, run.active, run.reset)
         ctx.shown = Shown(h.detach(), h._version) if shared else None
         if run.keep:
-            # The masks too, so that one that is changed before the backward pass is noticed.
+            # The masks too, so that a change to one before the backward pass is noticed.
             ctx.save_for_backward(x, s_0, run.active, run.reset, *weights, *saved)
         return h, *finals
 
@@ -100,9 +101,9 @@ class BPTT(torch.autograd.Function):
     def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
         run: Run = ctx.run
-        cell, switch = run.cell, run.switch
+        cell, gate = run.cell, run.gate
         g_s = _joined(g_finals, cell)
-        if (switch is not None and switch.cut) or (g_h is None and g_s is None):
+        if (gate is not None and gate.cut) or (g_h is None and g_s is None):
             return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
         if run.prepared is not None:
@@ -114,13 +115,13 @@ class BPTT(torch.autograd.Function):
                 n = len(cell.weights())
                 rest[n:] = filled(rest[n:], active)
         own = cell.weights()
-        if any(map(is_not, own.values(), rest)):  # a hook on saved tensors gave copies
+        if any(map(is_not, own.values(), rest)):  # a hook on saved tensors made copies
             cell = rebind(cell, dict(zip(own, rest, strict=False)))
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, active, reset, g_h, g_s)
         through, kept = run.through, tuple(rest[len(own) :])
-        if switch is not None:
-            through = FULL if switch.exact else through.whole()
+        if gate is not None:
+            through = FULL if gate.exact else through.whole()
         needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
         with own_precision(x):
             if ctx.shown is not None and ctx.shown.changed():
@@ -138,7 +139,7 @@ class BPTT(torch.autograd.Function):
 
 
 def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
-    """Return the gradients of x and each weight; None where the general way must be taken."""
+    """Return the gradients of x and each weight; None where the general backward pass is needed."""
     if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
         return None
     needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
@@ -160,12 +161,12 @@ def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor |
 
 
 def begin(cell: AbstractCell, x: Tensor) -> Tensor:
-    """Return the initial state (B, S) where none was given."""
+    """Return the initial state (B, S) if none was given."""
     return x.new_zeros(x.shape[1], cell.state_size)
 
 
 def own_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off, which the meta device does not know."""
+    """Switch autocast off, except on the meta device, which has none."""
     if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
@@ -174,7 +175,7 @@ def own_precision(x: Tensor) -> AbstractContextManager[object]:
 def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset, g_h, g_s):
     """Return the gradients as differentiable functions, through an unrolled graph.
 
-    This is what ``create_graph=True`` asks for: second derivatives, at the price of autograd.
+    This is what ``create_graph=True`` asks for: second derivatives, at autograd's price.
     """
     needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
     refuse_truncation(ctx.run.through)
@@ -200,7 +201,7 @@ def _differentiable_grads(ctx, cell: AbstractCell, x: Tensor, s_0, active, reset
 
 
 def refuse_truncation(through: AbstractSchedule) -> None:
-    """Raise where the exact recurrence is asked for and the schedule cuts it.
+    """Raise if the exact recurrence is asked for and the schedule cuts it.
 
     Raises:
         UnsupportedError: it does.

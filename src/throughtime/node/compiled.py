@@ -1,4 +1,4 @@
-"""The node as one operation that ``torch.compile`` sees whole, whatever T is."""
+"""The node as one operation for ``torch.compile``, whatever T is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS: dict[str, type[Elman] | type[LSTM] | type[GRU]] = {"LSTM": LSTM, "GRU": G
 
 
 def kind_of(cell: AbstractCell) -> str | None:
-    """Return what `compiled_bptt` calls a cell of the package's three; None for any other."""
+    """Return `compiled_bptt`'s name for one of the package's three main cells; None for others."""
     if type(cell) is Elman:
         return cell.nonlinearity
     return next((name for name, kind in KINDS.items() if type(cell) is kind), None)
@@ -37,7 +37,7 @@ def compiled_bptt(
 
     Args:
         kind: "LSTM", "GRU", or an Elman cell's nonlinearity.
-        weights: the cell's, by name.
+        weights: the cell's weights, by name.
         through: which steps are kept, recomputed or cut on the backward pass.
         x: inputs (T, B, I).
         s_0: the initial state (B, S).
@@ -87,7 +87,7 @@ def _layer_fake(kind, names, name, window, every, memory, x, s_0, weights, activ
     T, B, _ = x.shape
     outputs = [x.new_empty(T, B, cell.hidden_size), x.new_empty(B, cell.state_size)]
     for shape in shapes:
-        # What follows from values that the compiler leaves open is None.
+        # A size that depends on values the compiler leaves open is None.
         sizes = [torch.library.get_ctx().new_dynamic_size() if n is None else n for n in shape]
         outputs.append(x.new_empty(sizes))
     return outputs

@@ -17,7 +17,7 @@ from ..tape import Tape, complete, joined, split
 from ..torch_state import is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
-from .recording import Call, Recording
+from .recording import Call, Gate, Key, Recording
 
 __all__ = ["bptt", "bptt_prepared"]
 
@@ -41,16 +41,19 @@ def bptt(
         cell: the recurrence.
         x: inputs (T, B, I).
         s_0: the initial state (B, S); None: zeros.
-        active: (T, B) bool; rows that are False keep their state and put out 0.
+        active: (T, B) bool; rows that are False keep their state and output 0.
         reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         through: which steps are kept, recomputed or cut on the backward pass.
-        recording: where a trace collects this run.
+        recording: what a trace collects this run in; None outside a trace.
         name: the layer's name in the flow.
         inner: whether ``x`` comes from the layer below in the same module.
-        reverse: whether the caller turned time around.
+        reverse: whether the caller reversed time.
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
+
+    Raises:
+        UnsupportedError: the schedule cuts what second derivatives and transforms need.
 
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
@@ -59,10 +62,10 @@ def bptt(
     if through is not FULL:
         check_schedule(through)
     if recording is not None:
-        anchor, switch = recording.anchor, recording.switch
+        anchor, gate = recording.anchor, Gate(recording.switch, Key("layer", name))
         s_0 = begin(cell, x) if s_0 is None else s_0
     else:
-        anchor = switch = None
+        anchor = gate = None
         if is_transformed((x, s_0, *weights.values())):
             if torch.is_grad_enabled() or not only_maps():
                 refuse_truncation(through)
@@ -75,13 +78,13 @@ def bptt(
     if not keep and recording is None:
         with own_precision(x):
             return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
-    h, *parts = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+    h, *parts = BPTT.apply(Run(cell, active, reset, through, gate, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
-        assert s_0 is not None
+        assert s_0 is not None and gate is not None
         s_T = joined(tuple(parts))
         node = h.grad_fn
         if node is not None and node.tape is not None:
-            copies = {n: w.detach().clone() for n, w in weights.items()}
+            copies = {n: recording.copy(w) for n, w in weights.items()}
             t = node.tape
             masks = (None if m is None else m.clone() for m in (active, reset))
             bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
@@ -89,7 +92,8 @@ def bptt(
             node.tape = None
             recording.calls.append(
                 Call(
-                    recording.numbered(name),
+                    Key("layer", name),
+                    gate,
                     rebind(cell, copies),
                     tape,
                     x,
@@ -99,27 +103,28 @@ def bptt(
                     inner,
                     reverse,
                     through,
+                    {n: w for n, w in weights.items() if w.grad_fn is not None},
                 )
             )
-            # What is written into the output in place must not change what was recorded.
+            # Writing into the output in place must not change what was recorded.
             return h.clone(), split(s_T, cell.parts())
     return h, tuple(parts)
 
 
-# What `torch.autograd.Function.apply` comes to where no transform is at work, as was asked before.
+# What `torch.autograd.Function.apply` does when no transform is at work, which was checked before.
 _apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def bptt_prepared(
     prepared: Prepared, x: Tensor, lengths: Any, mask: Callable[[], Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Do what `bptt` does from s_0 = 0 where prepared sweeps are known to take ``x``.
+    """Do what `bptt` does from s_0 = 0, where prepared sweeps are known to take ``x``.
 
     Args:
         prepared: the sweeps, over the weights as they are now.
-        x: inputs (T, B, I), seen by no transform and no tracer.
+        x: inputs (T, B, I), under no transform and no tracer.
         lengths: how many steps each row takes, as ``prepared`` has them; None: all T.
-        mask: gives the lengths as ``active`` (T, B).
+        mask: returns the lengths as ``active`` (T, B).
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).

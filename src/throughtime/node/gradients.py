@@ -1,6 +1,6 @@
-"""The two halves of a layer's node: what its forward pass keeps, and its gradients from that.
+"""The two halves of a layer's node: what its forward pass keeps, and the gradients from that.
 
-Eager calls reach them through `bptt.BPTT`, compiled ones through `compiled`.
+Eager calls use them through `bptt.BPTT`, compiled ones through `compiled`.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def send_back(
         cell: the recurrence.
         tape: what the schedule kept, as its ``tape`` returns it.
         needs: whether the gradient of x, of s_0, and of each weight is wanted.
-        g_h: what arrives at the outputs, (V, T, B, H); without the axis V, one loss.
+        g_h: what arrives at the outputs, (V, T, B, H), or (T, B, H) for one loss.
         g_s: what arrives at the final state, (V, B, S), likewise.
 
     Returns:
         The gradients of x (V, T, B, I), s_0 (V, B, S) and each weight (V, ·), or None; without
-        the axis V where the losses had none.
+        the axis V if what arrives has none.
     """
     engine = choose_back(cell, tape, g_h, g_s)
     names = list(cell.weights())
@@ -105,14 +105,14 @@ def _in_order(found: Gradients, names: Sequence[str], needs: Sequence[bool]) -> 
 
 
 def _together(parts: list[Tensor | None]) -> Tensor | None:
-    """Return one gradient of V losses, (V, ·), or None where it was not wanted."""
+    """Return one gradient of V losses, (V, ·), or None if it was not wanted."""
     there = [part for part in parts if part is not None]
     if not there:
         return None
     return there[0][None] if len(there) == 1 else torch.stack(there)
 
 
-# What the operation below is to run, while it runs: vmap can carry tensors and numbers only.
+# What the operation below runs, while it runs: vmap carries only tensors and numbers.
 _RUNNING: dict[int, tuple[Back, AbstractCell]] = {}
 _NUMBERS = count()
 
@@ -126,7 +126,7 @@ def _one(number: int, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
 
 
 def _all(info, in_dims, number: int, g_h: Tensor | None, g_s: Tensor | None):
-    """Run all losses of a vmap in one sweep: they are its axis V."""
+    """Run all losses of a vmap in one sweep, as its axis V."""
 
     def leading(g: Tensor | None, dim: int | None) -> Tensor | None:
         if g is None:
@@ -137,7 +137,7 @@ def _all(info, in_dims, number: int, g_h: Tensor | None, g_s: Tensor | None):
     g_h, g_s = leading(g_h, in_dims[1]), leading(g_s, in_dims[2])
     if not isinstance(cell, Function):
         return _flat(back(g_h, g_s)), 0
-    # This cell asks autograd, which is refused where a vmap is under way: in this thread alone.
+    # This cell calls autograd, which a thread refuses while a vmap is under way in it.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.no_grad()(lambda: _flat(back(g_h, g_s)))).result(), 0
 
@@ -156,14 +156,14 @@ def batched_gradients(
     g_s: Tensor | None,
     shapes: Sequence[torch.Size | None],
 ) -> list[Tensor | None]:
-    """Return what `send_back` returns where vmap hides the axis V.
+    """Return what `send_back` returns, where vmap hides the axis V.
 
     Args:
-        back: `send_back` but for its last two arguments.
+        back: `send_back`, all but its last two arguments bound.
         cell: the recurrence.
-        g_h: what arrives at the outputs, a batch of (T, B, H) behind one tensor.
+        g_h: what arrives at the outputs, (T, B, H), with a batch hidden behind it.
         g_s: what arrives at the final state, likewise (B, S).
-        shapes: the shape of each gradient that is wanted, None for the others.
+        shapes: the shape of each wanted gradient, None for the others.
     """
     number = next(_NUMBERS)
     _RUNNING[number] = back, cell

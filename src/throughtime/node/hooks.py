@@ -1,6 +1,6 @@
-"""Users' hooks in a traced graph: known from when they are registered, left out of a measurement.
+"""Users' hooks in a traced graph: logged when they are registered, suspended during a measurement.
 
-A measurement sends many gradients back, some of them cut off, none of which is the training's. A
+A measurement sends many gradients back, some of them cut off, and none of them is the training's. A
 hook would be called with each, and one that clips would change what is measured.
 """
 
@@ -25,10 +25,10 @@ _PLAIN = {
 
 
 class HookLog:
-    """What hooks were put on tensors and modules while this log was kept."""
+    """The hooks that were put on tensors and modules while this log exists."""
 
     def __init__(self) -> None:
-        """Begin to log; it ends when nobody holds the log any more."""
+        """Begin to log, until the log is no longer referenced."""
         self.hooks: list[weakref.ref[Any]] = []
         self.modules: list[weakref.ref[BackwardHook]] = []
         self.retaining: list[weakref.ref[Tensor]] = []
@@ -38,7 +38,7 @@ class HookLog:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Leave every logged hook out, and what `retain_grad` keeps as it is, within a block."""
+        """Suspend every logged hook, and protect what `retain_grad` keeps, within a block."""
         kept = [(hooks, list(hooks.items())) for hooks in _alive(self.hooks)]
         modules = [(m, m.user_hooks, m.user_pre_hooks) for m in _alive(self.modules)]
         grads = [(tensor, tensor.grad) for tensor in _alive(self.retaining)]
@@ -63,8 +63,8 @@ def _alive(refs: list[weakref.ref[Any]]) -> list[Any]:
 
 
 def _listen() -> None:
-    """Put the three functions below in torch's place while there is a log, and only then."""
-    there = any(True for _ in _LOGS)  # len counts one that is just going
+    """Replace three of torch's functions by those below while there is a log, and only then."""
+    there = any(True for _ in _LOGS)  # len would count a log that is just being freed
     for owner, name, own in (
         (Tensor, "register_hook", _register_hook),
         (Tensor, "retain_grad", _retain_grad),

@@ -21,7 +21,7 @@ def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
     """Set gate biases for lags up to T_max (eq. 4), and return the layer.
 
     A gate f that stays at σ(b) forgets with a time constant of 1/(1 − σ(b)) = 1 + e^b steps.
-    Drawing that time over the lags that the task has gives::
+    With that time drawn over the task's lags::
 
         LSTM: b_f = ln u,  b_i = −b_f,  u ~ U(1, T_max − 1);  the other two biases 0
         GRU:  b_z = ln u  (PyTorch's z is what is kept);      the other two as they are

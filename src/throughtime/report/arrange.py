@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from ..flow import LayerView
 from ..flow.jacobians import singular_values
 from ..flow.lags import beginning
 
@@ -98,10 +99,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-_SPECTRA: WeakKeyDictionary[Any, dict[tuple[int, int], NDArray[Any]]] = WeakKeyDictionary()
+_SPECTRA: WeakKeyDictionary[LayerView, dict[tuple[int, int], NDArray[Any]]] = WeakKeyDictionary()
 
 
-def spectrum(layer: Any, step: int, row: int) -> NDArray[Any]:
+def spectrum(layer: LayerView, step: int, row: int) -> NDArray[Any]:
     """Return the singular values of J_step of one batch row, largest first (eq. 4).
 
     Kept, because two figures ask for the same ones; one row, because each is a decomposition.
@@ -120,7 +121,7 @@ def sample_rows(B: int, most: int = 8) -> list[int]:
     return sorted(np.random.default_rng(0).choice(B, most, replace=False).tolist())
 
 
-def affordable(layer: Any) -> int:
+def affordable(layer: LayerView) -> int:
     """Return how many steps' singular values may be asked for: seconds, not minutes."""
     return max(int(WORK / layer.S**3), 8)
 
@@ -136,7 +137,7 @@ def quantiles(values: NDArray[Any], *fractions: float) -> list[NDArray[Any]]:
     return [np.take_along_axis(ordered, place, 0)[0] for place in places]
 
 
-def _lines(layer: Any, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+def _lines(layer: LayerView, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Return one line a (loss, row) that has a gradient.
 
     Its norms (n, T+1), the step where it enters (n,), and the earliest step that has a way there,
@@ -157,7 +158,7 @@ def _lines(layer: Any, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return np.where(np.isnan(norms) & since, np.inf, norms), at, start
 
 
-def by_lag(layer: Any) -> ByLag:
+def by_lag(layer: LayerView) -> ByLag:
     """Return the norms ‖∂E_t/∂s_k‖ of a layer by lag t − k, relative to lag 0 (eq. 7).
 
     Cost:
@@ -188,7 +189,7 @@ def by_lag(layer: Any) -> ByLag:
     return ByLag(*out, losses=len(chosen), losses_in_all=V)
 
 
-def by_pair(layer: Any, most: int = STEPS) -> Pairs:
+def by_pair(layer: LayerView, most: int = STEPS) -> Pairs:
     """Return the norms ‖∂E_t/∂s_k‖ of a layer as a map over (t, k), the median over rows (eq. 3).
 
     Losses that enter at the same step are taken together. Above ``most`` steps each n-th is kept.

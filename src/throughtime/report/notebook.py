@@ -1,6 +1,6 @@
 """How a notebook shows a flow: importing this module is enough (nothing is drawn until then).
 
-``flow`` may not import this room, so this room gives its class the method; Plotly and jinja2 are
+``flow`` may not import this room, so this room sets the method on its class; Plotly and jinja2 are
 imported when a flow is displayed for the first time.
 """
 
@@ -22,7 +22,7 @@ def flow_html(flow: Flow) -> str:
     it, and it still shows without a network and after the notebook was closed.
 
     Args:
-        flow: what ``trace.flow`` gave.
+        flow: what ``trace.flow`` returned.
 
     Cost:
         about 2 MB a display, most of it plotly.js.

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..diagnosis import Diagnosis, Evidence, diagnose
 from ..errors import InputValueError
-from ..schedules import Truncated
+from ..flow import LayerView
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMITS", "began", "meaning", "report_html", "write_report"]
 
+# What is drawn of Jacobians, and so only where a state connects the steps.
+OF_A_STATE = ("jacobian", "lyapunov")
 LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
 
 LIMITS = (
@@ -46,19 +49,19 @@ LIMITS = (
 
 
 def write_report(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     path: str | os.PathLike[str],
     *,
-    diagnosis: Mapping[str, Any] | None = None,
+    diagnosis: Mapping[str, Diagnosis] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
     Args:
-        flow: what ``trace.flow`` gave.
+        flow: what ``trace.flow`` returned.
         path: of the HTML file; its folder must exist. A file that is there is replaced.
-        diagnosis: what `diagnose` gave for this flow, where it was given other thresholds.
+        diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -88,9 +91,9 @@ def write_report(
 
 
 def report_html(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     *,
-    diagnosis: Mapping[str, Any] | None = None,
+    diagnosis: Mapping[str, Diagnosis] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -99,7 +102,7 @@ def report_html(
     """Return the report as a string of HTML; arguments as `write_report`.
 
     Args:
-        flow: what ``trace.flow`` gave.
+        flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
@@ -112,8 +115,6 @@ def report_html(
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
     if diagnosis is None:
-        from ..diagnosis import diagnose
-
         diagnosis = diagnose(flow)
     layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
     several = len(layers) > 1
@@ -132,10 +133,10 @@ def report_html(
 
 
 def _layer(
-    flow: Mapping[str, Any],
+    flow: Mapping[str, LayerView],
     name: str,
     index: int,
-    diagnosis: Any,
+    diagnosis: Diagnosis,
     words: Sequence[str] | None,
     kinds: Sequence[str],
 ) -> dict[str, Any]:
@@ -143,6 +144,9 @@ def _layer(
     layer = flow[name]
     colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
     plots: list[Plot] = []
+    # What somebody asked for by name says itself why it cannot be drawn.
+    if kinds is LAYER_KINDS and not layer.jacobian_steps:
+        kinds = [kind for kind in kinds if kind not in OF_A_STATE]
     for kind in kinds:
         plots.append(plot(draw(flow, kind, name), f"plot-{index}-{kind}"))
         if kind == kinds[0] and words is not None:
@@ -164,16 +168,16 @@ def _layer(
     }
 
 
-def _words(layer: Any, words: Sequence[str], id: str) -> Plot:
+def _words(layer: LayerView, words: Sequence[str], id: str) -> Plot:
     shaded = shade(layer, words)
     return plot(draw_words(layer, words=words), id, html=words_html(shaded) + legend_html())
 
 
-def meaning(layer: Any, fraction: float = 0.01) -> str:
-    """Say in one sentence how far back the gradient of a layer lasts.
+def meaning(layer: LayerView, fraction: float = 0.01) -> str:
+    """Describe in one sentence how far back the gradient of a layer lasts.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         fraction: what the horizon's gradient must still be of lag 0.
     """
     horizon = int(layer.horizon(fraction))
@@ -194,11 +198,11 @@ def meaning(layer: Any, fraction: float = 0.01) -> str:
     )
 
 
-def began(layer: Any) -> str:
-    """Say where a layer first turned inf or NaN; an empty string where it did not.
+def began(layer: LayerView) -> str:
+    """Describe where a layer first turned inf or NaN; an empty string where it did not.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
     """
     first = layer.first_nonfinite
     if first is None:
@@ -208,13 +212,13 @@ def began(layer: Any) -> str:
     return f"First {kind}: {first.where}, {at}."
 
 
-def biased(layer: Any) -> str:
-    """Say what training leaves out where a layer's schedule truncates; else an empty string.
+def biased(layer: LayerView) -> str:
+    """Describe what training leaves out where a layer's schedule truncates; else an empty string.
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
     """
-    if not isinstance(layer.through, Truncated):
+    if layer.through.exact:
         return ""
     shares = layer.dropped(layer.through)
     name = "weight_hh" if "weight_hh" in shares else max(shares, key=lambda n: shares[n])
@@ -225,38 +229,33 @@ def biased(layer: Any) -> str:
     )
 
 
-def _evidence(row: Any) -> dict[str, Any]:
-    cited = re.search(r"\d+", str(row.equation or ""))
+def _evidence(row: Evidence) -> dict[str, Any]:
+    cited = re.search(r"\d+", row.equation)
     return {
         "quantity": row.quantity,
-        "decides": bool(getattr(row, "decides", True)),
+        "decides": row.decides,
         "value": _value(row.value),
         "threshold": _value(row.threshold),
-        "where": str(row.where),
-        "equation": f"eq. {cited[0]}" if cited else str(row.equation or ""),
+        "where": row.where,
+        "equation": f"eq. {cited[0]}" if cited else row.equation,
         "number": cited[0] if cited and int(cited[0]) in EQUATIONS else "",
     }
 
 
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    try:
-        return number(float(value))
-    except (TypeError, ValueError):
-        return str(value)
+def _value(value: float | None) -> str:
+    return "–" if value is None else number(value)
 
 
-def _facts(layer: Any) -> str:
+def _facts(layer: LayerView) -> str:
     dtype = str(layer.norms.dtype).removeprefix("torch.")
     return (
-        f"{type(layer.cell).__name__} cell, {steps(layer.T)}, {layer.B} "
+        f"{layer.kind} cell, {steps(layer.T)}, {layer.B} "
         f"batch {'row' if layer.B == 1 else 'rows'}, state of {layer.S}, "
         f"{layer.norms.shape[0]} {'loss' if layer.norms.shape[0] == 1 else 'losses'}, {dtype}"
     )
 
 
-def _summary(flow: Mapping[str, Any]) -> str:
+def _summary(flow: Mapping[str, LayerView]) -> str:
     count = len(flow)
     spans = sorted({layer.T for layer in flow.values()})
     reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"

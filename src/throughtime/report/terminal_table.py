@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..diagnosis import Diagnosis, diagnose
+from ..flow import LayerView
 from .arrange import array
 from .numbers import number, percent
 
@@ -51,12 +53,14 @@ def _bar(value: float, bars: str) -> str:
     return bars[max(0, min(len(bars) - 1, math.ceil(height) - 1))]
 
 
-def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -> FlowTable:
+def table(
+    flow: Mapping[str, LayerView], diagnosis: Mapping[str, Diagnosis] | None = None
+) -> FlowTable:
     """Return a Rich table of a flow: verdict, horizon, profile, first non-finite (eq. 7, 10).
 
     Args:
-        flow: what ``trace.flow`` gave.
-        diagnosis: what `diagnose` gave for it; judged here where absent.
+        flow: what ``trace.flow`` returned.
+        diagnosis: what `diagnose` returned for it; judged here where absent.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -66,17 +70,13 @@ def table(flow: Mapping[str, Any], diagnosis: Mapping[str, Any] | None = None) -
         >>> table(flow).build().columns[2].header
         'horizon'
     """
-    if diagnosis is None:
-        from ..diagnosis import diagnose
-
-        diagnosis = diagnose(flow)
-    return FlowTable(flow, diagnosis)
+    return FlowTable(flow, diagnose(flow) if diagnosis is None else diagnosis)
 
 
 class FlowTable:
     """A table that Rich prints, in the characters that the terminal has."""
 
-    def __init__(self, flow: Mapping[str, Any], diagnosis: Mapping[str, Any]) -> None:
+    def __init__(self, flow: Mapping[str, LayerView], diagnosis: Mapping[str, Diagnosis]) -> None:
         """Take what `table` was given."""
         self.flow, self.diagnosis = flow, diagnosis
 
@@ -113,7 +113,7 @@ class FlowTable:
         return out
 
 
-def _shares(judged: Any) -> str:
+def _shares(judged: Diagnosis) -> str:
     """Return the share of the rows for each verdict, one a line, where not all have the same."""
     if sum(share > 0 for share in judged.shares.values()) < 2:
         return ""
@@ -123,7 +123,7 @@ def _shares(judged: Any) -> str:
     return "".join(f"\n{line}" for line in lines)
 
 
-def _horizon(layer: Any, longest: int, ascii_only: bool) -> str:
+def _horizon(layer: LayerView, longest: int, ascii_only: bool) -> str:
     """Return the horizon; "≥" where it is the end of the window that was measured."""
     text = f"{layer.horizon_text()} of {longest}"
     return text.replace("≥", ">=") if ascii_only else text
@@ -137,6 +137,6 @@ def _at_lags(profile: list[float], ascii_only: bool) -> str:
     return "\n".join(f"lag {lag}: {show(profile[lag])}" for lag in lags[-3:])
 
 
-def _first(layer: Any) -> str:
+def _first(layer: LayerView) -> str:
     first = layer.first_nonfinite
     return "none" if first is None else f"{first.kind}, step {first.step}\n{first.direction}"

@@ -1,4 +1,4 @@
-"""Which steps are kept, recomputed or cut on the backward pass: one file a schedule."""
+"""Which steps are kept, recomputed or cut on the backward pass: one file per schedule."""
 
 from .base import AbstractSchedule, Kept, last_steps
 from .checkpointed import Checkpointed

@@ -1,4 +1,4 @@
-"""What a schedule is: what it keeps of a forward pass, and how the backward pass goes over it."""
+"""What a schedule is: what it keeps of a forward pass, and how the backward pass uses it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..errors import InputTypeError, InputValueError
 from ..tape import Gradients, Tape
 
 if TYPE_CHECKING:
-    # An engine is handed in: the engines are built after the schedules.
+    # An engine is passed in: the engines come after the schedules.
     from ..kernels.engine import Engine
 
 __all__ = ["AbstractSchedule", "Kept", "Total", "check_count", "check_schedule", "last_steps"]
 
-# By class name, for a schedule that goes through an operation of torch as plain numbers.
+# By class name, for schedules that pass through an operation of torch as plain values.
 _KINDS: dict[str, type[AbstractSchedule]] = {}
 
 
 class Kept(NamedTuple):
-    """What a forward pass under a schedule gives.
+    """What a forward pass under a schedule returns.
 
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
-        finals: the final state by the cell's ``parts``, each (1, B, ·).
-        kept: what the backward pass needs beside the input, s_0 and the weights.
-        shared: whether ``h`` is in the memory of ``kept``.
+        finals: the parts of the final state, each (1, B, ·).
+        kept: what the backward pass needs besides the input, s_0 and the weights.
+        shared: whether ``h`` shares memory with ``kept``.
     """
 
     h: Tensor
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
 class AbstractSchedule(ABC):
     """Which steps are kept, recomputed or cut on the backward pass.
 
-    A schedule knows one loss, and moves through time by the engine that it is given.
+    A schedule handles one loss, and moves through time by the engine that it is given.
 
     Attributes:
         exact: whether the gradient is that of all steps.
@@ -52,7 +52,7 @@ class AbstractSchedule(ABC):
     batches_losses: ClassVar[bool] = False
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """Know the schedule by its name."""
+        """Register the schedule by its name."""
         super().__init_subclass__(**named)
         _KINDS[cls.__name__] = cls
 
@@ -67,7 +67,7 @@ class AbstractSchedule(ABC):
         *,
         keep: bool,
     ) -> Kept:
-        """Run the recurrence (eq. 1) and keep what the backward pass needs: here, every step.
+        """Run the recurrence (eq. 1) and keep what the backward pass needs: by default, every step.
 
         Args:
             engine: what runs the sweeps.
@@ -120,7 +120,7 @@ class AbstractSchedule(ABC):
     def kept_shapes(
         self, cell: AbstractCell, x: Tensor, s_0: Tensor
     ) -> list[tuple[int | None, ...]]:
-        """Return the shapes of what `outputs` keeps; None for a size that values decide."""
+        """Return the shapes of what `outputs` keeps; None for a size that depends on values."""
         del s_0
         T, B = x.shape[:2]
         widths = cell.kept_widths() or ()
@@ -152,14 +152,14 @@ class AbstractSchedule(ABC):
     def of(
         name: str, window: int | None, every: int | None, memory: str | None
     ) -> AbstractSchedule:
-        """Return the schedule that `told` told of."""
+        """Return the schedule that `told` described."""
         return _KINDS[name].from_told(window, every, memory)
 
     @classmethod
     def from_told(
         cls, window: int | None, every: int | None, memory: str | None
     ) -> AbstractSchedule:
-        """Return the schedule of this class from what `told` told."""
+        """Return the schedule of this class that `told` described."""
         del window, every, memory
         return cls()
 
@@ -205,7 +205,7 @@ class Total:
         """Begin with none.
 
         Args:
-            x: where dE/dx (T, B, I) is summed, full of zeros; None where it is not wanted.
+            x: zeros (T, B, I) into which dE/dx is summed; None if it is not wanted.
         """
         self.weights: dict[str, Tensor] = {}
         self.x = x

@@ -1,4 +1,4 @@
-"""The exact gradient in bounded memory: kept states now and then, the rest recomputed."""
+"""The exact gradient in bounded memory: some states are kept, the rest is recomputed."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def _bytes(memory: object) -> int:
 
 @dataclass(frozen=True)
 class Checkpointed(AbstractSchedule):
-    """The exact gradient in bounded memory: states are kept now and then, the rest is recomputed.
+    """The exact gradient in bounded memory: some states are kept, the rest is recomputed.
 
     Attributes:
-        every: how many steps lie between two states that are kept; √T where neither is given.
-        memory: bytes, or a text like ``"64MiB"``, that the sweeps may keep beside the layer's
-            input, output and their gradients: for each layer of a stack, and each direction.
+        every: how many steps lie between two kept states; √T if neither argument is given.
+        memory: bytes, or a text like ``"64MiB"``, that the sweeps may keep besides the layer's
+            input, output and their gradients, per layer of a stack and direction.
 
     Cost:
         one more forward sweep; memory B·S·T/every + every·B·(S + what the cell saves + 2A). Where
-        ``memory`` is too small for that, steps are run again as often as the optimal binomial
+        ``memory`` is too small for that, steps are recomputed as often as the optimal binomial
         schedule needs, and kept states count twice.
 
     Raises:
@@ -58,7 +58,7 @@ class Checkpointed(AbstractSchedule):
 
     Source:
         Chen et al. (2016) for one level; Griewank and Walther (2000), and for recurrent networks
-        Gruslys et al. (2016), where that does not fit.
+        Gruslys et al. (2016), if that does not fit.
 
     Example:
         >>> layer = tt.LSTM(3, 5, through=tt.Checkpointed(memory="64MiB"))
@@ -91,14 +91,14 @@ class Checkpointed(AbstractSchedule):
         *,
         keep: bool,
     ) -> Kept:
-        """Run the recurrence and keep a state now and then (eq. 1)."""
+        """Run the recurrence and keep some of the states (eq. 1)."""
         T, B = x.shape[:2]
         s_0 = x.new_zeros(B, cell.state_size) if s_0 is None else s_0
         how = plan(self, cell, x, s_0)
         sweeps = Pieces(how, engine, cell, x, active, reset)
         h = engine.empty(s_0, T, B, cell.hidden_size)
         stretches = list(how.descent(0, T, how.slots))
-        # One tensor: small ones between the pieces' large ones would leave holes that none fits.
+        # One tensor: small ones between the pieces' large ones would fragment memory.
         states = s_0.new_empty(len(stretches) - 1, B, cell.state_size)
         s = s_0
         for number, (first, last) in enumerate(stretches):
@@ -123,7 +123,7 @@ class Checkpointed(AbstractSchedule):
     def kept_shapes(
         self, cell: AbstractCell, x: Tensor, s_0: Tensor
     ) -> list[tuple[int | None, ...]]:
-        """Return the shape of the kept states; None where a compiler leaves T or B open."""
+        """Return the shape of the kept states; None if a compiler leaves T or B open."""
         T, B = x.shape[:2]
         count = None
         if isinstance(T, int) and isinstance(B, int):
@@ -148,7 +148,7 @@ class Checkpointed(AbstractSchedule):
         sweeps = Pieces(how, engine, cell, x, tape.active, tape.reset)
         total = Total(engine.empty(x, *x.shape).zero_() if want_x else None)
         delta = g_s
-        # A stack of its own, so that no recursion grows with T.
+        # An explicit stack, so that no recursion grows with T.
         stretches = how.descent(0, T, how.slots)
         left = list(zip(stretches, [s_0, *tape.saved[0]], strict=True))
         anew = _Anew(how.slots + 1)
@@ -182,12 +182,12 @@ class Checkpointed(AbstractSchedule):
 
     @classmethod
     def from_told(cls, window: int | None, every: int | None, memory: str | None) -> Checkpointed:
-        """Return the schedule from what `told` told."""
+        """Return the schedule that `told` described."""
         return cls(every, int(memory) if memory and memory.isdigit() else memory)
 
 
 class Pieces:
-    """The sweeps over parts of a sequence, by one engine."""
+    """Sweeps over parts of a sequence, by one engine."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class Pieces:
 
     def advance(self, s: Tensor, first: int, last: int, h: Tensor | None = None) -> Tensor:
         """Return the state after step ``last``; write the outputs up to there into ``h``."""
-        # In pieces: what a sweep holds while it runs must stay within the segment too.
+        # In pieces, since what a sweep holds while it runs must fit the segment too.
         for begin in range(first, last, self.how.segment):
             piece = slice(begin, min(begin + self.how.segment, last))
             active, reset = _part(self.active, piece), _part(self.reset, piece)
@@ -224,7 +224,7 @@ def _part(mask: Tensor | None, piece: slice) -> Tensor | None:
 
 
 class _Anew:
-    """States kept on the backward pass, all in one tensor, for the reason given in `outputs`."""
+    """States kept on the backward pass, all in one tensor for the reason given in `outputs`."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots

@@ -1,4 +1,4 @@
-"""Which states `Checkpointed` keeps, and which steps it runs again, within a budget of memory."""
+"""Which states `Checkpointed` keeps, and which steps it recomputes, within a memory budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     """How a sweep of T steps is recomputed on its backward pass.
 
     Attributes:
-        segment: how many steps are held at once, with all that the backward pass needs of them.
+        segment: how many steps are held at once, with all that their backward pass needs.
         slots: how many states may be kept besides s_0 and the one that the sweep has reached.
     """
 
@@ -30,10 +30,10 @@ class Plan(NamedTuple):
     slots: int
 
     def split(self, first: int, last: int, free: int) -> int | None:
-        """Return where to keep the next state between two steps; None where a segment is left.
+        """Return where to keep the next state between two steps; None if one segment is left.
 
-        It lies where the fewest segments are run again, by the binomial formula of Griewank and
-        Walther (2000), in which the state before ``first`` counts as one more that is kept.
+        That is where the fewest segments are recomputed, by the binomial formula of Griewank and
+        Walther (2000), in which the state before ``first`` counts as one more kept state.
         """
         n, states = -(-(last - first) // self.segment), max(free, 0) + 1
         if n <= 1:
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
         return first + min(ahead, n - 1) * self.segment
 
     def descent(self, first: int, last: int, free: int) -> Iterator[tuple[int, int]]:
-        """Return the stretches between the states kept on the first way forward."""
+        """Return the stretches between the states kept in the first forward pass."""
         while (at := self.split(first, last, free)) is not None:
             yield first, at
             first, free = at, free - 1
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 def advances(n: int, slots: int) -> int:
-    """Return how many segments are run only to reach a later one, where n are gone back through.
+    """Return how many segments are run only to reach a later one, in a backward pass over n.
 
     Args:
         n: the segments.
@@ -84,7 +84,7 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
     Raises:
         InputValueError: the budget does not hold one step and one state.
     """
-    # int: a compiler hands over sizes that are symbols, and a plan needs their values.
+    # int: a compiler passes symbolic sizes, and a plan needs their values.
     T, B = int(x.shape[0]), int(x.shape[1])
     if schedule.every is not None:
         return Plan(min(schedule.every, T), T)
@@ -92,7 +92,7 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
     if budget is None:
         return Plan(max(1, isqrt(T)), T)
     state = B * cell.state_size * s_0.element_size()
-    # In plain torch: a compiler asks with tensors that have no memory.
+    # In plain torch, since a compiler asks with tensors that have no memory.
     one = sweep.forward(cell, x[:1], s_0)
     saved = sum(int(k.numel()) * k.element_size() for k in (*one.saved, one.s[1:]))
     step = saved + 2 * B * cell.preact_size * s_0.element_size()
@@ -106,7 +106,10 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
 
 
 def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
-    """Return the longest segment beside which all other states fit: no step is run thrice."""
+    """Return the plan with the longest segment beside which all states fit, or None.
+
+    Under it no step runs more than twice.
+    """
     for segment in range(min(T, budget // step), 0, -1):
         slots = -(-T // segment) - 1
         if segment * step + (slots + 1) * state <= budget:
@@ -115,15 +118,16 @@ def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
 
 
 def _recursive(T: int, budget: int, step: int, state: int) -> Plan | None:
-    """Return the plan that runs the fewest steps again; states come twice.
+    """Return the plan that recomputes the fewest steps, where each state takes up memory twice.
 
-    What the forward pass kept stays until the graph is freed; the backward pass keeps as many anew.
+    What the forward pass kept stays until the graph is freed, and the backward pass keeps as many
+    of its own.
     """
     best: tuple[int, Plan] | None = None
     segment = 1
     while (slots := (budget - segment * step) // (2 * state) - 1) >= 0:
         found = advances(-(-T // segment), slots) * segment, Plan(segment, slots)
-        # Of equals the longer segment: fewer, larger sweeps.
+        # Among equals the longer segment: fewer, larger sweeps.
         best = found if best is None or found[0] <= best[0] else best
         segment = max(segment + 1, segment * 5 // 4)
     return None if best is None else best[1]

@@ -24,10 +24,10 @@ class Truncated(AbstractSchedule):
     """Truncated BPTT, BPTT(h; h′) of Williams and Peng (1990): biased, one sweep without overlap.
 
     After every ``every`` steps, the losses of those steps are sent back through the last
-    ``window`` steps; a last group that T cuts short goes back to where a whole one would.
+    ``window`` steps; a last group that T cuts short goes back as far as a whole one would.
     ``every=None`` means ``every=window``: segments that do not overlap, counted from the first
-    step. ``every=1``: each loss reaches back exactly ``window`` steps; with window 1 that is its
-    own step alone. The terms of eq. 5 with a smaller lag are exact; the others are
+    step. With ``every=1`` each loss reaches back exactly ``window`` steps; with window 1 that is
+    only its own step. The terms of eq. 5 with a smaller lag are exact; the others are
     left out, so **the gradient is biased**: no lag beyond the window can be learned.
 
     Attributes:
@@ -66,7 +66,7 @@ class Truncated(AbstractSchedule):
                 )
 
     def blocks(self, T: int) -> list[tuple[int, int, int]]:
-        """Give, for each group of losses, the first step reached, its first and its last."""
+        """Return, for each group of losses, the first step reached, and its first and last step."""
         every = self.every or self.window
         ends = [min(end, T) for end in range(every, T + every, every)]
         begins = [end - every + 1 for end in range(every, T + every, every)]
@@ -95,7 +95,7 @@ class Truncated(AbstractSchedule):
             steps = tape.steps(reach, end)
             g = _direct(cell, steps, begin - reach, None if g_h is None else g_h[reach - 1 : end])
             if g_s is not None and ends is not None:
-                # A row's final state is its state at its own last step.
+                # A row's final state is that of its own last step.
                 rows = ((ends >= begin) & (ends <= end)).nonzero()[:, 0]
                 g = torch.nn.functional.pad(g, (0, S - g.shape[-1]))
                 g[ends[rows] - reach, rows] += g_s[rows]
@@ -108,10 +108,10 @@ class Truncated(AbstractSchedule):
     def left_out(
         self, engine: Engine, cell: AbstractCell, tape: Tape, g: Tensor
     ) -> dict[str, Tensor]:
-        """Return the terms of dE/dW (eq. 5) that lie beyond the reach, summed, by weight.
+        """Return the terms of dE/dW (eq. 5) beyond the reach, summed, by weight.
 
         The losses of each group are followed to where the schedule stops; from there on all groups
-        travel together, since eq. 9 is linear. The terms are summed as they are: nothing is the
+        travel together, since eq. 9 is linear. The terms themselves are summed, so nothing is the
         difference of two large numbers.
 
         Cost:
@@ -133,7 +133,7 @@ class Truncated(AbstractSchedule):
 
     @classmethod
     def from_told(cls, window: int | None, every: int | None, memory: str | None) -> Truncated:
-        """Return the schedule from what `told` told."""
+        """Return the schedule that `told` described."""
         assert window is not None
         return cls(window, every)
 

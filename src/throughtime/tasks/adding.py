@@ -20,7 +20,7 @@ class Adding:
         x (T, B, 2), y (B, 1).
 
     Floor:
-        answering 1 always gives the variance of the sum, 2·(1/12) = 1/6.
+        always answering 1 costs the variance of the sum, 2·(1/12) = 1/6.
 
     Source:
         Hochreiter and Schmidhuber (1997), experiment 4; without their scaling of the target.

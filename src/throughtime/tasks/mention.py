@@ -68,7 +68,7 @@ class Text(NamedTuple):
 
 
 class Mention:
-    """Say who was said hi to, in the source's words (eq. 3, 7).
+    """Describe who was said hi to, in the source's words (eq. 3, 7).
 
     "**A** walked into the room. **B** walked in too. *So many words of other things.* **A** said
     hi to ___" → **B**. Words and punctuation are one step each; the loss stands on the last word,
@@ -100,7 +100,7 @@ class Mention:
 
         Args:
             names: N, 3 to 16; John and Jane are always among them.
-            shortest: the shortest lag that `draw_lag` gives, at least 8.
+            shortest: the shortest lag that `draw_lag` returns, at least 8.
             longest: the longest.
 
         Raises:

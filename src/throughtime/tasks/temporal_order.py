@@ -16,7 +16,7 @@ DISTRACTORS, X, START, ASK, SYMBOLS = 4, 4, 6, 7, 8
 
 
 class TemporalOrder:
-    """Tell XX, XY, YX and YY apart among distractors.
+    """Describe XX, XY, YX and YY apart among distractors.
 
     The first of the two symbols lies in [T/10, T/5), the second in [T/2, 3T/5); everything else
     is one of four distractors, between a start symbol and a question.

@@ -266,7 +266,7 @@ class Language:
         """Go on where a checkpoint was written.
 
         Args:
-            content: what `checkpoint.load` gave.
+            content: what `checkpoint.load` returned.
             source: its path, for messages.
 
         Raises:

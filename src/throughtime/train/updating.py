@@ -45,7 +45,7 @@ def update(
 
 
 def began(flow: Flow) -> str:
-    """Say where a pass through a model first turned inf or NaN (eq. 10).
+    """Describe where a pass through a model first turned inf or NaN (eq. 10).
 
     A forward one comes before every backward one; among backward ones the layer nearest to the
     loss, the last in the flow, comes first.

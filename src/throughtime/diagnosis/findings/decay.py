@@ -125,9 +125,9 @@ def _moved(seen: Seen, silent: Tensor) -> tuple[str, float]:
 
     Of a loss at the last step that is what `LayerFlow.dropped` says of a window that ends there.
     """
-    if seen.cell is None:
+    shares = {} if seen.cell is None else seen.layer.share_of(silent)
+    if not shares:
         return "", 0.0
-    shares = seen.layer.share_of(silent)
     name = max(shares, key=lambda n: -1.0 if math.isnan(shares[n]) else shares[n])
     return name, shares[name]
 
@@ -143,7 +143,7 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
     layer = seen.layer
     chosen = torch.linspace(0, len(layer.norms) - 1, looked_at, device=seen.device).long().unique()
     norms, enters = layer.norms[chosen], layer.enters[chosen]
-    if not all_finite(norms):
+    if not all_finite(norms[:, 1:]):
         return None
     behind = enters - beginning(layer.tape).gather(0, enters)
     stands = norms.gather(1, (enters - 1).clamp(min=0)[:, None])

@@ -72,7 +72,7 @@ def _of_layer(seen: Seen) -> Finding | None:
     layer = seen.layer
     if seen.finite and all_finite(layer.entering_norms):
         return _in_the_weights(seen)
-    bad = look(layer.adjoint(), "backward")
+    bad = seen.bad_adjoint
     sent = (~layer.entering_norms.isfinite()).any(1).nonzero().flatten()
     if len(sent) and (bad is None or int(sent[-1]) + 1 >= bad.step):
         return _sent(seen, int(sent[-1]) + 1)

@@ -25,7 +25,9 @@ def underflow(flow: Look) -> Iterator[Finding]:
     """
     for seen in flow.seen:
         layer = seen.layer
-        if layer.tape.s.dtype == torch.float64 or not seen.finite or seen.cell is None:
+        # Where the model's own code lies between the steps, no sweep takes them again.
+        known = seen.cell is not None and layer.cell_alone
+        if layer.tape.s.dtype == torch.float64 or not known or not seen.finite:
             continue
         step = torch.arange(1, layer.T + 1, device=seen.device)[:, None]
         inside = seen.steps & (step <= seen.last_of_episode(seen.enters))

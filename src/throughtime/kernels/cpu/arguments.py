@@ -15,12 +15,12 @@ from . import library
 
 __all__ = ["Arguments", "Span", "know", "side_by_side"]
 
-# What a normalised cell has besides: by gate, or by unit of c.
+# What a cell with layer norm has in addition, by gate or by unit of c.
 GAINS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
 NONLINEARITY = {name: number for number, name in enumerate(NONLINEARITIES)}
 
 
-# A batch's mask meets every layer, forward and back.
+# Every layer is given the batch's mask, forward and back.
 _SPANS = WeakTensorKeyDictionary()
 
 
@@ -30,7 +30,7 @@ class Span:
     Attributes:
         first: (B,) int32; None: 0 for all.
         last: (B,) int32.
-        obstacle: why ``active`` cannot be said so; empty where it can.
+        obstacle: why ``active`` is not of this form; empty if it is.
     """
 
     def __init__(self, first: Tensor | None, last: Tensor, obstacle: str) -> None:
@@ -39,7 +39,7 @@ class Span:
 
     @classmethod
     def of(cls, active: Tensor) -> Span:
-        """Read off ``active`` (T, B) where each row begins and ends; once for each tensor."""
+        """Read from ``active`` (T, B) where each row begins and ends, once per tensor."""
         found = _SPANS.get(active)
         if found is None or found[0] != _version(active):
             _SPANS[active] = found = (_version(active), cls._read(active))
@@ -59,27 +59,27 @@ class Span:
 
 
 def know(active: Tensor, lengths: Tensor) -> None:
-    """Say that ``active`` (T, B) is True for the first ``lengths`` (B,) steps of each row.
+    """Note that ``active`` (T, B) is True for the first ``lengths`` (B,) steps of each row.
 
-    Whoever made the mask of lengths saves `Span.of` from reading them off again.
+    Code that made the mask from lengths thus saves `Span.of` from reading them off again.
     """
     last = lengths.detach().to("cpu", torch.int32, copy=True)
     _SPANS[active] = (_version(active), Span(None, last, ""))
 
 
 def _version(tensor: Tensor) -> int:
-    """Return a number that changes with every write into a tensor, where torch counts them."""
+    """Return a number that changes with every write into a tensor, if torch counts them."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 class Arguments:
-    """The arguments of one native sweep, each checked; whoever runs it fills in the rest.
+    """The arguments of one native sweep, each checked; the caller fills in the rest.
 
-    Python's share of a short sweep's time is spent here: a check is one comparison where all is
-    well.
+    Of a short sweep's time, Python's share is spent here, so a check that passes is a single
+    comparison.
 
     Attributes:
-        sweep: what the native call gets.
+        sweep: what the native call is given.
         alive: tensors that must outlive the call.
     """
 
@@ -156,9 +156,9 @@ class Arguments:
         *shape: int,
         dtype: torch.dtype | None = None,
     ) -> int:
-        """Check a tensor, keep it until the call is over, and give its address.
+        """Check a tensor, keep it until the call is over, and return its address.
 
-        Without ``dtype`` it is to have the weights'.
+        Without ``dtype`` it must have the weights'.
 
         Raises:
             DtypeError: it has another one.
@@ -173,14 +173,14 @@ class Arguments:
         return tensor.data_ptr()
 
     def add_tape(self, tape: Tape) -> None:
-        """Say what the forward sweep put aside beside the states."""
+        """Add what the forward sweep saved besides the states."""
         widths = self.cell.kept_widths() or ()
         for i, width in enumerate(widths):
             kept = self.keep(f"saved[{i}]", tape.saved[i], "T B W", self.T, self.B, width)
             self.sweep.kept[i] = kept
 
     def add_direct(self, g: Tensor, V: int) -> None:
-        """Say what enters: g (V, T, B, G), or (T, B, G); with several V each has one step of it."""
+        """Add what enters: g (V, T, B, G), or (T, B, G), of which each loss takes one step."""
         sweep, cell = self.sweep, self.cell
         H, S, G = cell.hidden_size, cell.state_size, g.shape[-1]
         if G > S:

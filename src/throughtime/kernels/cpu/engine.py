@@ -26,14 +26,14 @@ _LIMIT = 2**31 - 1  # rows and steps are counted in 32 bits
 
 
 class Available(NamedTuple):
-    """What there is on this machine.
+    """What is available on this machine.
 
     Attributes:
         native: whether the compiled kernels can be used.
         isa: the instruction set they run on.
-        isas: all that this build and machine have, best first.
-        threads: the OpenMP library whose threads they use; empty: the calling thread alone.
-        reason: what is missing where ``native`` is False.
+        isas: all that this build and this machine have, best first.
+        threads: the OpenMP library whose threads they use; empty: the calling thread only.
+        reason: what is missing, if ``native`` is False.
     """
 
     native: bool
@@ -69,9 +69,9 @@ class Native(Engine):
         return _chosen(type(cell), library.isa())
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
-        """Return what speaks against the compiled sweep; "" where nothing does.
+        """Return why the compiled sweep does not apply; "" if it does.
 
-        Every short sweep asks, so what applies is found without making a sentence.
+        Every short sweep asks, so the usual case is settled without building a sentence.
         """
         weights = cell._parameters
         weight = weights.get("weight_hh")
@@ -104,10 +104,10 @@ class Native(Engine):
         *,
         keep: bool = True,
     ) -> Outputs:
-        """Run the recurrence over all steps and return what a layer puts out (eq. 1).
+        """Run the recurrence over all steps and return a layer's outputs (eq. 1).
 
-        Each operation of torch's costs 20 to 40 µs where a program has just done something else:
-        the sweep itself fills in s_0 and the final state, by parts.
+        The sweep itself fills in s_0 and the parts of the final state, because each operation of
+        torch costs 20 to 40 µs where a program has just done something else.
         """
         T, B, _ = x.shape
         H = cell.hidden_size
@@ -152,7 +152,7 @@ class Native(Engine):
         wants: frozenset[str] | None = None,
         want_x: bool = True,
     ) -> Gradients:
-        """Run the steps back, and their products while the adjoints are in cache (eq. 5, 9)."""
+        """Run the steps back, and the products while the adjoints are in cache (eq. 5, 9)."""
         number = CELLS[type(cell)]
         arguments = run.back_arguments(cell, number, tape, g, delta_T, with_x=True)
         weights = {n: w for n, w in cell.weights().items() if wants is None or n in wants}
@@ -210,11 +210,11 @@ class Native(Engine):
         enters: Tensor,
         floors: Tensor | None,
     ) -> Losses:
-        """Follow each loss no further than to where its gradient has underflowed to exactly 0.
+        """Follow each loss only until its gradient has underflowed to exactly 0.
 
-        The last loss is sent back alone, and the lag at which it underflows, with a margin, tried
-        on the others. What is 0 stays 0, so those that are 0 at their floor are done; the rest, if
-        any, are sent back whole.
+        The last loss is sent back alone. The lag at which it underflows, plus a margin, is then
+        tried on the others. What is 0 stays 0, so the losses that are 0 at that lag are done; the
+        rest, if any, are sent back all the way.
         """
         norms_alone = (True, False, False)
         floors = torch.zeros_like(enters) if floors is None else floors
@@ -235,11 +235,11 @@ class Native(Engine):
         return found
 
     def empty(self, like: Tensor, *shape: int) -> Tensor:
-        """Return a tensor to be written for the first time, on large pages where it is large."""
+        """Return a tensor to write for the first time, on large pages if it is large."""
         return library.empty(like, *shape)
 
     def prepare(self, cell: AbstractCell) -> PreparedSweeps | None:
-        """Settle what the sweeps need in every call; None where a weight is not contiguous."""
+        """Prepare what the sweeps need in every call; None if a weight is not contiguous."""
         if not all(weight.is_contiguous() for weight in cell.weights().values()):
             return None
         return PreparedSweeps(cell, CELLS[type(cell)], self)
@@ -254,7 +254,7 @@ def _chosen(cell: type[AbstractCell], isa: str) -> Choice:
 
 
 def _adjoint_size(cell: AbstractCell, number: int) -> int:
-    """Return how wide the adjoints are that the cell's ``vjp`` and its kernel give."""
+    """Return the width of the adjoints that the cell's ``vjp`` and its kernel return."""
     return library.facts(number).adjoint * cell.hidden_size
 
 
@@ -265,7 +265,7 @@ def _last_entry(g: Tensor) -> Tensor:
 
 
 def _no_kernel(cell: AbstractCell) -> str:
-    """Return which of cell, device and dtype it is that no kernel was compiled for."""
+    """Return for which cell, device or dtype no kernel was compiled."""
     name = type(cell).__name__
     if type(cell) not in CELLS:
         return f"{name} has no compiled kernel."
@@ -276,7 +276,7 @@ def _no_kernel(cell: AbstractCell) -> str:
 
 
 def _unfit(tensor: Tensor, weight: Tensor) -> str:
-    """Return what is wrong with a tensor that native code cannot be given."""
+    """Return why native code cannot be given this tensor."""
     if tensor.layout != torch.strided:
         return f"a tensor has the layout {tensor.layout}."
     if tensor.dtype not in (weight.dtype, torch.bool):

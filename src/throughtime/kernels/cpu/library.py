@@ -1,7 +1,7 @@
 """The compiled library: found, loaded, given torch's threads, and called through ctypes.
 
 The library has a plain C interface (native/interface.h) and no OpenMP of its own. It runs on the
-pool of the OpenMP library that torch has loaded already, so that there is never a second one.
+pool of the OpenMP library that torch has loaded, so that there is never a second pool.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KEPT = 5  # TT_KEPT
 
 
 class Facts(ctypes.Structure):
-    """What a cell's arrays are like; the fields are explained in native/interface.h."""
+    """The number and widths of a cell's arrays; native/interface.h explains the fields."""
 
     _fields_ = (
         *((name, _int32) for name in ("gates", "states", "shared", "adjoint")),
@@ -51,7 +51,7 @@ class Facts(ctypes.Structure):
 
 
 class Sweep(ctypes.Structure):
-    """The arguments of both sweeps; the fields are explained in native/interface.h."""
+    """The arguments of both sweeps; native/interface.h explains the fields."""
 
     _fields_ = (
         *((name, _int32) for name in ("cell", "dtype", "nonlinearity", "threads", "members")),
@@ -84,8 +84,8 @@ class Library(NamedTuple):
 
     Attributes:
         handle: the loaded library, or None.
-        reason: why there is none; empty where there is one.
-        pool: the OpenMP library whose threads it uses; empty: it runs on the calling thread alone.
+        reason: why there is none; empty if there is one.
+        pool: the OpenMP library whose threads it uses; empty: it runs on the calling thread only.
     """
 
     handle: ctypes.CDLL | None
@@ -124,7 +124,7 @@ def library() -> Library:
 
 
 def _is_ours(handle: ctypes.CDLL) -> bool:
-    """Check whether the library is of this package's version; an old one may lack the question."""
+    """Check whether the library is of this package's version; an old one may not tell."""
     if not hasattr(handle, "tt_version") or handle.tt_version() != VERSION:
         return False
     handle.tt_sweep_size.restype = _int64
@@ -208,9 +208,9 @@ def run(sweep: Sweep, *, back: bool) -> None:
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:
-    """Return a tensor to be written for the first time, on large pages where it is large.
+    """Return a tensor to write for the first time, on large pages if it is large.
 
-    A fresh page costs a fault, 0.4 µs a KB measured; with pages of 2 MB a quarter of that.
+    Each fresh page costs a fault: 0.4 µs per KB as measured, a quarter of that with 2 MB pages.
     """
     tensor = like.new_empty(shape)
     if tensor.nbytes >= _LARGE and (found := library().handle) is not None:
@@ -219,7 +219,7 @@ def empty(like: Tensor, *shape: int) -> Tensor:
 
 
 def address(tensor: Tensor) -> int:
-    """Return where a tensor's values lie in this machine's memory, or 0 where they do not."""
+    """Return the address of a tensor's values in the CPU's memory; 0 if they are not there."""
     if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.is_neg():
         return 0
     try:

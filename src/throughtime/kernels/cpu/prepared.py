@@ -1,4 +1,4 @@
-"""A cell's compiled sweeps with all settled beforehand that is the same in every call.
+"""A cell's compiled sweeps, with everything prepared that all calls share.
 
 `throughtime.kernels.engine.Prepared` says what they are for.
 """
@@ -24,18 +24,18 @@ from .run import make_room, run_gradients
 __all__ = ["PreparedSweeps", "Taken"]
 
 _copy = library.Sweep.from_buffer_copy
-_TAKEN = 2  # of what is kept, only the steps that rows take are written
+_TAKEN = 2  # only the steps that rows take are written to what is kept
 
 
 class Taken(NamedTuple):
-    """A sweep that was taken.
+    """A forward sweep's results.
 
     Attributes:
         h: (T, B, H), 0 where a row takes no step.
         finals: the final state by the cell's ``parts``, each (1, B, ·).
         kept: what the backward pass needs beside x and the weights: s (T+1, B, S) and the
-            cell's own, of the steps that rows take; the others hold anything.
-        shared: whether ``h`` is in the memory of s.
+            cell's own, for the steps that rows take; elsewhere they are uninitialised.
+        shared: whether ``h`` shares memory with s.
         sweep: the arguments, for the backward pass.
     """
 
@@ -61,11 +61,11 @@ class PreparedSweeps:
         self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
         self.dtype = self.weights[0].dtype
-        # bytes: every call fills in a copy, so that threads do not meet in one.
+        # bytes: every call fills in a copy of its own, which makes it safe in threads.
         self.sweep = bytes(Arguments(cell, number, 1, 1, None, None, None, back=False).sweep)
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
-        """Check whether these are the weights, in the memory and of the kind they were of."""
+        """Check whether these are the weights, in the same memory and of the same kind."""
         dtype = self.dtype
         if len(weights) != len(self.noted):
             return False
@@ -77,7 +77,7 @@ class PreparedSweeps:
         return True
 
     def takes(self, x: Tensor) -> bool:
-        """Check whether ``x`` is (T, B, I) and as plain as the sweep needs it."""
+        """Check whether ``x`` is (T, B, I) and as ordinary as the sweep needs it."""
         if not is_allowed(self.engine.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
             return False
         T, B = x.shape[:2]
@@ -85,7 +85,7 @@ class PreparedSweeps:
         return sized and plain(x, self.dtype) and not is_faked(x)
 
     def lengths(self, lengths: object, x: Tensor) -> ctypes.Array[ctypes.c_int32] | None:
-        """Return how many steps each row of ``x`` takes, or None where that is not plain to see."""
+        """Return how many steps each row of ``x`` takes, or None if that is unusual."""
         if isinstance(lengths, Tensor):
             lengths = lengths.tolist() if lengths.is_cpu and lengths.dim() == 1 else ()
         T, B = x.shape[:2]
@@ -136,7 +136,7 @@ class PreparedSweeps:
 
         Args:
             done: the arguments of the forward sweep.
-            saved: x, the weights and what was kept, as autograd gives them back.
+            saved: x, the weights and what was kept, as autograd returns them.
             g: direct gradients (T, B, H).
             needs: whether the gradient of x and of each weight is wanted.
 
@@ -152,13 +152,13 @@ class PreparedSweeps:
         allowed = is_allowed(self.engine.name) and not COLLECTORS
         if not allowed or is_faked(g) or not self.holds(saved[1:n]):
             return None
-        # A hook on saved tensors may have given others.
+        # A hook on saved tensors may have replaced them.
         where = [done.x, done.s, *done.kept][: len(kept) + 1]
         if [tensor.data_ptr() for tensor in (x, *kept)] != where:
             return None
         if type(g) is not Tensor or not library.address(g) or g.shape != (done.T, done.B, H):
             return None
-        g = side_by_side(g)  # what a sum sends back has stride 0 everywhere
+        g = side_by_side(g)  # the gradient of a sum has stride 0 everywhere
         if not plain(g, self.dtype):
             return None
         sweep = _copy(done)

@@ -1,4 +1,4 @@
-"""The compiled sweeps, run into tensors that are made for their results."""
+"""The compiled sweeps, run into tensors made for their results."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def run_forward(
     h: Tensor | None = None,
     keep: bool = True,
 ) -> tuple[tuple[Tensor, ...], Tape | None]:
-    """Run the compiled sweep into ``h``; give the final state, and where it is kept the bare tape.
+    """Run the compiled sweep into ``h``; return the final state and, if it is kept, the bare tape.
 
-    The final state comes by the cell's ``parts``, each (1, B, ·) with memory of its own.
+    The final state is in the cell's ``parts``, each (1, B, ·) with memory of its own.
     """
     T, B, _ = x.shape
     arguments = Arguments(cell, number, T, B, x, active, reset, back=False)
@@ -42,16 +42,16 @@ def run_forward(
 def make_room(
     sweep: library.Sweep, cell: AbstractCell, x: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Make what a forward sweep is to write beside h, and say where it is.
+    """Allocate what a forward sweep writes besides h, and note where it is.
 
     Returns:
-        The final state by parts, each (1, B, ·); and what is kept, if anything is: s (T+1, B, S)
-        and the cell's own, (T, B, ·).
+        The final state by parts, each (1, B, ·); and what is kept, if anything: s (T+1, B, S) and
+        the cell's own, (T, B, ·).
     """
     T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
     finals = tuple(x.new_empty(1, B, width) for width in cell.parts())
     sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), finals[0].shape[-1]
-    if S > H:  # c in a part of its own, or behind h in the same one
+    if S > H:  # c is a part of its own, or follows h in the same one
         sweep.c_T = (finals[1] if len(finals) == 2 else finals[0][..., H:]).data_ptr()
     if not sweep.keep:
         return finals, ()
@@ -75,15 +75,15 @@ def run_back(
     floors: Tensor | None = None,
     **out: Tensor | None,
 ) -> Tensor:
-    """Run the compiled backward sweep into the arrays given, and give dE/ds_0 (V, B, S).
+    """Run the compiled backward sweep into the given arrays, and return dE/ds_0 (V, B, S).
 
     Args:
         cell: the recurrence.
         number: of its compiled kernel.
         tape: what its forward sweep kept.
-        g: direct gradients (V, T, B, G); or (T, B, G), of which loss v has step ``enters[v]``.
+        g: direct gradients (V, T, B, G); or (T, B, G), of which loss v takes step ``enters[v]``.
         delta_T: what else arrives at s_T, (V, B, S).
-        V: how many losses there are, where neither ``g`` nor ``delta_T`` says so.
+        V: how many losses there are, if neither ``g`` nor ``delta_T`` shows it.
         enters: (V,) the last step, counted from 0, at which a loss enters; -1: nowhere.
         floors: (V,) the lowest k that a loss is followed to.
         out: what to write: adjoints (V, T, B, A), norms (V, T+1, B), deltas (V, T+1, B, S).
@@ -118,7 +118,7 @@ def back_arguments(
     V: int = 1,
     with_x: bool = False,
 ) -> Arguments:
-    """Describe the backward pass over a tape, with what enters it; where to write is still open."""
+    """Describe the backward pass over a tape and what enters it, but not yet where to write."""
     T, B, S = tape.T, tape.B, cell.state_size
     s = tape.s.contiguous()
     if s.shape[2] != S or s.dtype is not cell.weight_hh.dtype:
@@ -139,13 +139,13 @@ def back_arguments(
 def run_gradients(
     sweep: library.Sweep, cell: AbstractCell, x: Tensor, weights: dict[str, Tensor], want_x: bool
 ) -> Gradients:
-    """Run the compiled backward pass into gradients that are made for it.
+    """Run the compiled backward pass into newly made gradients.
 
     Args:
-        sweep: the arguments, but for what is to be written.
+        sweep: the arguments, except what is to be written.
         cell: the recurrence.
         x: inputs (T, B, I).
-        weights: those whose gradients are wanted, by name.
+        weights: the weights whose gradients are wanted, by name.
         want_x: whether dE/dx is wanted.
     """
     found = {name: x.new_empty(weight.shape) for name, weight in weights.items()}

@@ -12,14 +12,14 @@ from ...cells.base import rebind
 from ...cells.probes import DEPENDS, alike
 from ...tape import Tape
 from ..chosen import Choice, note
-from .recorder import Follower, Program, Recorder, Refusal, way_back
+from .recorder import Follower, Program, Recorder, Refusal, backward_program
 
 __all__ = ["backward", "gradients"]
 
-# What the rows of a block may hold of one state: small enough for the cache, many enough to share
-# what every operation costs.
+# How large a block's states may be: small enough for the cache, with enough rows to share the cost
+# of each operation.
 BLOCK_BYTES = 1 << 19
-# With fewer steps in all, a graph of them costs less than learning a step's backward pass.
+# With fewer steps than this, a graph of them costs less than learning a step's backward pass.
 WORTH_LEARNING = 32
 
 
@@ -31,16 +31,17 @@ def gradients(
     wants: Sequence[str],
     want_x: bool,
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
-    """Send one loss back through a step known to autograd alone (eq. 5, 9).
+    """Send one loss back through a step that only autograd knows (eq. 5, 9).
 
-    The states are all kept, so the steps of a block are K·B independent rows: the step is
-    recomputed for all of them in one call. What is left to do one step at a time is the linear map
-    delta_t → J_tᵀ delta_t, whose operations autograd showed once and which run here without it.
-    Then one backward over the block's rows gives its share of dE/dW and dE/dx.
+    All states are kept, so the steps of a block are K·B independent rows, and the step is
+    recomputed for all of them in one call. What remains to be done one step at a time is the linear
+    map delta_t → J_tᵀ delta_t. Its operations are recorded from autograd once and run here without
+    it. Then one backward over the block's rows yields the block's share of dE/dW and dE/dx.
 
     Where rows are not independent, or the step looks at values, draws random numbers or cannot
-    take another number of rows, the steps of a block are unrolled one by one into a graph of
-    autograd; `throughtime.kernels.last_choice` says so, and why. So are few steps, without a word.
+    take another number of rows, the steps of a block are unrolled one by one into an autograd
+    graph; `throughtime.kernels.last_choice` says so, and why. Few steps are unrolled too, which is
+    not reported.
 
     Args:
         cell: the recurrence.
@@ -54,10 +55,10 @@ def gradients(
         dE/dW by name, dE/dx (T, B, I) or None, and dE/ds_0 (B, S).
 
     Cost:
-        a forward and a backward of the step over T·B rows, and its J_tᵀ delta_t step by step;
-        memory that of one block besides the results.
+        one forward and one backward of the step over T·B rows, and J_tᵀ delta_t step by step;
+        memory for one block besides the results.
     """
-    way = _WayBack(cell, tape, g, wants, want_x)
+    way = _BackwardPass(cell, tape, g, wants, want_x)
     s_0 = way.run(delta_T)
     way.say()
     return way.total, way.x, s_0
@@ -77,27 +78,28 @@ def backward(
     Returns:
         The adjoints (1, T, B, I+S), and dE/ds_0 (1, B, S).
     """
-    way = _WayBack(cell, tape, g[0], (), True)
+    way = _BackwardPass(cell, tape, g[0], (), True)
     way.deltas = torch.zeros_like(tape.s[1:])
     s_0 = way.run(None if delta_T is None else delta_T[0])
     way.say()
     return torch.cat((way.x, way.deltas), -1)[None], s_0[None]  # pyright: ignore
 
 
-class _WayBack:
+class _BackwardPass:
     deltas: Tensor | None = None  # where delta of each step is written, if it is wanted
 
     def __init__(
         self, cell: Function, tape: Tape, g: Tensor | None, wants: Sequence[str], want_x: bool
     ) -> None:
         self.tape, self.g, self.reason = tape, g, cell.apart
-        # Leaves of their own: a gradient of one that the caller holds could call its hooks.
+        # New leaves, since a gradient of one that the caller holds could call its hooks.
         leaves = {n: w.detach().requires_grad_(n in wants) for n, w in cell.weights().items()}
         self.weights, self.cell = leaves, rebind(cell, leaves)
         self.frozen = {n: w.detach() for n, w in leaves.items()}
         self.total = {n: torch.zeros_like(w) for n, w in leaves.items() if n in wants}
         self.x = torch.empty_like(tape.x, memory_format=torch.contiguous_format) if want_x else None
         self.program: Program | None = None
+        self.rows = cell.rows_of(tape.saved)
 
     def run(self, delta_T: Tensor | None) -> Tensor:
         s = self.tape.s
@@ -116,13 +118,13 @@ class _WayBack:
         return delta
 
     def say(self) -> None:
-        """Say what ran, where it was not by blocks."""
+        """Note what ran, if it was not blocks."""
         if self.reason:
             why = f"Function goes back one step at a time: {self.reason}."
             note(Choice("reference", why))
 
     def _unrolled(self, first: int, last: int, delta: Tensor) -> Tensor:
-        """Go back through some steps by a graph of them, as a loop written by hand does."""
+        """Go back through some steps by their graph, as a loop written by hand does."""
         tape, G = self.tape.steps(first, last), 0 if self.g is None else self.g.shape[-1]
         x = tape.x.detach().requires_grad_(self.x is not None)
         s_first = tape.s[0].detach().requires_grad_()
@@ -131,7 +133,7 @@ class _WayBack:
             for k, x_t in enumerate(x.unbind(0)):
                 if tape.reset is not None:
                     s = s.masked_fill(tape.reset[k, :, None], 0)
-                s_t = self.cell.next(x_t, s)
+                s_t = self.cell.next(x_t, s, self.rows)
                 takes = None if tape.active is None else tape.active[k, :, None]
                 s = s_t if takes is None else torch.where(takes, s_t, s)
                 taken.append(s_t)
@@ -148,11 +150,12 @@ class _WayBack:
         return delta
 
     def _check_repeats(self, tape: Tape, again: Tensor) -> None:
-        """Raise where the steps gave other states than on the way forward."""
+        """Raise if the steps returned other states than in the forward pass."""
         if not alike(again, tape.s[1:]):
-            # Each from the state that it had: rounding may have grown over the steps.
+            # Each from the state that it had then, since rounding may have grown over the steps.
             for x_t, before, after in zip(tape.x, tape.s_prev(), tape.s[1:], strict=True):
-                probes.check_repeats(self.cell.next(x_t, before).detach(), after, before)
+                again_t = self.cell.next(x_t, before, self.rows).detach()
+                probes.check_repeats(again_t, after, before)
 
     def _pull(
         self,
@@ -162,7 +165,7 @@ class _WayBack:
         x: Tensor,
         steps: slice,
     ) -> list[Tensor]:
-        """Add what autograd gives to dE/dW and dE/dx, and give the gradients of ``of``."""
+        """Add autograd's gradients to dE/dW and dE/dx, and return those of ``of``."""
         inputs = [*of, *(self.weights[n] for n in self.total)]
         inputs += [] if self.x is None else [x]
         found = [torch.zeros_like(i) for i in inputs]
@@ -185,7 +188,7 @@ class _WayBack:
         return found[: len(of)]
 
     def _block(self, first: int, last: int, delta: Tensor) -> Tensor:
-        """Go back through some steps at once; nothing is changed before a Refusal."""
+        """Go back through some steps at once; a Refusal comes before anything is changed."""
         fresh = self.program is None
         program = self.program = self._learn(last) if self.program is None else self.program
         tape = self.tape.steps(first, last)
@@ -218,7 +221,7 @@ class _WayBack:
         return delta
 
     def _learn(self, t: int) -> Program:
-        """Let autograd show the backward pass of one step."""
+        """Record the backward pass of one step from autograd."""
         tape = self.tape.steps(t, t)
         x, s_prev = tape.x[0].detach(), tape.s_prev()[0].detach().requires_grad_()
         recorder = Recorder(x, s_prev, *self.frozen.values())
@@ -230,10 +233,10 @@ class _WayBack:
             grad = None
             if s_t.requires_grad:
                 (grad,) = torch.autograd.grad(s_t, s_prev, delta, allow_unused=True)
-        return way_back(recorder, calls, place, grad)
+        return backward_program(recorder, calls, place, grad)
 
     def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> tuple[Tensor, ...]:
-        """Cut what the step left of all rows into steps; what has no rows serves them all."""
+        """Cut what the step left for all rows into steps; what has no rows serves every step."""
         if kept.shape == shape:
             return (kept.detach(),) * K
         B = self.tape.B
@@ -243,7 +246,7 @@ class _WayBack:
         return kept.detach().unflatten(differs[0], (K, B)).unbind(differs[0])
 
     def _compare(self, tape: Tape, s: Tensor) -> None:
-        """Refuse if the rows' states depend on which other rows there are."""
+        """Refuse if a row's state depends on which other rows there are."""
         want = tape.s[1:]
         if tape.active is not None:
             s = torch.where(tape.active[..., None], s, want)
@@ -253,7 +256,7 @@ class _WayBack:
     def _chain(
         self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return delta at every step of a block (K, B, S), 0 at steps not taken, and before it."""
+        """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it."""
         assert self.program is not None
         back = self.program.run
         deltas = tape.s.new_zeros(tape.s[1:].shape)

@@ -18,18 +18,18 @@ __all__ = ["BLOCKS", "REFERENCE", "SCAN", "Blocks", "Plain", "Scan"]
 
 
 class Plain(Engine):
-    """The reference: one step after another, in torch. It takes every cell."""
+    """The reference: one step at a time, in torch. It takes every cell."""
 
     name = "reference"
     sweeps: ModuleType = sweep
 
     def serves(self, cell: AbstractCell) -> bool:
-        """Check whether the sweeps of this engine are made for such a cell."""
+        """Check whether this engine's sweeps take such a cell."""
         del cell
         return True
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
-        """Return "" for the cells that this engine serves, whatever the sweep is given."""
+        """Return "" for the cells that this engine serves, for any input."""
         del demand
         return "" if self.serves(cell) else f"{type(cell).__name__} is not for the {self.name}."
 
@@ -43,7 +43,7 @@ class Plain(Engine):
         *,
         keep: bool = True,
     ) -> Outputs:
-        """Run the recurrence over all steps and return what a layer puts out (eq. 1)."""
+        """Run the recurrence over all steps and return a layer's outputs (eq. 1)."""
         H = cell.hidden_size
         with torch.no_grad():
             s_0 = x.new_zeros(x.shape[1], cell.state_size) if s_0 is None else s_0
@@ -112,7 +112,7 @@ class Plain(Engine):
 
 
 class Scan(Plain):
-    """A cell of the form s_t = d ⊙ s_{t-1} + u: all steps by one scan each way."""
+    """A cell of the form s_t = d ⊙ s_{t-1} + u: one scan for all steps, forward and back."""
 
     name = "scan"
     asked_for = False
@@ -120,7 +120,7 @@ class Scan(Plain):
     sweeps = scan
 
     def serves(self, cell: AbstractCell) -> bool:
-        """Check whether the cell says what d and u are."""
+        """Check whether the cell defines d and u."""
         return type(cell).affine is not AbstractCell.affine
 
     def losses(
@@ -135,7 +135,7 @@ class Scan(Plain):
         deltas: bool = False,
         adjoints: bool = False,
     ) -> Losses:
-        """Send V losses back; by the scan where it may keep the vectors of all steps."""
+        """Send V losses back, by the scan if the vectors of all steps may be kept."""
         if not deltas or enters is not None or floors is not None:
             return super().losses(
                 cell, tape, g, enters=enters, floors=floors,
@@ -153,13 +153,13 @@ class Blocks(Plain):
     how = " Its steps run in torch, and the backward pass takes many of them at once."
 
     def serves(self, cell: AbstractCell) -> bool:
-        """Check whether the step is one that autograd alone knows."""
+        """Check whether only autograd knows the step."""
         return isinstance(cell, Function)
 
     def backward(
         self, cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Send V losses back: one by blocks of steps, several at once step by step (eq. 9)."""
+        """Send V losses back: one loss by blocks of steps, several step by step (eq. 9)."""
         if g.shape[0] != 1:
             return super().backward(cell, tape, g, delta_T)
         return blocks.backward(cell, complete(cell, tape), g, delta_T)  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Many losses sent back in one sweep, in plain torch: what the (t, k) flow is made of (eq. 9)."""
+"""Many losses sent back in one sweep, in plain torch: the basis of the (t, k) flow (eq. 9)."""
 
 from __future__ import annotations
 
@@ -43,12 +43,11 @@ def losses(
     Cost:
         Σ_v (entry − floor) steps of B rows; memory V·B·S, and what is asked for.
     """
-    way = _WayBack(cell, tape, g, enters, floors)
-    return way.run(norms, deltas, adjoints)
+    return _BackwardSweep(cell, tape, g, enters, floors).run(norms, deltas, adjoints)
 
 
 class _EachAtItsStep:
-    """Direct gradients (T, B, G), of which each loss has that of its own step; indexed like g."""
+    """Direct gradients (T, B, G), each loss having only its own step's; indexed like g."""
 
     def __init__(self, g: Tensor, entry: Tensor) -> None:
         self.g, self.entry, self.shape = g, entry, g.shape
@@ -58,8 +57,8 @@ class _EachAtItsStep:
         return torch.where((self.entry[rows] == k + 1)[:, None, None], self.g[k], 0)
 
 
-class _WayBack:
-    """The losses in the order of their entry, so that those under way at a step are neighbours."""
+class _BackwardSweep:
+    """The losses sorted by entry, so that those under way at a step are neighbours."""
 
     def __init__(
         self,
@@ -135,13 +134,13 @@ class _WayBack:
         return self.rows
 
     def _no_adjoints(self) -> Tensor:
-        """Return the adjoints of losses that no step is taken for: 0, as wide as the cell's."""
+        """Return the adjoints of losses that take no step: 0, as wide as the cell's."""
         V, tape, S = len(self.entry), self.tape, self.cell.state_size
         _, like = self.cell.vjp(tape.at(1), tape.s.new_zeros(1, tape.B, S))
         return like.new_zeros(V, tape.T, tape.B, like.shape[-1])
 
     def _clear_below_floors(self, *found: Tensor | None) -> None:
-        """Leave 0 below each loss's floor, where neighbours were taken along."""
+        """Set to 0 what lies below each loss's floor, where it went along with its neighbours."""
         if not bool((self.floors > 0).any()):
             return
         for part in found:

@@ -1,4 +1,4 @@
-"""What one step does below autograd, written down, so that its backward pass can run without it."""
+"""What one step does below autograd, recorded so that its backward pass can run without it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Follower", "Place", "Program", "Recorder", "Refusal", "way_back"]
+__all__ = ["Follower", "Place", "Program", "Recorder", "Refusal", "backward_program"]
 
-_AT_MOST = 32  # programs that are kept compiled
+_AT_MOST = 32  # how many compiled programs are kept
 _COMPILED: dict[tuple[Any, ...], tuple[Any, Callable[..., Tensor]]] = {}
 _VALUES_MATTER = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
-class Refusal(Exception):  # noqa: N818 - it is caught within the package and becomes a reason
-    """Why a step cannot be taken for many rows at once, or its backward pass be repeated."""
+class Refusal(Exception):  # noqa: N818 - caught within the package, where it becomes a reason
+    """Why a step cannot be taken for many rows at once, or its backward pass replayed."""
 
 
 class Place(NamedTuple):
-    """The number of a tensor, in the order in which the operations met it."""
+    """A tensor's number, in the order in which operations met it."""
 
     number: int
 
@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operation of torch and numbers the tensors in the order they were met.
+    """Records every operation of torch and numbers the tensors in the order in which it met them.
 
     Two runs of the same operations number their tensors alike, whatever the shapes.
     """
@@ -48,14 +48,14 @@ class Recorder(TorchDispatchMode):
         self.tensors: list[Tensor] = []
         self._numbers: dict[int, int] = {}
         self._same: dict[int, int] = {}
-        # Nothing may die before the end: another tensor could take its identity.
+        # Nothing may be freed before the end, since another tensor could get its id.
         self._alive: list[Tensor] = []
         self.sources: list[Source] = []
         for at, tensor in enumerate(inputs):
             self.place(tensor, Source(-1, False, at))
 
     def place(self, tensor: Tensor, source: Source | None = None) -> Place:
-        """Return a tensor's place: a new one where it was not met before."""
+        """Return a tensor's place, a new one if it was not met before."""
         number = self._numbers.setdefault(self._key(tensor), len(self.tensors))
         if number == len(self.tensors):
             self.tensors.append(tensor)
@@ -63,10 +63,10 @@ class Recorder(TorchDispatchMode):
         return Place(number)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run one operation and write it down."""
+        """Run one operation and record it."""
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.detach.default:
-            # Autograd takes what it saved by another name; how often it does is its own affair.
+            # Autograd detaches what it saved, and how often it does varies.
             self._same[id(out)] = self._key(args[0])
             self._alive += (out, args[0])
             return out
@@ -89,11 +89,11 @@ class Recorder(TorchDispatchMode):
 
 
 class Source(NamedTuple):
-    """Where a tensor can be found again: which among what an operation took, or gave.
+    """Where a tensor can be found again, among an operation's arguments or its results.
 
     Attributes:
         call: the operation's number; -1 for what the step was given.
-        given: whether the operation gave it, or took it.
+        given: whether the operation returned it, or took it.
         at: its number among those tensors.
     """
 
@@ -106,7 +106,7 @@ class Program(NamedTuple):
     """One step's backward pass, from delta_t to delta_{t-1}.
 
     Attributes:
-        operations: those of the step itself, to know it again.
+        operations: those of the step itself, to recognise it.
         needs: where to find the tensors of the step that ``run`` takes after delta.
         kept: those tensors, as the recorded step left them.
         run: the function; None where s_t does not depend on s_{t-1}.
@@ -119,10 +119,10 @@ class Program(NamedTuple):
 
 
 class Follower(TorchDispatchMode):
-    """Goes through a step that was recorded, and keeps of it what its backward pass needs."""
+    """Follows a recorded step and keeps what its backward pass needs."""
 
     def __init__(self, program: Program, inputs: Sequence[Tensor]) -> None:
-        """Take the program, and what the step is given in the order in which it was recorded."""
+        """Take the program and the step's inputs, in the order in which they were recorded."""
         super().__init__()
         self.operations, self.call = program.operations, 0
         self.kept: list[Tensor | None] = [None] * len(program.needs)
@@ -146,28 +146,30 @@ class Follower(TorchDispatchMode):
         return out
 
     def tensors(self) -> list[Tensor]:
-        """Return what was kept, once the step is through.
+        """Return what was kept, once the step has ended.
 
         Raises:
-            Refusal: it ended before the recorded one did.
+            Refusal: it ended earlier than the recorded one.
         """
         if self.call != len(self.operations):
             raise Refusal("the step does fewer operations for more rows")
         return self.kept  # pyright: ignore[reportReturnType]
 
 
-def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | None) -> Program:
-    """Make a function of the operations that led from delta_t to delta_{t-1} (eq. 9).
+def backward_program(
+    recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | None
+) -> Program:
+    """Turn the operations that led from delta_t to delta_{t-1} into a function (eq. 9).
 
     Args:
         recorder: what was run: the step, then its backward pass.
         step_calls: how many of the calls are the step's.
-        delta: the place of dE/ds_t, which the step's tensors stand before.
-        grad: dE/ds_{t-1}; None where there is no way to it.
+        delta: the place of dE/ds_t, after those of the step's tensors.
+        grad: dE/ds_{t-1}; None if s_t does not depend on s_{t-1}.
 
     Raises:
-        Refusal: the backward pass writes into what the step left, or takes a tensor that it did not
-            leave.
+        Refusal: the backward pass writes into what the step left, or takes a tensor from
+            elsewhere.
     """
     operations = [call.operation for call in recorder.calls[:step_calls]]
     calls = recorder.calls[step_calls:]
@@ -186,7 +188,7 @@ def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | N
     if grad is None:
         return Program(operations, sources, kept, None)
     end = recorder.place(grad)
-    # Recording is quick and compiling is not: what is the same, constants included, is made once.
+    # Recording is quick, compiling is not: equal programs, constants included, are compiled once.
     key, made_of = tuple(call.operation for call in calls), (calls, needs, delta, end)
     if key not in _COMPILED or _COMPILED[key][0] != made_of:
         while len(_COMPILED) >= _AT_MOST:
@@ -195,7 +197,7 @@ def way_back(recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | N
     return Program(operations, sources, kept, _COMPILED[key][1])
 
 
-# What operations take and give is nested little; torch's own walk through trees is slow here.
+# Operations' arguments and results are hardly nested, and torch's own pytree is slow here.
 def _leaves(kind: type, tree: Any) -> list[Any]:
     if isinstance(tree, kind):
         return [tree]
@@ -225,7 +227,7 @@ def _places(tree: Any) -> list[int]:
 
 
 def _check_writes(recorder: Recorder, calls: list[Call], first: int) -> None:
-    """Refuse a backward pass that writes into delta or the step's tensors: others need them."""
+    """Refuse a backward pass that writes into delta or the step's tensors, which others need."""
     kept = {t.untyped_storage()._cdata for t in recorder.tensors[: first + 1]}
     for call in calls:
         if call.operation._schema.is_mutable:

@@ -1,4 +1,4 @@
-"""The two sweeps of a cell whose step is s_t = d ⊙ s_{t-1} + u: one scan each way."""
+"""The two sweeps of a cell whose step is s_t = d ⊙ s_{t-1} + u: one scan forward, one back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..engine import Losses
 
 __all__ = ["backward", "forward", "losses"]
 
-# Numbers a step below which calls cost more than what they compute, so that fewer are better.
+# With fewer numbers per step than this, calls cost more than the arithmetic, so fewer are better.
 NARROW = 1024
 PART_BYTES = 1 << 19
 
@@ -36,10 +36,10 @@ def forward(
         s_0: the initial state (B, S).
         active: (T, B) bool; rows that are False keep their state.
         reset: (T, B) bool; where True the state is zeroed before the step.
-        keep: whether the backward pass will be taken; without it the tape holds the states alone.
+        keep: whether the backward pass will be taken; without it the tape holds only the states.
 
     Cost:
-        one GEMM for all inputs, and one multiplication and addition a state.
+        one GEMM for all inputs, and one multiplication and addition per state.
 
     Example:
         >>> from throughtime.cells import MinGRU
@@ -61,7 +61,7 @@ def forward(
             scan_(part.s, d, part.reset)
             if not keep:
                 continue
-            # A step of all rows at once says what it puts aside; its states are known already.
+            # One step over all rows shows what it saves; its states are known already.
             before = part.s_prev().flatten(0, 1)
             again, saved = cell.step(a.flatten(0, 1), before)
             whole = {id(again): s[1:]}
@@ -93,7 +93,7 @@ def backward(
         The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
 
     Cost:
-        one multiplication and addition a state and loss, then `vjp` over all rows at once.
+        one multiplication and addition per state and loss, then `vjp` over all rows at once.
     """
     with torch.no_grad():
         deltas, adjoint = _back(cell, tape, g, delta_T)
@@ -151,20 +151,20 @@ def _parts(T: int, step_bytes: int) -> list[tuple[int, int]]:
 
 
 def _where(active: Tensor | None, taken: Tensor, otherwise: float) -> Tensor:
-    """Where a row takes no step its state passes as it is: d = 1, u = 0, and the adjoint is 0."""
+    """Return ``otherwise`` where a row takes no step: d = 1 and u = 0 leave its state as it is."""
     return taken if active is None else torch.where(active[..., None], taken, otherwise)
 
 
 def scan_(s: Tensor, d: Tensor, cut: Tensor | None = None, *, back: bool = False) -> None:
     """Add d_t ⊙ s_{t-1} to s_t, for t = 1…T in turn; ``back``: d_{t+1} ⊙ s_{t+1}, from T−1 to 0.
 
-    Nothing is divided by a product of d, which underflows.
+    It never divides by a product of d, which could underflow.
 
     Args:
         s: (T+1, …, B, S), written to.
         d: (T, …, B, S); ``d[t-1]`` is d_t.
-        cut: (T, …, B), True where nothing passes, not even what is no number.
-        back: the direction.
+        cut: (T, …, B), True where nothing passes, not even NaN.
+        back: whether to go from T−1 to 0.
     """
     if cut is None and s[0].numel() < NARROW and len(d) > 3:
         if not back:
@@ -187,7 +187,7 @@ def scan_(s: Tensor, d: Tensor, cut: Tensor | None = None, *, back: bool = False
 
 
 def _in_pieces_(s: Tensor, d: Tensor) -> None:
-    """Scan √T pieces of √T steps side by side, then carry their ends on: 3√T calls instead of T."""
+    """Scan √T pieces of √T steps side by side, then join them: 3√T calls instead of T."""
     T = len(d)
     K = isqrt(T)
     n = T // K

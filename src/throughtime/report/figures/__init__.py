@@ -1,4 +1,4 @@
-"""The figures of a flow: one file a kind, one row here."""
+"""The figures of a flow: one file per kind, one row for each here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import InputTypeError, InputValueError, LayerNotFoundError
+from ...flow import LayerView
 from . import jacobian, lag, lyapunov, overview, pairs, weights, words
 from .base import Drawing
 
@@ -34,7 +35,9 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options: Any) -> Drawing:
+def draw(
+    flow: Mapping[str, LayerView], kind: str, layer: str | None = None, **options: Any
+) -> Drawing:
     """Return one figure as plain dicts with its words; arguments and errors as `figure`.
 
     Raises:
@@ -44,7 +47,7 @@ def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options
     """
     if not isinstance(flow, Mapping):
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) returned; got {type(flow).__name__}."
         )
     if kind not in KINDS:
         raise InputValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
@@ -57,7 +60,7 @@ def draw(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options
     return row.draw(choose(flow, layer) if row.of_layer else flow, **options)
 
 
-def choose(flow: Mapping[str, Any], layer: str | None) -> Any:
+def choose(flow: Mapping[str, LayerView], layer: str | None) -> LayerView:
     """Return a layer of a flow by name, or its only one.
 
     Raises:
@@ -75,7 +78,9 @@ def choose(flow: Mapping[str, Any], layer: str | None) -> Any:
     return flow[layer]
 
 
-def figure(flow: Mapping[str, Any], kind: str, layer: str | None = None, **options: Any) -> Figure:
+def figure(
+    flow: Mapping[str, LayerView], kind: str, layer: str | None = None, **options: Any
+) -> Figure:
     """Draw one figure of a flow (eq. 3 to 7), with what it shows as its subtitle.
 
     ============  ==============================================================  ==============
@@ -91,7 +96,7 @@ def figure(flow: Mapping[str, Any], kind: str, layer: str | None = None, **optio
     ============  ==============================================================  ==============
 
     Args:
-        flow: what ``trace.flow`` gave: T steps, B rows, V losses a layer.
+        flow: what ``trace.flow`` returned: T steps, B rows, V losses for each layer.
         kind: one of the kinds above.
         layer: which layer; needed where the flow has several (and not for "overview").
         options: of that kind.

@@ -31,7 +31,7 @@ class Drawing:
         note: how it was drawn: what was left out, which row, which steps.
         equations: numbers in docs/math.md.
         height: in pixels on a wide page.
-        empty: whether there is nothing to draw, so that a page gives the words alone.
+        empty: whether there is nothing to draw, so that a page shows only the words.
     """
 
     heading: str

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputValueError
+from ...errors import InputValueError, UnsupportedError
+from ...flow import LayerView
 from .. import palette
 from ..arrange import affordable, spectrum, thin
 from ..numbers import number, steps
@@ -15,20 +16,24 @@ from .base import Drawing, layout, level, log_axis
 __all__ = ["draw"]
 
 
-def draw(layer: Any, *, row: int = 0, most: int = 60) -> Drawing:
+def draw(layer: LayerView, *, row: int = 0, most: int = 60) -> Drawing:
     """Draw the singular values of J_t = ∂s_t/∂s_{t−1} over the steps, of one batch row (eq. 4).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         row: which batch row.
         most: how many steps at most; each costs a singular value decomposition.
 
     Raises:
         InputValueError: there is no such row.
+        UnsupportedError: no state connects the steps.
     """
+    if not layer.jacobian_steps:
+        raise UnsupportedError(f"{layer.name} has no state between its steps, so no Jacobian.")
     if not 0 <= row < layer.B:
         raise InputValueError(f"row must be 0 to {layer.B - 1}; got {row}.")
-    at = thin(layer.T, min(most, affordable(layer))) + 1
+    there = np.array(layer.jacobian_steps)
+    at = there[thin(len(there), min(most, affordable(layer)))]
     values = np.stack([spectrum(layer, int(t), row) for t in at])
     finite = np.isfinite(values).all(1)
     return Drawing(
@@ -93,7 +98,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return min(low, -0.3) - 0.2, max(high, 0.3) + 0.15
 
 
-def _caption(values: np.ndarray, at: np.ndarray, layer: Any) -> str:
+def _caption(values: np.ndarray, at: np.ndarray, layer: LayerView) -> str:
     if not len(values):
         return "No Jacobian of this layer is finite, so it has no singular values."
     top, middle = values[:, 0], values[:, values.shape[1] // 2]
@@ -114,7 +119,7 @@ def _caption(values: np.ndarray, at: np.ndarray, layer: Any) -> str:
     return text + "Most directions grow: over many steps the gradient is likely to overflow."
 
 
-def _note(at: np.ndarray, layer: Any, row: int, values: np.ndarray) -> str:
+def _note(at: np.ndarray, layer: LayerView, row: int, values: np.ndarray) -> str:
     notes = []
     if layer.B > 1:
         notes.append(f"Batch row {row}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UnsupportedError
+from ...flow import LayerView, view
 from .. import palette
 from ..arrange import ByLag, affordable, array, by_lag, spectrum
 from ..numbers import number, percent, ratio, steps
@@ -16,11 +16,11 @@ from .base import Drawing, guide, label, layout, log_axis
 __all__ = ["bounds", "draw"]
 
 
-def draw(layer: Any, *, fraction: float = 0.01) -> Drawing:
+def draw(layer: LayerView, *, fraction: float = 0.01) -> Drawing:
     """Draw the norms by lag, relative to lag 0, with their spread, horizon and bounds (eq. 7).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         fraction: what the horizon's gradient must still be of lag 0.
     """
     lags = by_lag(layer)
@@ -52,21 +52,18 @@ def draw(layer: Any, *, fraction: float = 0.01) -> Drawing:
     )
 
 
-def bounds(layer: Any, longest: int) -> tuple[float | None, np.ndarray]:
+def bounds(layer: LayerView, longest: int) -> tuple[float | None, np.ndarray]:
     """Return log10(β_W·β_f), and log10 Π‖J_j‖₂ over the last 0, 1, 2, … steps of row 0 (eq. 7).
 
     The first is None where the cell has no such constant. The second may be shorter than
     ``longest`` + 1, because each step costs a singular value decomposition.
     """
-    try:
-        bound = float(layer.bound(layer.T, layer.T - 1)[0])
-        gain = math.log10(bound) if bound > 0 else -math.inf
-    except UnsupportedError:
-        gain = None
-    most = min(longest, affordable(layer))
-    norms = [spectrum(layer, t, 0)[0] for t in range(layer.T, layer.T - most, -1)]
+    base = view.gain(layer)
+    log_gain = None if base is None else math.log10(base) if base > 0 else -math.inf
+    last = list(reversed(layer.jacobian_steps))[: min(longest, affordable(layer))]
+    norms = [spectrum(layer, t, 0)[0] for t in last]
     with np.errstate(divide="ignore"):
-        return gain, np.concatenate([[0.0], np.cumsum(np.log10(np.array(norms)))])
+        return log_gain, np.concatenate([[0.0], np.cumsum(np.log10(np.array(norms)))])
 
 
 def _range(lags: ByLag, profile: np.ndarray) -> tuple[float, float]:
@@ -125,7 +122,9 @@ def _bound_lines(gain: float | None, tight: np.ndarray) -> list[dict[str, Any]]:
             "hovertemplate": f"{what} %{{y:.2e}}<extra></extra>",
         }
 
-    lines = [line("bound Π‖J‖", tight, palette.TIGHT, "dash", "Π‖J‖")]
+    lines = []
+    if len(tight) > 1:  # where no state connects the steps there is none
+        lines.append(line("bound Π‖J‖", tight, palette.TIGHT, "dash", "Π‖J‖"))
     if gain is not None:
         logs = gain * np.arange(len(tight))
         lines.append(line("bound (β<sub>W</sub>β<sub>f</sub>)<sup>lag</sup>", logs,
@@ -184,7 +183,7 @@ def _labels(horizon: int, fraction: float, longest: int) -> list[dict[str, Any]]
 
 
 def _caption(
-    layer: Any,
+    layer: LayerView,
     lags: ByLag,
     profile: np.ndarray,
     horizon: int,
@@ -277,7 +276,7 @@ def _what_the_bounds_say(
     return text.strip()
 
 
-def _note(layer: Any, lags: ByLag, tight: np.ndarray, longest: int) -> str:
+def _note(layer: LayerView, lags: ByLag, tight: np.ndarray, longest: int) -> str:
     notes = []
     if lags.losses < lags.losses_in_all:
         notes.append(f"Spread over {lags.losses} of {lags.losses_in_all} losses.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from ...errors import InputValueError
+from ...errors import InputValueError, UnsupportedError
+from ...flow import LayerView
 from .. import palette
 from ..arrange import array, one_thread, sample_rows
 from ..numbers import number, steps
@@ -16,19 +16,22 @@ from .base import Drawing, layout, level
 __all__ = ["draw"]
 
 WORK = 2e10  # operations that the decompositions may cost: T·B·S·n²
-FLAT = 1e-3  # nats a step within which an exponent counts as 0
+FLAT = 1e-3  # nats per step within which an exponent counts as 0
 
 
-def draw(layer: Any, *, n: int = 32) -> Drawing:
+def draw(layer: LayerView, *, n: int = 32) -> Drawing:
     """Draw the n largest Lyapunov exponents, each row of the batch and their median (eq. 4).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         n: how many; at most S.
 
     Raises:
         InputValueError: ``n`` is below 1.
+        UnsupportedError: no state connects the steps.
     """
+    if not layer.jacobian_steps:
+        raise UnsupportedError(f"{layer.name} has no state between its steps, so no exponents.")
     if n < 1:
         raise InputValueError(f"n, the number of exponents, must be at least 1; got {n}.")
     chosen = sample_rows(layer.B)
@@ -60,7 +63,7 @@ def draw(layer: Any, *, n: int = 32) -> Drawing:
         "name": "median of the rows",
         "line": {"color": palette.MEASURED, "width": 2},
         "marker": {"size": 7},
-        "hovertemplate": "exponent %{x}: %{y:.3f} nats a step<extra></extra>",
+        "hovertemplate": "exponent %{x}: %{y:.3f} nats per step<extra></extra>",
     }
     low, high = _range(shown)
     return Drawing(
@@ -71,7 +74,7 @@ def draw(layer: Any, *, n: int = 32) -> Drawing:
         data=[*(dots if layer.B > 1 else []), line, level(0, 0.5, n + 0.5, "0: keeps its size")],
         layout=layout(
             "exponent, largest first",
-            "nats a step",
+            "nats per step",
             whole=n,
             xaxis={"range": [0.5, n + 0.5]},
             yaxis={"range": [low, high]},
@@ -94,7 +97,7 @@ def _caption(middle: np.ndarray, T: int) -> str:
     largest = middle[0]
     if not math.isfinite(largest):
         return "The largest exponent is not finite: nothing lasts even one step, or all overflows."
-    text = f"The largest exponent is {number(largest)} nats a step: "
+    text = f"The largest exponent is {number(largest)} nats per step: "
     if abs(largest) < FLAT:
         return text + (
             "in its best direction the gradient neither grows nor decays, so distance by itself "
@@ -118,7 +121,7 @@ def _caption(middle: np.ndarray, T: int) -> str:
     )
 
 
-def _note(layer: Any, n: int, values: np.ndarray) -> str:
+def _note(layer: LayerView, n: int, values: np.ndarray) -> str:
     notes = [f"Over the {steps(layer.T)} of this sequence, not in the limit."]
     if n < layer.S:
         notes.append(f"The {n} largest of {layer.S}.")

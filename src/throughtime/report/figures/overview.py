@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from ...flow import LayerView
 from .. import palette
 from ..arrange import array
 from ..numbers import percent, steps
@@ -15,7 +15,7 @@ from .base import Drawing, guide, label, layout, log_axis
 __all__ = ["draw"]
 
 
-def draw(flow: Mapping[str, Any], *, fraction: float = 0.01) -> Drawing:
+def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
     """Draw the lag profile of every layer of a flow on one pair of axes (eq. 7).
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...flow import LayerView
 from .. import palette
 from ..arrange import STEPS, Pairs, by_pair
 from ..numbers import number, power, ratio, steps
@@ -15,11 +16,11 @@ from .base import Drawing, decades, label, layout
 __all__ = ["draw"]
 
 
-def draw(layer: Any, *, most: int = STEPS) -> Drawing:
+def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
     """Draw log10 ‖∂E_t/∂s_k‖ over all pairs (t, k): each line of the map is one loss (eq. 3).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         most: above so many steps, each n-th is drawn.
     """
     pairs = by_pair(layer, most)
@@ -196,7 +197,7 @@ def _horizon_label(pairs: Pairs, horizon: int) -> list[dict[str, Any]]:
     ]
 
 
-def _caption(layer: Any, pairs: Pairs, horizon: int) -> str:
+def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
     if not len(pairs.t):
         return "No loss sends a gradient into this layer, so the map is empty."
     seen = np.isfinite(pairs.norm)
@@ -226,7 +227,7 @@ def _caption(layer: Any, pairs: Pairs, horizon: int) -> str:
 
 
 def _last_line(pairs: Pairs) -> str:
-    """Say what the last loss has at its own step, and at the earliest where any arrives."""
+    """Describe what the last loss has at its own step, and at the earliest where any arrives."""
     line = pairs.norm[-1]
     there = np.flatnonzero(np.isfinite(line))
     if len(there) < 2:
@@ -257,7 +258,7 @@ def _what_follows(pairs: Pairs, horizon: int, longest: int) -> str:
     return "Not even the step before its loss gets 1 % of the gradient."
 
 
-def _note(layer: Any, pairs: Pairs) -> str:
+def _note(layer: LayerView, pairs: Pairs) -> str:
     notes = []
     missing = (pairs.t[:, None] >= pairs.k) & ~np.isfinite(pairs.norm) & ~pairs.zero & ~pairs.broken
     if len(pairs.t) > 1 or missing.any():

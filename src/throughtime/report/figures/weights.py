@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...errors import InputValueError
+from ...flow import LayerView
 from .. import palette
 from ..arrange import array
 from ..numbers import percent, steps
@@ -15,11 +14,11 @@ from .base import Drawing, guide, layout
 __all__ = ["draw"]
 
 
-def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
+def draw(layer: LayerView, *, names: tuple[str, ...] | None = None) -> Drawing:
     """Draw ⟨G_k, G⟩/‖G‖², the share of step k in the gradient G = Σ_k G_k of a weight (eq. 5).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         names: which weights; by default all, of which the recurrent one shows at first.
 
     Raises:
@@ -30,7 +29,7 @@ def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
         if name not in layer.weight_names:
             known = ", ".join(layer.weight_names)
             raise InputValueError(f"{layer.name} has no weight {name!r}; it has {known}.")
-    # The recurrent weight is the one this is about; it goes first and gives the caption.
+    # The recurrent weight is the one this is about; it goes first and decides the caption.
     chosen = tuple(sorted(chosen, key=lambda name: ("weight_hh" not in name, "bias" in name)))
     shares = {name: array(layer.weight_share(name)) for name in chosen}
     T = layer.T
@@ -77,7 +76,7 @@ def draw(layer: Any, *, names: tuple[str, ...] | None = None) -> Drawing:
     )
 
 
-def _caption(layer: Any, name: str, share: np.ndarray) -> str:
+def _caption(layer: LayerView, name: str, share: np.ndarray) -> str:
     T = len(share)
     if not np.isfinite(share).all():
         zero = bool((layer.weight_grad(name) == 0).all())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import InputValueError
+from ...flow import LayerView
 from ..arrange import array
 from ..numbers import number, percent
 from ..palette import SCHEMES
@@ -44,11 +45,13 @@ class Shaded(NamedTuple):
         return list(reversed(order)) if self.reverse else list(order)
 
 
-def shade(layer: Any, words: Sequence[str], *, loss: int | None = None, row: int = 0) -> Shaded:
+def shade(
+    layer: LayerView, words: Sequence[str], *, loss: int | None = None, row: int = 0
+) -> Shaded:
     """Return how much of one loss's gradient reaches each word (eq. 3).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         words: one a step, in the order of the text, also for a layer that reads it from its end.
         loss: which loss; by default the one that enters last.
         row: which batch row.
@@ -90,12 +93,12 @@ def _range(known: list[int]) -> str:
 
 
 def draw(
-    layer: Any, *, words: Sequence[str] | None = None, loss: int | None = None, row: int = 0
+    layer: LayerView, *, words: Sequence[str] | None = None, loss: int | None = None, row: int = 0
 ) -> Drawing:
     """Draw the words as cells shaded by the gradient that reaches them (eq. 3).
 
     Args:
-        layer: a LayerFlow.
+        layer: the flow of one layer.
         words: one a step.
         loss: which loss; by default the one that enters last.
         row: which batch row.
@@ -149,7 +152,7 @@ def draw(
 
 
 def caption(shaded: Shaded) -> str:
-    """Say which words get how much, and what follows."""
+    """Describe which words get how much, and what follows."""
     norms, t = shaded.norms, shaded.step
     if t == 0 or not np.isfinite(norms).any():
         return "No finite gradient of this loss reaches any word."

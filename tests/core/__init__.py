@@ -1,1 +1,0 @@
-"""The core: cells, sweeps, layers, flow and diagnosis, against oracles that share no code."""

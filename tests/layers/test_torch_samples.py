@@ -1,0 +1,82 @@
+"""PyTorch's own sample inputs for its recurrent modules, run here and there."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import throughtime as tt
+from oracles.by_hand import F64
+from throughtime.testing import assert_close
+
+with warnings.catch_warnings():
+    # The module that holds the samples imports what torch itself calls deprecated.
+    warnings.simplefilter("ignore")
+    from torch.testing._internal.common_modules import module_db
+
+OURS = {nn.RNN: tt.RNN, nn.LSTM: tt.LSTM, nn.GRU: tt.GRU}
+INFOS = {info.module_cls: info for info in module_db if info.module_cls in OURS}
+
+
+def samples():
+    """Give (class, training, number, constructor's and forward's input) of every sample."""
+    for theirs, info in INFOS.items():
+        for training in (False, True):
+            inputs = info.module_inputs_func(
+                info, device="cpu", dtype=F64, requires_grad=True, training=training
+            )
+            for number, sample in enumerate(inputs):
+                yield pytest.param(
+                    theirs, training, sample, id=f"{theirs.__name__}-{training}-{number}"
+                )
+
+
+def flat(result) -> list[torch.Tensor]:
+    if isinstance(result, nn.utils.rnn.PackedSequence):
+        return [result.data]
+    if isinstance(result, torch.Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flat(part)]
+
+
+def leaves(part) -> list[torch.Tensor]:
+    if isinstance(part, torch.Tensor):
+        return [part]
+    if isinstance(part, nn.utils.rnn.PackedSequence):
+        return []
+    return [t for p in part for t in leaves(p)] if isinstance(part, tuple) else []
+
+
+def test_the_three_modules_are_in_pytorchs_list():
+    assert set(INFOS) == set(OURS)
+    assert sum(1 for _ in samples()) > 50
+
+
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout after all but last")
+@pytest.mark.parametrize(("theirs", "training", "sample"), list(samples()))
+def test_outputs_and_gradients_are_torchs_on_its_own_samples(theirs, training, sample):
+    make, call = sample.constructor_input, sample.forward_input
+    found = []
+    for kind in (theirs, OURS[theirs]):
+        torch.manual_seed(0)
+        module = kind(*make.args, **make.kwargs).to(F64).train(training)
+        torch.manual_seed(1)
+        results = flat(module(*call.args, **call.kwargs))
+        loss = sum(
+            (r * torch.linspace(-1, 2, r.numel(), dtype=F64).view_as(r)).sum() for r in results
+        )
+        inputs = [
+            i for i in leaves(call.args) + leaves(tuple(call.kwargs.values())) if i.requires_grad
+        ]
+        grads = torch.autograd.grad(
+            loss, [*inputs, *module.parameters()], allow_unused=True, retain_graph=True
+        )
+        found.append((results, grads))
+    for which, ours, torchs in zip(("result", "gradient"), found[1], found[0], strict=True):
+        for i, (got, want) in enumerate(zip(ours, torchs, strict=True)):
+            assert (got is None) == (want is None)
+            if want is not None:
+                assert_close(got, want, name=f"{which} {i}")

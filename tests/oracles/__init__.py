@@ -1,0 +1,1 @@
+"""What the tests judge by: recurrences written by hand, models to try them on, and mutants."""
