@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..flow.export import VERSION, check_format
 from .evidence import Evidence
 
 __all__ = ["SEVERITIES", "Finding", "Findings"]
 
 # From the most harmful to what is only worth knowing.
 SEVERITIES = ("error", "warning", "note")
-VERSION = 1
+FORMAT = "throughtime.finding"
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,30 @@ class Finding:
     follows: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: strings, numbers, lists and dicts; inf and NaN as strings."""
-        evidence = [
-            {
-                "quantity": e.quantity,
-                "value": _plain(e.value),
-                "threshold": None if e.threshold is None else _plain(e.threshold),
-                "where": e.where,
-                "equation": e.equation,
-                "decides": e.decides,
-            }
-            for e in self.evidence
-        ]
-        return {
-            "version": VERSION,
-            "code": self.code,
-            "severity": self.severity,
-            "layer": self.layer,
-            "what": self.what,
-            "evidence": evidence,
-            "remedy": self.remedy,
-            "fix": self.fix,
-            "follows": self.follows,
-        }
+        """Return plain data with a version, ready for JSON: inf and NaN become strings.
+
+        Example:
+            >>> finding = tt.Finding("saturated", "note", "l0", "", (), "")
+            >>> tt.Finding.from_dict(finding.to_dict()) == finding
+            True
+        """
+        evidence = [evidence.to_dict() for evidence in self.evidence]
+        return {"format": FORMAT, "version": VERSION, **vars(self), "evidence": evidence}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Finding:
+        """Return the finding that `to_dict` made these data of, also after a way through JSON.
+
+        Args:
+            data: what `to_dict` returned.
+
+        Raises:
+            InputValueError: another format, or another version of it.
+        """
+        check_format(data, FORMAT)
+        kept = {name: value for name, value in data.items() if name not in ("format", "version")}
+        evidence = tuple(Evidence.from_dict(one) for one in data["evidence"])
+        return cls(**{**kept, "evidence": evidence})
 
     def __str__(self) -> str:
         """Return a few lines."""
@@ -78,10 +80,6 @@ class Finding:
         after = "" if self.follows is None else f" (follows from {self.follows})"
         head = f"{self.severity}: {self.code}{where}{after}"
         return "\n".join((head, f"  {self.what}", f"  {self.remedy}"))
-
-
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
 
 
 class Findings(list[Finding]):

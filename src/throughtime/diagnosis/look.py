@@ -57,7 +57,7 @@ class Seen:
 
     @cached_property
     def bad_adjoint(self) -> NonFinite | None:
-        """The first adjoint dE/ds_t that is not finite; of a state that is not known there is none."""
+        """The first dE/ds_t that is not finite; a state that is not known has none."""
         delta = self.layer.adjoint()
         if self.knows_beginning:
             return look(delta, "backward")
