@@ -11,10 +11,8 @@ import pytest
 import throughtime as tt
 
 from .clinic_cases import CASES
+from .clinic_loops import CASES as LOOPS
 from .clinic_more import CASES as MORE
-
-# What a loop over time gives as one sequence only once calls that continue each other are one run.
-LOOPS = ("state detached between segments",)
 
 
 def shared_cases(root):
@@ -42,19 +40,18 @@ def judge(case) -> None:
         assert not left
 
 
-@pytest.mark.parametrize("case", (*CASES, *MORE), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", (*CASES, *MORE, *LOOPS), ids=lambda case: case.name)
 def test_the_right_cause_comes_first(case):
     judge(case)
 
 
 def test_the_cases_beside_the_project(root):
     for case in shared_cases(root):
-        if case.name not in LOOPS:
-            judge(case)
+        judge(case)
 
 
 def test_findings_read_as_sentences_and_their_evidence_is_whole():
-    for case in (*CASES, *MORE):
+    for case in (*CASES, *MORE, *LOOPS):
         if not case.expect:
             continue
         for finding in tt.examine(case.run()):

@@ -40,7 +40,13 @@ class Kind(NamedTuple):
 
 
 FORWARD = ("weight-nonfinite", "input-nonfinite", "initial-state-nonfinite", "state-overflow")
-WIRING = ("rows-without-gradient*", "reverse-reads-one-step", "reads-one-step", "reads-padding*")
+WIRING = (
+    "rows-without-gradient*",
+    "reverse-reads-one-step",
+    "reads-one-step",
+    "reads-padding*",
+    "state-cut",
+)
 FLAT = ("input-scale", "dead-units", "saturated")
 
 # In the order in which one may be the cause of another.
