@@ -93,24 +93,22 @@ def old_state():
 class Marked(nn.Module):
     """A linear recurrence with no module for it: its state is marked."""
 
-    def __init__(self, gain: float, cut: int) -> None:
+    def __init__(self, gain: float) -> None:
         super().__init__()
         self.W = nn.Parameter(gain * torch.linalg.qr(torch.randn(16, 16))[0])
-        self.U, self.cut = nn.Linear(3, 16), cut
+        self.U = nn.Linear(3, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         h, found = torch.zeros(x.shape[1], 16), []
-        for t, x_t in enumerate(x):
-            if self.cut and t and t % self.cut == 0:
-                h = h.detach()
+        for x_t in x:
             h = tt.mark("core", self.U(x_t) + h @ self.W.T)
             found.append(h)
         return torch.stack(found)
 
 
-def marked(gain=0.9, T=30, each=False, cut=0) -> tt.Flow:
+def marked(gain=0.9, T=30, each=False) -> tt.Flow:
     torch.manual_seed(0)
-    model, x = Marked(gain, cut), torch.randn(T, 6, 3)
+    model, x = Marked(gain), torch.randn(T, 6, 3)
 
     def losses() -> Tensor:
         h = model(x)
@@ -234,8 +232,6 @@ CASES = [
          lambda: cells(nn.RNNCell, T=16, detach=4)),
     Case("segments of a GRU, detached", ("state-cut",), segments_of_a_gru,
          lambda: segments_of_a_gru(False)),
-    Case("marks: detached every 6 steps", ("state-cut",),
-         lambda: marked(T=18, cut=6, each=True)),
     Case("cells: prices", ("input-scale",),
          lambda: cells(x=3e4 + torch.randn(20, 8, 1, generator=torch.Generator().manual_seed(0)))),
     Case("cells: axes swapped", ("rows-without-gradient",), lambda: cells(read="swapped")),

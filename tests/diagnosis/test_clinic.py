@@ -14,6 +14,9 @@ from .clinic_cases import CASES
 from .clinic_loops import CASES as LOOPS
 from .clinic_more import CASES as MORE
 
+# Names in the table of remedies.
+FIXES = ("chrono", "clip", "dtype", "gated-cell", "lengths", "orthogonal", "standardise")
+
 
 def shared_cases(root):
     """Return the cases beside the project, or none."""
@@ -57,6 +60,7 @@ def test_findings_read_as_sentences_and_their_evidence_is_whole():
         for finding in tt.examine(case.run()):
             assert finding.what.endswith((".", "?")) and finding.remedy.endswith(".")
             assert finding.severity in ("error", "warning", "note")
+            assert finding.fix is None or finding.fix in FIXES
             assert finding.evidence and any(e.decides for e in finding.evidence)
             for e in finding.evidence:
                 assert e.quantity and e.where and re.fullmatch(r"eq\. \d+", e.equation)

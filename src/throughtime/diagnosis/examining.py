@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import InputTypeError, InputValueError
-from ..flow import Flow, LayerFlow
+from ..flow import Flow, LayerView
 from .finding import SEVERITIES, Finding, Findings
 from .findings import FINDINGS, SEARCHES
 from .look import Look
@@ -14,7 +14,7 @@ from .look import Look
 __all__ = ["examine"]
 
 
-def examine(flow: Flow | Mapping[str, LayerFlow], *, lag: int | None = None) -> Findings:
+def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> Findings:
     """Say what is wrong with a model, the most harmful first; empty where nothing is.
 
     The data, the wiring, the numbers and the units are looked at before the gradient's reach, since

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
-from ..flow import Flow, LayerFlow
+from ..flow import Flow, LayerView
 from ..flow.nonfinite import NonFinite, all_finite, look
 
 __all__ = ["Look", "Seen"]
@@ -26,7 +26,7 @@ class Seen:
         frozen: whether none of its parameters wants a gradient.
     """
 
-    def __init__(self, layer: LayerFlow, fed_by: tuple[str, ...], frozen: bool) -> None:
+    def __init__(self, layer: LayerView, fed_by: tuple[str, ...], frozen: bool) -> None:
         """Take the layer."""
         self.layer, self.name, self.fed_by, self.frozen = layer, layer.name, fed_by, frozen
 
@@ -139,7 +139,7 @@ class Look:
         seen: its layers, in the order in which they ran.
     """
 
-    def __init__(self, flow: Flow | Mapping[str, LayerFlow], lag: int | None = None) -> None:
+    def __init__(self, flow: Flow | Mapping[str, LayerView], lag: int | None = None) -> None:
         """Take the flow."""
         self.flow, self.lag = flow, lag
         self.facts = getattr(flow, "facts", None)

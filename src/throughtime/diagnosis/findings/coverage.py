@@ -86,7 +86,7 @@ def remedy(seen: Seen) -> tuple[str, str | None]:
         return (
             "Where the task needs more, use a gated cell with gate biases for the lag, or an "
             "orthogonal W_h with identity or ReLU.",
-            "orthogonal",
+            "gated-cell",
         )
     return ("Give the state a path from step to step that is close to the identity.", None)
 

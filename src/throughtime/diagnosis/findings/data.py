@@ -53,7 +53,6 @@ def _weights(flow: Look) -> Iterator[Finding]:
         "Go back to the last weights that were finite, and examine the batch of the update that "
         "followed; clip the gradient's norm, skip updates whose gradient is not finite, or lower "
         "the learning rate.",
-        "clip",
     )
 
 

@@ -47,7 +47,7 @@ def dead_units(
             (Evidence("share of the units that are dead", share, warn, at, "eq. 4", True),),
             "Start ReLU units from biases of 0 or a little above and an orthogonal or identity "
             "W_h, lower the learning rate, or use tanh or a gated cell.",
-            "orthogonal",
+            "gated-cell",
         )
 
 

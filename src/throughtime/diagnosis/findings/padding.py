@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...flow.nonfinite import all_finite
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -63,8 +64,10 @@ def reads_padding(
         rows = int(read.sum())
         if rows < share * int(seen.reached.sum()) or not rows:
             continue
-        entering = seen.layer.entering_norms.nan_to_num(0)[:, read]
-        part = float((entering * after[:, read]).sum() / entering.sum().clamp(min=1e-300))
+        entering = seen.layer.entering_norms[:, read].double()
+        if not all_finite(entering):  # of a bad loss only where it reads is known
+            entering = seen.enters[:, read].double()
+        part = float((entering * after[:, read]).sum() / entering.sum())
         yield _finding(seen, ends, read, part, share)
 
 
