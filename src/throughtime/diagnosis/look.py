@@ -56,6 +56,11 @@ class Seen:
         return self.finite_x and self.finite_s and self.bad_adjoint is None
 
     @cached_property
+    def finite_back(self) -> bool:
+        """Whether all is finite, and what enters too, its norms included."""
+        return self.finite and all_finite(self.layer.entering_norms)
+
+    @cached_property
     def bad_adjoint(self) -> NonFinite | None:
         """The first dE/ds_t that is not finite; a state that is not known has none."""
         delta = self.layer.adjoint()

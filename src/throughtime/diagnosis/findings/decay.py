@@ -39,7 +39,7 @@ def vanishes(
             ``torch.nn`` reaches 6 to 15 steps, and over a dozen that may be all that is needed.
     """
     for seen in flow.seen:
-        if seen.known.get("explodes") or not seen.finite or not bool(seen.reached.any()):
+        if seen.known.get("explodes") or not seen.finite_back or not bool(seen.reached.any()):
             continue
         found = (
             _uncovered(seen, fraction, most, least)

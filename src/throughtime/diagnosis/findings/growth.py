@@ -41,7 +41,7 @@ def explodes(flow: Look, *, growth: float = 100.0) -> Iterator[Finding]:
         growth: what multiple counts as exploding.
     """
     for seen in flow.seen:
-        if not seen.finite or not bool(seen.reached.any()):
+        if not seen.finite_back or not bool(seen.reached.any()):
             continue
         found = _of_all(seen)
         if not flow.feeds(seen.name):

@@ -35,10 +35,13 @@ def _overflowing(seen: Seen, bad: NonFinite) -> Finding:
     before = float(s[bad.step - 1, bad.row].abs().max())
     at = f"{step_of(seen, bad.step)}, row {bad.row}, unit {bad.unit}"
     size = Evidence("largest |s| one step before", before, None, f"step {bad.step - 1}", "eq. 10")
+    blind = not seen.layer.tape.x.shape[-1]
     if bad.kind == "nan":
         what = (
-            f"The state of {seen.name} becomes NaN at {at}, with finite weights, input and state "
-            "before: the step itself makes NaN of finite numbers."
+            f"The state of {seen.name} becomes NaN at {at}, from a finite state, and "
+            + ("what goes into a marked step is not seen" if blind else "finite weights and input")
+            + ": the step itself makes NaN"
+            + (", or its input is." if blind else " of finite numbers.")
         )
         remedy = "Look for 0/0, the logarithm or root of a negative number, or inf − inf there."
     else:
@@ -85,6 +88,8 @@ def _sent(seen: Seen, step: int) -> Finding:
     kind = "nan" if bool(entering[row].isnan()) else "inf"
     bad = NonFinite("backward", step, row, 0, kind)
     at = f"{step_of(seen, step)}, row {row}"
+    if all_finite(seen.layer.entering):
+        return _too_large(seen, bad, at, float(seen.layer.entering.abs().max()))
     return Finding(
         "loss-gradient-nonfinite",
         "error",
@@ -114,12 +119,7 @@ def _on_the_way(seen: Seen, bad: NonFinite) -> Finding:
         Evidence("growth up to there", growth, None, f"step {bad.step + 1}", "eq. 9"),
     ]
     if growth < 100 and largest > top**0.5:
-        what = (
-            f"The gradient of {seen.name} overflows because what the losses send is "
-            f"{largest:.2g} already: it grows only {growth:.2g}-fold on its backward pass."
-        )
-        remedy = "Scale the loss down: take means instead of sums, and look for a huge factor."
-        return Finding("gradient-overflow", "error", seen.name, what, tuple(evidence), remedy)
+        return _too_large(seen, bad, f"step {bad.step}, row {bad.row}", largest)
     what = (
         f"The gradient of {seen.name} overflows on its backward pass: it grows from step to step, "
         f"and the first inf or NaN is at step {bad.step}, row {bad.row}."
@@ -130,6 +130,23 @@ def _on_the_way(seen: Seen, bad: NonFinite) -> Finding:
     )
     return Finding(
         "gradient-overflow", "error", seen.name, what, tuple(evidence), remedy, "orthogonal"
+    )
+
+
+def _too_large(seen: Seen, bad: NonFinite, at: str, largest: float) -> Finding:
+    """Return the finding where what the losses send is at the edge of the dtype by itself."""
+    dtype = str(seen.layer.tape.s.dtype).removeprefix("torch.")
+    return Finding(
+        "loss-gradient-nonfinite",
+        "error",
+        seen.name,
+        f"The losses are finite, but what they send into {seen.name} is so large, {largest:.2g}, "
+        f"that it overflows {dtype} at {at} without growing on its backward pass.",
+        (
+            nonfinite_evidence("norm dE/ds_t", bad, at),
+            Evidence("largest gradient that a loss sends", largest, None, "all steps", "eq. 10"),
+        ),
+        "Scale the loss down: take means instead of sums, and look for a huge factor in it.",
     )
 
 
