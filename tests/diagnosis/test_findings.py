@@ -287,6 +287,28 @@ def test_a_pause_that_all_rows_share_is_no_padding(pause):
     assert codes(found) == ([] if pause else ["reads-padding"])
 
 
+def test_a_few_symbols_that_repeat_by_chance_are_no_padding():
+    for seed in range(60):
+        torch.manual_seed(seed)
+        x = nn.functional.one_hot(torch.randint(2, (6, 4)), 2).float()
+        assert list(reads_padding(Look(flow_of(nn.RNN(2, 4), x, each)))) == []
+
+
+def test_growth_is_told_episode_by_episode():
+    torch.manual_seed(0)
+    rnn = tt.RNN(6, 6, nonlinearity="identity", bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(1.3 * torch.linalg.qr(torch.randn(6, 6))[0])
+    reset = torch.zeros(60, 2, dtype=torch.bool)
+    reset[40] = True
+    with tt.trace(rnn) as trace:
+        h = rnn(torch.randn(60, 2, 6, dtype=torch.float64), reset=reset)[0]
+        # What a later episode sends has nothing to do with the one before.
+        loss = h[39].sum() + 1e8 * h[41].sum()
+    found = tt.examine(trace.flow(loss))
+    assert codes(found) == ["explodes"] and "over 39 steps back" in found[0].what
+
+
 def test_the_rows_that_a_bad_loss_comes_from_are_named():
     torch.manual_seed(0)
     y = torch.zeros(8, 6, 4)
