@@ -58,6 +58,7 @@ def aliased(
     gate = Gate(recording.switch, key)
     anchor = anchor_on(recording, parts[0].device)
     out: tuple[Tensor, ...] = Alias.apply(gate, anchor, *parts)  # pyright: ignore
+    edge = get_gradient_edge(out[0])
     step = Step(
         key=key,
         gate=gate,
@@ -65,7 +66,7 @@ def aliased(
         raw=parts,
         out=out,
         values=tuple(part.detach() for part in parts),
-        edges=tuple(get_gradient_edge(part) for part in out),
+        edges=tuple(edge._replace(output_nr=n) for n in range(len(out))),
     )
     recording.calls.append(step)
     return step
