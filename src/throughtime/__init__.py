@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
-from .flow import Flow, LayerFlow, NonFinite, Trace, trace
-from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through
+from .errors import ConvertWarning
+from .flow import Flow, LayerFlow, NonFinite, Trace, mark, mark_steps, trace
+from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through, unconvert
 from .schedules import Checkpointed, Full, Truncated
 from .streams import Stream, segments, stream
 
@@ -21,6 +22,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "Checkpointed",
+    "ConvertWarning",
     "Diagnosis",
     "Evidence",
     "Flow",
@@ -38,6 +40,8 @@ __all__ = [
     "errors",
     "figure",
     "kernels",
+    "mark",
+    "mark_steps",
     "per_sample_grads",
     "remedies",
     "rtrl",
@@ -46,6 +50,7 @@ __all__ = [
     "stream",
     "testing",
     "trace",
+    "unconvert",
     "write_report",
 ]
 

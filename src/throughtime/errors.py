@@ -1,4 +1,4 @@
-"""What throughtime raises: the fact, what was got, what to do.
+"""What throughtime raises, or warns of: the fact, what was got, what to do.
 
 Every error derives from `ThroughTimeError` and from the built-in that fits, so that
 ``except ValueError`` written for ``torch.nn`` keeps working.
@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CheckError",
     "CheckpointError",
+    "ConvertWarning",
     "DeviceError",
     "DtypeError",
     "FileError",
@@ -81,3 +82,10 @@ class CheckpointError(ThroughTimeError, ValueError):
 
 class NonFiniteError(ThroughTimeError, ArithmeticError, ValueError):
     """A loss or a gradient is inf or NaN; the message says where it began."""
+
+
+class ConvertWarning(UserWarning):
+    """`convert` or `unconvert` left a module as it was, or dropped something; it says what and why.
+
+    A warning and no error: the model works as before.
+    """

@@ -14,7 +14,7 @@ import torch
 from oracles.mutants import edited
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
-from throughtime.flow import direct, measure
+from throughtime.flow import segments, windows
 from throughtime.flow.cascade import Cascade
 from throughtime.flow.direct import Direct
 from throughtime.flow.layer_flow import LayerFlow
@@ -102,14 +102,15 @@ MUTANTS = {
         "adjoint[step - 1 : step]", "adjoint[self.T - step : self.T - step + 1]",
     ),
     "a window leaves out one step more": (
-        106, measure, "_leave_out",
+        106, windows, "leave_out",
         "k < stands[:, None, :] - window", "k <= stands[:, None, :] - window",
     ),
     "later losses own a step too": (
         111, Direct, "of", "self.owner[None] == losses", "self.owner[None] >= losses",
     ),
     "a final state is read at the last step of all rows": (
-        119, direct, "merge", "last_steps(tape) - 1", "tape.T - 1 + 0 * last_steps(tape)",
+        119, segments.CallSegment, "merge",
+        "last_steps(tape) - 1", "tape.T - 1 + 0 * last_steps(tape)",
     ),
     "a window cuts everywhere": (231, cut_everywhere),
     "the tape is off by a step": (106, take_the_step_before),

@@ -114,7 +114,9 @@ def test_convert_leaves_what_is_not_exactly_torchs_alone():
         [Mine(3, 4), nn.LSTMCell(3, 4), nn.Linear(3, 4), nn.TransformerEncoderLayer(4, 2)]
     )
     before = [type(part) for part in model.modules()]
-    tt.convert(model)
+    with pytest.warns(tt.ConvertWarning) as told:
+        tt.convert(model)
+    assert len(told) == 2, "the subclass and the cell"
     assert [type(part) for part in model.modules()] == before
 
 

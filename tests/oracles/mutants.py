@@ -287,9 +287,9 @@ MUTANTS = [
     Mutant(
         "the exponents leave out a step",
         jacobians,
-        "lyapunov",
-        "range(tape.T, since, -1)",
-        "range(tape.T, since + 1, -1)",
+        "exponents",
+        "range(T, since, -1)",
+        "range(T, since + 1, -1)",
         "lstm",
         "exponents",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -35,6 +36,8 @@ class AbstractCell(nn.Module, ABC):
         hidden_size: H, the width of h.
         state_size: S.
         preact_size: A, the width of a_t.
+        given: tensors that the step takes beside the weights and that belong to others, by name:
+            an encoder's memory, a hypernetwork's weights. Only a `Function` takes any.
 
     Shapes:
         x (T, B, I), a_t (B, A), s_t (B, S), delta (V, B, S), adjoint (V, B, A).
@@ -44,6 +47,7 @@ class AbstractCell(nn.Module, ABC):
     hidden_size: int
     state_size: int
     preact_size: int
+    given: Mapping[str, Tensor] = MappingProxyType({})
 
     @abstractmethod
     def drive(self, x: Tensor) -> Tensor:
@@ -160,6 +164,20 @@ class AbstractCell(nn.Module, ABC):
             rows: how many rows there are, if there is no tape.
         """
 
+    def with_context(self, context: Mapping[str, Tensor]) -> AbstractCell:
+        """Return the same cell, whose step is also given these tensors; only a `Function` can.
+
+        Args:
+            context: by name.
+
+        Raises:
+            UnsupportedError: this cell's step takes none.
+        """
+        raise UnsupportedError(
+            f"the step of {type(self).__name__} takes no context; got {', '.join(context)}. "
+            "throughtime.cells.Function makes a cell of a step that does."
+        )
+
     def gain(self) -> tuple[float, float]:
         """Return β_W and β_f of eq. 6; only a cell of the form h_t = f(W_h h_{t-1} + …) has them.
 
@@ -199,6 +217,8 @@ def rebind(module: M, weights: Mapping[str, Tensor], prefix: str = "") -> M:
         name: child if child is None else rebind(child, weights, f"{prefix}{name}.")
         for name, child in module._modules.items()
     }
+    if isinstance(module, AbstractCell) and module.given:
+        vars(new)["given"] = {n: weights.get(prefix + n, t) for n, t in module.given.items()}
     return new
 
 

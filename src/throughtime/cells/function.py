@@ -20,6 +20,7 @@ from ..shapes import check_sizes
 from ..torch_state import is_transforming
 from . import probes
 from .base import AbstractCell, rebind
+from .given import check_context, check_dict, check_weight, is_computed
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -39,6 +40,14 @@ class Function(AbstractCell):
     `throughtime.kernels.last_choice` after the backward pass.
 
     The step is called again by the backward pass: it must give the same again, and change nothing.
+
+    What the step takes beside x_t and s_{t-1} is one of three. Its own *weights* are Parameters of
+    the cell. A tensor that something else computed, in ``weights=`` (a hypernetwork's) or in
+    ``context=`` (an encoder's memory), stays what it is: it is no Parameter, and its gradient goes
+    on to what computed it. What comes in ``context=`` may also be without a graph, or of integers
+    or bool: a mask. A memory with a row for each of the batch's, (B, N, ·), serves the B rows of
+    one step and no other number, so the backward pass then goes one step at a time; one for all
+    rows, or B = 1, is no hindrance.
 
     Shapes:
         x_t (B, I), s_t (B, S); the layer puts out the first H columns of s_t. A = I.
@@ -68,6 +77,7 @@ class Function(AbstractCell):
         state_size: int | None = None,
         *,
         weights: Mapping[str, Tensor] | None = None,
+        context: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Take the step and its sizes.
 
@@ -77,11 +87,15 @@ class Function(AbstractCell):
             input_size: I.
             hidden_size: H, the leading columns of the state that the layer puts out.
             state_size: S; H where None.
-            weights: the tensors that a plain function is to be differentiated by.
+            weights: the tensors that a plain function is to be differentiated by. They become
+                Parameters of the cell, over the same memory; a tensor that requires grad stays
+                itself, and gets its gradient.
+            context: tensors that the step, also a module's, is called with beside them, by name.
+                A layer takes others in each call: ``layer(x, context={"memory": memory})``.
 
         Raises:
-            InputTypeError: ``step`` cannot be called, a size is no integer, ``weights`` no dict,
-                or a weight no tensor.
+            InputTypeError: ``step`` cannot be called, a size is no integer, ``weights`` or
+                ``context`` no dict, or something in it no tensor.
             InputValueError: a size below 1, S below H, weights beside a module, or a weight with a
                 name that the cell has.
             DtypeError: a weight of integers.
@@ -98,45 +112,80 @@ class Function(AbstractCell):
             )
         if isinstance(step, nn.Module) and weights:
             raise InputValueError(
-                "weights= is for a plain function; a module's own parameters are its weights."
+                "weights= is for a plain function; a module's own parameters are its weights. What "
+                "something else computed goes into context=."
             )
         self.input_size = self.preact_size = input_size
         self.hidden_size, self.state_size = hidden_size, state_size
         self.step_function = step
         self.apart = ""
-        self._tried: dict[tuple, str] = {}
+        self.own_rows: tuple[str, ...] = ()  # what of the context has rows, one for each of x
+        self._tried: dict[tuple, tuple[str, tuple[str, ...]]] = {}
         self._no_batch: list[bool] = []  # shared with the cells that `rebind` makes of this one
-        if weights is not None and not isinstance(weights, Mapping):
-            raise InputTypeError(
-                f"weights must be a dict of tensors by name; got {type(weights).__name__}."
-            )
-        self.names = tuple(weights or ())
+        check_dict("weights", weights)
+        check_dict("context", context)
+        self.differentiable: tuple[str, ...] = ()
+        names = []
+        context = dict(context or {})
         for name, weight in (weights or {}).items():
-            self._check_weight(name, weight)
-            self.register_parameter(
-                name, weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight)
-            )
+            check_weight(self, name, weight)
+            if is_computed(weight):
+                context[name] = weight
+                continue
+            names.append(name)
+            leaf = isinstance(weight, nn.Parameter) or weight.requires_grad
+            # By the dict, which also takes a leaf that is no Parameter, as an optimizer does.
+            self._parameters[name] = weight if leaf else nn.Parameter(weight)  # pyright: ignore
+        self.names = tuple(names)
+        if context:
+            self._take(context)
 
-    def _check_weight(self, name: object, weight: object) -> None:
-        if not isinstance(name, str) or not name.isidentifier() or hasattr(self, name):
-            raise InputValueError(
-                f"a weight cannot be called {name!r}: the step takes it by that name, and the cell "
-                "must have none like it of its own; give it another."
-            )
-        if not isinstance(weight, Tensor):
-            raise InputTypeError(f"weight {name} must be a tensor; got {type(weight).__name__}.")
-        if not (weight.is_floating_point() or weight.is_complex()):
-            raise DtypeError(
-                f"weight {name} must be of floating point to have a gradient; got {weight.dtype}. "
-                "Let the step take other tensors from where it is written."
-            )
+    def with_context(self, context: Mapping[str, Tensor]) -> Function:
+        """Return the same cell, whose step is also given these tensors.
+
+        Args:
+            context: by name; one that the cell was made with is replaced.
+
+        Raises:
+            InputTypeError: it is no dict, or something in it no tensor.
+            InputValueError: one has the name of a weight, or no name at all.
+
+        Example:
+            >>> def step(x, s, memory):
+            ...     return torch.tanh(x + s @ memory)
+            >>> memory = torch.randn(5, 5, requires_grad=True)
+            >>> layer = tt.Recurrent(Function(step, 5, 5))
+            >>> layer(torch.ones(7, 2, 5), context={"memory": memory})[0].sum().backward()
+            >>> memory.grad.shape
+            torch.Size([5, 5])
+        """
+        check_dict("context", context)
+        new = rebind(self, {})
+        new._take(context)
+        return new
+
+    def _take(self, context: Mapping[str, Tensor]) -> None:
+        """Set what the step is given beside the weights, and which of it has a gradient."""
+        check_context(context, self._parameters)
+        given = {**self.given, **context}
+        vars(self).update(given=given)
+        self.differentiable = tuple(name for name, tensor in given.items() if tensor.requires_grad)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights by name, and of what the step is given that which requires grad."""
+        return {**super().weights(), **{name: self.given[name] for name in self.differentiable}}
 
     def drive(self, x: Tensor) -> Tensor:
         """Return x itself: the whole step is the function's."""
         return x
 
-    def next(self, x_t: Tensor, s_prev: Tensor) -> Tensor:
+    def next(self, x_t: Tensor, s_prev: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return s_t for any number of rows, and look at its form and at what became of the rest.
+
+        Args:
+            x_t: inputs of some rows.
+            s_prev: their states.
+            rows: which of the batch's rows they are, where that is not plain from their number.
 
         Raises:
             InputTypeError: the step function gives no tensor.
@@ -149,7 +198,8 @@ class Function(AbstractCell):
         compiling = torch.compiler.is_compiling()
         tracked = not (compiling or x_t.is_inference() or s_prev.is_inference())
         versions = (x_t._version, s_prev._version) if tracked else None
-        s_t = self.step_function(x_t, s_prev, **weights)
+        given = self.given if rows is None else self._given_to(rows)
+        s_t = self.step_function(x_t, s_prev, **weights, **given)
         if versions is not None and versions != (x_t._version, s_prev._version):
             raise InputValueError(
                 "the step function writes into the input or the state that it is given, which are "
@@ -175,18 +225,32 @@ class Function(AbstractCell):
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return s_t = step(x_t, s_{t-1}); a_t is x_t."""
         s_t = self.next(a_t, s_prev)
-        return s_t, (a_t, s_prev, s_t)
+        if not self.own_rows:
+            return s_t, (a_t, s_prev, s_t)
+        # Whoever takes some rows of a tape then takes the numbers of these along.
+        rows = torch.arange(len(s_prev), device=s_prev.device)[:, None]
+        return s_t, (a_t, s_prev, s_t, rows)
+
+    def rows_of(self, saved: tuple[Tensor, ...]) -> Tensor | None:
+        """Return which rows of the batch a step's or a tape's are; None where nobody asks."""
+        if len(saved) < 4:
+            return None
+        return saved[3][..., 0] if saved[3].dim() == 2 else saved[3][0, :, 0]
+
+    def _given_to(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return what the step is given beside these rows of the batch."""
+        return {n: t[rows] if n in self.own_rows else t for n, t in self.given.items()}
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint is (dE/dx_t, delta_t), (V, B, I+S).
 
         The step runs once more on its own rows, whatever V is, so rows may depend on each other.
         """
-        x_t, s_prev, s_t = saved
+        x_t, s_prev, s_t, *_ = saved
         frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x, s = x_t.detach().requires_grad_(), s_prev.detach().requires_grad_()
         with torch.enable_grad():
-            again = frozen.next(x, s)
+            again = frozen.next(x, s, self.rows_of(saved))
         probes.check_repeats(again.detach(), s_t, s_prev)
         if not again.requires_grad:
             return torch.zeros_like(delta), torch.cat(
@@ -240,8 +304,9 @@ class Function(AbstractCell):
         for first in range(0, tape.T, K):
             steps = slice(first, min(first + K, tape.T))
             found = self._of_steps(
-                cell, x[steps], s_prev[steps], tape.saved[2][steps], delta[steps]
-            )
+                cell, x[steps], s_prev[steps], tape.saved[2][steps], delta[steps],
+                self.rows_of(tape.saved),
+            )  # fmt: skip
             for sum_, grad in zip(total, found, strict=True):
                 sum_ += grad
         return dict(zip(weights, total, strict=True))
@@ -262,19 +327,27 @@ class Function(AbstractCell):
         return True
 
     def _of_steps(
-        self, cell: Function, x: Tensor, s_prev: Tensor, s: Tensor, delta: Tensor
+        self,
+        cell: Function,
+        x: Tensor,
+        s_prev: Tensor,
+        s: Tensor,
+        delta: Tensor,
+        rows: Tensor | None,
     ) -> list[Tensor]:
         """Return some steps' share of dE/dW: at once where that is the same, else one by one."""
         weights = list(cell.weights().values())
         before, given = s_prev.detach().flatten(0, 1), s.flatten(0, 1)
         with torch.enable_grad(), probes.LooksAtValues() as values:
-            again = cell.next(x.detach().flatten(0, 1), before)
+            again = cell.next(x.detach().flatten(0, 1), before, rows)
         if len(x) > 1:
             stayed = (given == before).all(-1, keepdim=True)
             same = probes.alike(torch.where(stayed, given, again.detach()), given)
             if values.seen or not same:
                 each = [
-                    self._of_steps(cell, *(part[k : k + 1] for part in (x, s_prev, s, delta)))
+                    self._of_steps(
+                        cell, *(part[k : k + 1] for part in (x, s_prev, s, delta)), rows=rows
+                    )
                     for k in range(len(x))
                 ]
                 return [torch.stack(parts).sum(0) for parts in zip(*each, strict=True)]
@@ -336,11 +409,13 @@ class Function(AbstractCell):
         """
         # What costs more steps is tried again only where rows or modes are not as before.
         modes = tuple(module.training for module in self.modules())
-        case = (x.shape, s.shape, x.dtype, x.device, modes)
+        beside = tuple((name, tensor.shape) for name, tensor in self.given.items())
+        case = (x.shape, s.shape, x.dtype, x.device, modes, beside)
         if not anew and case in self._tried:
-            self.apart = self._tried[case]
+            self.apart, self.own_rows = self._tried[case]
             return
-        cell = rebind(self, {name: w.detach() for name, w in self.weights().items()})
+        tensors = {**self.weights(), **self.given}
+        cell = rebind(self, {name: tensor.detach() for name, tensor in tensors.items()})
         x, s = x.detach(), s.detach()
         # Running statistics and the like must not see rows that are made up.
         buffers = [(buffer, buffer.clone()) for buffer in self.buffers()]
@@ -349,8 +424,9 @@ class Function(AbstractCell):
         if s_t.requires_grad:
             raise GraphError(
                 "the step function uses a tensor that requires grad and is not among its weights, "
-                "so its gradient would be lost. Pass it in weights={name: tensor}, or make the "
-                "step an nn.Module that owns it."
+                "so its gradient would be lost. Pass it in weights={name: tensor}, or, where "
+                "something else computes it, as layer(x, context={name: tensor}); or make the step "
+                "an nn.Module that owns it."
             )
         if x.is_meta or is_transforming() or torch.compiler.is_compiling():
             return  # there are no values to look at
@@ -360,8 +436,8 @@ class Function(AbstractCell):
                 probes.check_graph(self, x, s)
                 if len(self._tried) >= 64:
                     self._tried.clear()
-                self._tried[case] = probes.why_apart(cell, x, s)
-            self.apart = self._tried[case]
+                self._tried[case] = probes.why_apart(cell, x, s), probes.own_rows(cell, x, s)
+            self.apart, self.own_rows = self._tried[case]
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):  # a write would spoil a graph it is part of
                     buffer.copy_(before)

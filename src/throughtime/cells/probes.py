@@ -8,6 +8,7 @@ of another function never passes for the step's own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "check_repeats",
     "mixes_rows",
     "mixes_steps",
+    "own_rows",
     "sampled_steps",
     "why_apart",
 ]
@@ -203,6 +205,43 @@ def _beside(cell: Function, rows: tuple[Tensor, Tensor], others: tuple[Tensor, T
     return DEPENDS if mixes(cell, *rows, *others) else ""
 
 
+def own_rows(cell: Function, x: Tensor, s: Tensor) -> tuple[str, ...]:
+    """Return which tensors that a step is given beside x have a row for each row of x.
+
+    The fewest whose rows must be taken along for a row to have by itself the state that it has
+    beside the others; none where no choice of them gives it.
+
+    Args:
+        cell: the cell, over weights without a graph.
+        x: an input (B, I).
+        s: a state (B, S).
+    """
+    B = len(x)
+    candidates = [name for name, t in cell.given.items() if t.dim() and len(t) == B]
+    if B == 1 or not candidates:
+        return ()
+    x, s = _made_up(torch.Generator().manual_seed(3), x, s, 0.0, 1.0, B)
+    for count in range(len(candidates) + 1):
+        for names in combinations(candidates, count):
+            cell.own_rows = names
+            if _stands_alone(cell, x, s):
+                return names
+    return ()
+
+
+def _stands_alone(cell: Function, x: Tensor, s: Tensor) -> bool:
+    """Check whether the first and the last row have by themselves the states they have together."""
+    try:
+        together = cell.next(x.clone(), s.clone())
+        for b in (0, len(x) - 1):
+            rows = torch.tensor([b], device=x.device)
+            if not alike(cell.next(x[rows], s[rows], rows), together[rows]):
+                return False
+    except Exception:
+        return False  # made-up rows may be no rows for this step, nor need one be enough
+    return True
+
+
 def mixes(cell: Function, x: Tensor, s: Tensor, x_other: Tensor, s_other: Tensor) -> bool:
     """Check whether rows' states or gradients change when other rows are beside them.
 
@@ -238,13 +277,18 @@ def mixes(cell: Function, x: Tensor, s: Tensor, x_other: Tensor, s_other: Tensor
 
 
 def _pulled(
-    cell: Function, weights: Mapping[str, Tensor], x: Tensor, s: Tensor, delta: Tensor
+    cell: Function,
+    weights: Mapping[str, Tensor],
+    x: Tensor,
+    s: Tensor,
+    delta: Tensor,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the next state, and the gradients that delta sends to x, s and each weight."""
     own = {name: w.detach().requires_grad_() for name, w in weights.items()}
     x, s = x.detach().clone().requires_grad_(), s.detach().clone().requires_grad_()
     with torch.enable_grad():
-        s_t = rebind(cell, own).next(x * 1, s * 1)
+        s_t = rebind(cell, own).next(x * 1, s * 1, rows)
     of = [x, s, *own.values()]
     if not s_t.requires_grad:
         return s_t.detach(), [torch.zeros_like(i) for i in of]
@@ -288,13 +332,14 @@ def mixes_rows(cell: Function, tape: Tape) -> bool:
     """
     s_prev = tape.s_prev()
     weights = {name: w.detach() for name, w in cell.weights().items()}
+    rows = cell.rows_of(tape.saved)
     draw = torch.Generator().manual_seed(2)
     for t in sampled_steps(tape.T):
         x, s = tape.x[t - 1], s_prev[t - 1]
         delta = torch.randn(s.shape, generator=draw, dtype=torch.float64, device="cpu").to(s)
         factor = torch.randn(len(s), 1, generator=draw, dtype=torch.float64, device="cpu").to(s)
-        _, plain = _pulled(cell, weights, x, s, delta)
-        _, scaled = _pulled(cell, weights, x, s, factor * delta)
+        _, plain = _pulled(cell, weights, x, s, delta, rows)
+        _, scaled = _pulled(cell, weights, x, s, factor * delta, rows)
         if not all(alike(scaled[i], factor * plain[i]) for i in (0, 1)):
             return True
     return False

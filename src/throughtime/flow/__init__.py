@@ -4,8 +4,20 @@ from . import lags
 from .export import from_dict
 from .flow import Flow
 from .layer_flow import LayerFlow
+from .marking import mark, mark_steps
 from .nonfinite import NonFinite
 from .tracing import Trace, trace
 from .view import LayerView
 
-__all__ = ["Flow", "LayerFlow", "LayerView", "NonFinite", "Trace", "from_dict", "lags", "trace"]
+__all__ = [
+    "Flow",
+    "LayerFlow",
+    "LayerView",
+    "NonFinite",
+    "Trace",
+    "from_dict",
+    "lags",
+    "mark",
+    "mark_steps",
+    "trace",
+]

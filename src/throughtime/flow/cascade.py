@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ..node.recording import Call, Recording
-from .direct import Direct, clock, grads, merge
+from ..node.recording import Recording
+from .direct import Direct, arrivals, clock
 from .links import inherited, links
 from .pairs import Swept, sweep_losses
+from .segments import Segment
 
 __all__ = ["Cascade", "floor"]
 
@@ -18,20 +21,27 @@ class Cascade:
 
     Attributes:
         recording: the trace's.
+        runs: each run as one segment, those that others hang on first.
         losses: (V,).
         directs: what each loss sends straight into each layer.
         told_apart: whether every direct gradient has the one loss that it comes from.
-        links: for each call, the earlier calls that its input or initial state depends on.
-        joined: for each call, whether there are any.
-        cuttable: for each call, whether it may be left at a window's end.
-        lone: for each call (V,), the one step at which each loss enters it, where that is so and
-            nothing comes in through later calls; else None.
+        links: for each run, the earlier runs that its input or initial state depends on.
+        joined: for each run, whether there are any.
+        cuttable: for each run, whether it may be left at a window's end.
+        lone: for each run (V,), the one step at which each loss enters it, where that is so and
+            nothing comes in through later runs; else None.
     """
 
-    def __init__(self, recording: Recording, losses: Tensor, directs: list[Direct]) -> None:
-        """Look which calls feed which."""
-        self.recording, self.losses, self.directs = recording, losses, directs
-        self.links = links(recording)
+    def __init__(
+        self,
+        recording: Recording,
+        runs: Sequence[Segment],
+        losses: Tensor,
+        directs: list[Direct],
+    ) -> None:
+        """Look which runs feed which."""
+        self.recording, self.runs, self.losses, self.directs = recording, runs, losses, directs
+        self.links = links(recording, runs)
         self.joined = [bool(own) for own in self.links]
         self.cuttable = self._cuttable()
         self.told_apart = all(direct.owner is not None for direct in directs)
@@ -43,15 +53,15 @@ class Cascade:
         ]
 
     def _cuttable(self) -> list[bool]:
-        """Check for each call whether it may be left at a window's end.
+        """Check for each run whether it may be left at a window's end.
 
-        What it passes on from steps beyond the window must stay beyond the window in every call
-        before it. That holds where all on the way is step by step, all calls look back, and no row
-        ends sooner in an earlier call, whose window would then begin sooner too.
+        What it passes on from steps beyond the window must stay beyond the window in every run
+        before it. That holds where all on the way is step by step, all runs look back, and no row
+        ends sooner in an earlier run, whose window would then begin sooner too.
         """
-        calls = self.recording.calls
-        turned = any(call.reverse for call in calls)
-        ends = [_ends(call) for call in calls]
+        runs = self.runs
+        turned = any(run.reverse for run in runs)
+        ends = [_ends(run) for run in runs]
         found: list[bool] = []
         for i, own in enumerate(self.links):
             kept = (k.aligned and found[k.to] and bool((ends[k.to] >= ends[i]).all()) for k in own)
@@ -61,8 +71,8 @@ class Cascade:
     def bytes_per_loss(self) -> int:
         """Return the memory that one loss needs while it is sent back."""
         total = 0
-        for call, joined, lone in zip(self.recording.calls, self.joined, self.lone, strict=True):
-            cell, tape = call.cell, call.tape
+        for run, joined, lone in zip(self.runs, self.joined, self.lone, strict=True):
+            cell, tape = run.cell, run.tape
             widths = cell.state_size * (lone is None) + (
                 (cell.input_size + cell.preact_size) * joined
             )
@@ -81,25 +91,25 @@ class Cascade:
             window: how many steps each loss is followed at most; None: to the beginning.
 
         Returns:
-            For each call g_v (V, T, B, G), all that enters it, or (T, B, G) where the call is
+            For each run g_v (V, T, B, G), all that enters it, or (T, B, G) where the run is
             `lone`; what its sweep gave; and the step at which each loss stands there, (V, B).
         """
-        calls = self.recording.calls
+        runs = self.runs
         g = list(direct)
-        swept: list[Swept | None] = [None] * len(calls)
-        # By the input's clock: the last step that each loss reads of a call, directly or through
-        # calls that hang on it step by step.
+        swept: list[Swept | None] = [None] * len(runs)
+        # By the input's clock: the last step that each loss reads of a run, directly or through
+        # runs that hang on it step by step.
         clocks = self.latest_reads(which, direct)
         stands: list[Tensor] = list(clocks)
-        for i in reversed(range(len(calls))):
-            call, lone = calls[i], self.lone[i]
+        for i in reversed(range(len(runs))):
+            run, lone = runs[i], self.lone[i]
             if lone is None:
-                clocks[i] = torch.where(clocks[i] > 0, clocks[i], _last_arrival(call, g[i]))
-            clocks[i] = torch.minimum(clocks[i], _ends(call))
-            stands[i] = inherited(clocks[i], call.tape.T, call.reverse)
+                clocks[i] = torch.where(clocks[i] > 0, clocks[i], _last_arrival(run, g[i]))
+            clocks[i] = torch.minimum(clocks[i], _ends(run))
+            stands[i] = inherited(clocks[i], run.tape.T, run.reverse)
             swept[i] = found = sweep_losses(
-                call.cell,
-                call.tape,
+                run.cell,
+                run.tape,
                 g[i],
                 floor(stands[i], window if self.cuttable[i] else None),
                 enters=None if lone is None else lone[which],
@@ -115,62 +125,54 @@ class Cascade:
         return g, swept, stands  # pyright: ignore[reportReturnType]
 
     def direct(self, which: Tensor) -> list[Tensor]:
-        """Return what the losses ``which`` send straight into each call, (V, T, B, G).
+        """Return what the losses ``which`` send straight into each run, (V, T, B, G).
 
-        For a call that is `lone` that is (T, B, G), the sum over losses.
+        For a run that is `lone` that is (T, B, G), the sum over losses.
         """
         if self.told_apart:
             return [
                 direct.of(which) if lone is None else direct.g
                 for direct, lone in zip(self.directs, self.lone, strict=True)
             ]
-        calls = self.recording.calls
-        g: list[list[Tensor]] = [[] for _ in calls]
+        runs = self.runs
+        g: list[list[Tensor]] = [[] for _ in runs]
         for v in which.tolist():
             seed = torch.zeros_like(self.losses)
             seed[v] = 1
-            found = grads(self.recording, self.losses, seed, calls, cut=True)
-            for i, pair in enumerate(found):
-                g[i].append(merge(calls[i], *pair))
+            for i, sent in enumerate(arrivals(self.recording, self.losses, seed, runs, cut=True)):
+                g[i].append(runs[i].nothing() if sent is None else sent)
         return [torch.stack([_widen(one, many) for one in many]) for many in g]
 
     def latest_reads(self, which: Tensor, direct: list[Tensor]) -> list[Tensor]:
-        """Return the last step of the input that each loss reads from each call, (V, B); 0: none.
+        """Return the last step of the input that each loss reads from each run, (V, B); 0: none.
 
         Args:
             which: (V,) loss numbers.
             direct: what `direct` gave for them.
         """
-        calls = self.recording.calls
+        runs = self.runs
         if self.told_apart:
             V = self.losses.numel()
             return [
-                d.latest_reads(V, call.reverse)[which]
-                for d, call in zip(self.directs, calls, strict=True)
+                d.latest_reads(V, run.reverse)[which]
+                for d, run in zip(self.directs, runs, strict=True)
             ]
-        return [_last_arrival(call, g) for call, g in zip(calls, direct, strict=True)]
+        return [_last_arrival(run, g) for run, g in zip(runs, direct, strict=True)]
 
     def _pass_on(self, i: int, swept: Swept) -> list[Tensor | None]:
-        """Send the gradients of a call's input and initial state on to the calls before it."""
-        call, earlier = self.recording.calls[i], self.recording.calls[:i]
+        """Send the gradients of a run's input and initial state on to the runs before it."""
+        run, earlier = self.runs[i], self.runs[:i]
         assert swept.x is not None
-        ends = [(call.x, swept.x), (call.s_0, swept.s_0)]
-        ends = [(end, g) for end, g in ends if end.requires_grad]
-        if call.inner and not call.s_0.requires_grad:
+        ends = run.ends()
+        if run.inner and not any(end.requires_grad for end in run.initial()):
             # Between the layers of one module lie dropout, cat and flip, which torch can batch.
-            found = grads(self.recording, [call.x], [swept.x], earlier, cut=True, batched=True)
-            return [_merge_or_none(c, *p) for c, p in zip(earlier, found, strict=True)]
+            seeds = run.seeds(swept.x, swept.s_0)
+            return arrivals(self.recording, ends, seeds, earlier, cut=True, batched=True)
         rows: list[list[Tensor | None]] = [[] for _ in earlier]
         for v in range(swept.x.shape[0]):
-            found = grads(
-                self.recording,
-                [end for end, _ in ends],
-                [g[v] for _, g in ends],
-                earlier,
-                cut=True,
-            )
-            for j, pair in enumerate(found):
-                rows[j].append(_merge_or_none(earlier[j], *pair))
+            seeds = run.seeds(swept.x[v], swept.s_0[v])
+            for j, g in enumerate(arrivals(self.recording, ends, seeds, earlier, cut=True)):
+                rows[j].append(g)
         return [None if many[0] is None else torch.stack(many) for many in rows]  # pyright: ignore
 
 
@@ -182,20 +184,16 @@ def floor(enters: Tensor, window: int | None) -> Tensor:
     return (earliest - window).clamp(min=0)
 
 
-def _ends(call: Call) -> Tensor:
+def _ends(run: Segment) -> Tensor:
     """Return the last step of the input that each row takes, (B,)."""
-    tape = call.tape
-    steps = clock(tape.T, call.reverse, tape.s.device).expand(-1, tape.B)
+    tape = run.tape
+    steps = clock(tape.T, run.reverse, tape.s.device).expand(-1, tape.B)
     return (steps if tape.active is None else steps * tape.active).amax(0)
 
 
-def _last_arrival(call: Call, g: Tensor) -> Tensor:
+def _last_arrival(run: Segment, g: Tensor) -> Tensor:
     """Return the last step of the input that anything enters at, for each loss and row; 0: none."""
-    return ((g != 0).any(-1) * clock(call.tape.T, call.reverse, g.device)).amax(1)
-
-
-def _merge_or_none(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor | None:
-    return None if g_h is None and g_s is None else merge(call, g_h, g_s)
+    return ((g != 0).any(-1) * clock(run.tape.T, run.reverse, g.device)).amax(1)
 
 
 def _widen(g: Tensor, others: list[Tensor]) -> Tensor:

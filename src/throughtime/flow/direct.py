@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import GraphError, InputValueError
-from ..node.recording import Call, Recording
-from ..schedules import last_steps
-from ..tape import taken
+from ..node.recording import Recording
+from .segments import Segment
 
-__all__ = ["Direct", "attribute", "clock", "grads", "merge", "total"]
+__all__ = ["Direct", "arrivals", "attribute", "clock", "entering", "graph_grads"]
 
 
 @dataclass
@@ -68,34 +69,62 @@ def clock(T: int, reverse: bool, device: torch.device) -> Tensor:
     return (steps.flip(0) if reverse else steps)[:, None]
 
 
-def grads(
+def arrivals(
     recording: Recording,
-    outputs: Tensor | list[Tensor],
-    seeds: Tensor | list[Tensor],
-    calls: list[Call],
+    outputs: Tensor | Sequence[Tensor],
+    seeds: Tensor | Sequence[Tensor],
+    segments: Sequence[Segment],
     *,
     cut: bool,
     batched: bool = False,
-) -> list[tuple[Tensor | None, Tensor | None]]:
-    """Return the gradients that arrive at each call's h and s_T.
+) -> list[Tensor | None]:
+    """Return what arrives at each segment's states, laid out by step (…, T, B, G); None: nothing.
 
     Args:
         recording: the trace's.
         outputs: what is differentiated.
         seeds: its adjoint; with ``batched`` a leading axis V.
-        calls: the layers' runs.
-        cut: whether to stop at the calls, which leaves the direct part.
+        segments: stretches of layers' runs.
+        cut: whether to stop at recorded states, which leaves the direct part.
         batched: whether ``seeds`` carry a leading axis V.
 
     Raises:
         GraphError: the graph was freed by a ``backward()`` before, or weights have changed since.
         RuntimeError: what else torch raises in the user's own readout.
     """
-    nodes = [node for call in calls for node in (call.h, call.s_T)]
+    of = [segment.nodes() for segment in segments]
+    nodes = [node for own in of for node in own]
+    found = graph_grads(recording, outputs, nodes, seeds, cut=cut, batched=batched)
+    laid: list[Tensor | None] = []
+    at = 0
+    for segment, own in zip(segments, of, strict=True):
+        there = found[at : at + len(own)]
+        at += len(own)
+        laid.append(None if all(g is None for g in there) else segment.merge(there))
+    return laid
+
+
+def graph_grads(
+    recording: Recording,
+    outputs: Tensor | Sequence[Tensor],
+    nodes: Sequence[Any],
+    seeds: Tensor | Sequence[Tensor],
+    *,
+    cut: bool,
+    batched: bool = False,
+) -> Sequence[Tensor | None]:
+    """Return autograd's gradients at ``nodes``, as `arrivals` says.
+
+    Raises:
+        GraphError: as there.
+        RuntimeError: as there.
+    """
+    if not nodes:
+        return []
     recording.switch.cut, recording.switch.exact = cut, True
     try:
         with recording.hooks.suspended():
-            found = torch.autograd.grad(
+            return torch.autograd.grad(
                 outputs,
                 nodes,
                 seeds,
@@ -118,39 +147,42 @@ def grads(
         ) from error
     finally:
         recording.switch.cut = recording.switch.exact = False
-    return list(zip(found[::2], found[1::2], strict=True))
 
 
-def merge(call: Call, g_h: Tensor | None, g_s: Tensor | None) -> Tensor:
-    """Lay what arrives at h and at s_T out by step: (…, T, B, G).
+def entering(recording: Recording, losses: Tensor, runs: Sequence[Segment]) -> list[Tensor]:
+    """Return for every run the sum over losses of all that enters it, later layers' included.
 
-    A row's final state is its state at its own last step, so that is where g of s_T belongs.
+    What comes back by way of a later state of the same run does not enter it anew.
+
+    Args:
+        recording: the trace's.
+        losses: (V,) or a scalar.
+        runs: each run as one segment.
+
+    Raises:
+        GraphError: the losses do not depend on any run.
     """
-    tape, H, S = call.tape, call.cell.hidden_size, call.cell.state_size
-    like = g_h if g_h is not None else g_s
-    lead = () if like is None else like.shape[: like.dim() - (3 if like is g_h else 2)]
-    width = H if g_s is None else S
-    g = tape.s.new_zeros(*lead, tape.T, tape.B, width)
-    if g_h is not None:
-        g[..., :H] += taken(g_h, tape.active)
-    if g_s is not None:
-        rows = torch.arange(tape.B, device=g.device)
-        g[..., last_steps(tape) - 1, rows, :] += g_s
-    return g
-
-
-def total(recording: Recording, losses: Tensor) -> list[Tensor]:
-    """Return for every call the sum over losses of all that enters it, later layers' included."""
-    found = grads(recording, losses, torch.ones_like(losses), recording.calls, cut=False)
-    if all(g is None for pair in found for g in pair):
+    seeds = torch.ones_like(losses)
+    plain = [run for run in runs if len(run.gates) == 1]
+    found = {
+        id(run): g
+        for run, g in zip(plain, arrivals(recording, losses, seeds, plain, cut=False), strict=True)
+    }
+    for run in runs:
+        if id(run) not in found:
+            with run.closed():
+                (found[id(run)],) = arrivals(recording, losses, seeds, [run], cut=False)
+    if all(g is None for g in found.values()):
         raise GraphError(
             "the losses do not depend on any traced layer. Compute them from what the model "
             "returned inside the trace, without torch.no_grad() or .detach() in between."
         )
-    return [merge(call, *pair) for call, pair in zip(recording.calls, found, strict=True)]
+    return [run.nothing() if (g := found[id(run)]) is None else g for run in runs]
 
 
-def attribute(recording: Recording, losses: Tensor, per_row: bool = False) -> list[Direct]:
+def attribute(
+    recording: Recording, losses: Tensor, runs: Sequence[Segment], per_row: bool = False
+) -> list[Direct]:
     """Find, for every step and row, the one loss whose direct gradient enters there.
 
     Loss numbers are read off bit by bit: one backward pass with only those losses whose bit j is
@@ -160,14 +192,19 @@ def attribute(recording: Recording, losses: Tensor, per_row: bool = False) -> li
     Args:
         recording: the trace's.
         losses: (V,).
+        runs: each run as one segment.
         per_row: whether each loss may come from one batch row alone.
 
     Raises:
         InputValueError: there is a loss a batch row rather than a loss a step.
     """
-    calls, V = recording.calls, losses.numel()
-    summed = grads(recording, losses, torch.ones_like(losses), calls, cut=True)
-    directs = [Direct(merge(call, *p), None) for call, p in zip(calls, summed, strict=True)]
+    V = losses.numel()
+
+    def sent(weights: Tensor) -> list[Tensor]:
+        found = arrivals(recording, losses, weights, runs, cut=True)
+        return [run.nothing() if g is None else g for run, g in zip(runs, found, strict=True)]
+
+    directs = [Direct(g, None) for g in sent(torch.ones_like(losses))]
     index = torch.arange(V, device=losses.device)
     entered = [(d.g != 0).any(-1) for d in directs]
     clash = [torch.zeros_like(hit) for hit in entered]
@@ -180,8 +217,7 @@ def attribute(recording: Recording, losses: Tensor, per_row: bool = False) -> li
         has_bit = (index >> j) & 1
         sides = []
         for side in (has_bit, 1 - has_bit):
-            found = grads(recording, losses, weights * side, calls, cut=True)
-            sides.append([(merge(c, *p) != 0).any(-1) for c, p in zip(calls, found, strict=True)])
+            sides.append([(g != 0).any(-1) for g in sent(weights * side)])
         for i, (one, zero) in enumerate(zip(*sides, strict=True)):
             clash[i] = clash[i] | (one & zero)
             bits[i] = bits[i] + (one.long() << j)

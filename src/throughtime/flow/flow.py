@@ -23,14 +23,17 @@ class Flow(Mapping[str, LayerFlow]):
     Attributes:
         split: "loss" where the losses were 1-D, "step" where a scalar was split by the step at
             which its gradient enters the layer.
+        skipped: by path, the modules that look recurrent and were not followed, and why.
         html: how a notebook shows a flow; the report sets it.
     """
 
     html: Callable[[Flow], str] | None = None
 
-    def __init__(self, layers: dict[str, LayerFlow], split: str) -> None:
+    def __init__(
+        self, layers: dict[str, LayerFlow], split: str, skipped: Mapping[str, str] | None = None
+    ) -> None:
         """Take the layers in the order in which they ran."""
-        self._layers, self.split = layers, split
+        self._layers, self.split, self.skipped = layers, split, dict(skipped or {})
 
     def __getitem__(self, name: str) -> LayerFlow:
         """Return the flow of one layer.
@@ -95,16 +98,21 @@ def _at_farthest(profile: Tensor, window: int | None) -> str:
 
 
 def _table(flow: Flow) -> str:
+    """Return one line for each layer; of several runs the one that reaches least, and a count."""
     head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
     rows: list[tuple[str, ...]] = [head]
-    for name, layer in flow.items():
+    for name, runs in _by_layer(flow).items():
+        layer = min(runs, key=lambda run: (run.first_nonfinite is None, run.horizon()))
+        shown = name if len(runs) == 1 else f"{layer.name} (least of {len(runs)} runs)"
+        lengths = sorted({run.T for run in runs})
+        T = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}–{lengths[-1]}"
         profile = layer.lag_profile()
         bad = layer.first_nonfinite
         rows.append(
             (
-                name,
-                type(layer.cell).__name__,
-                str(layer.T),
+                shown,
+                layer.kind,
+                T,
                 str(layer.B),
                 str(layer.S),
                 f"{layer.horizon_text()} of {len(profile) - 1} steps",
@@ -116,4 +124,13 @@ def _table(flow: Flow) -> str:
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:]))
+    notes = [f"not followed: {path or 'the model'} {why}" for path, why in flow.skipped.items()]
+    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:], *notes))
+
+
+def _by_layer(flow: Flow) -> dict[str, list[LayerFlow]]:
+    """Return the runs of each layer."""
+    found: dict[str, list[LayerFlow]] = {}
+    for name, layer in flow.items():
+        found.setdefault(name.partition("@")[0], []).append(layer)
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from ..errors import UnsupportedError
 from ..kernels.choose import choose_back
 from ..tape import Tape
 
-__all__ = ["jacobian_product", "lyapunov", "singular_values", "steps_taken"]
+__all__ = ["alike", "exponents", "jacobian_product", "lyapunov", "singular_values", "steps_taken"]
 
 
 NO_JACOBIAN = "has no Jacobian of each row by itself"
@@ -76,9 +78,33 @@ def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
     the mean logarithms of R's diagonal are the exponents. With n = S their sum is exactly the
     mean of ln|det J_t|.
     """
-    B, S = tape.B, cell.state_size
-    like = tape.s
     cell.need_rows_apart(NO_JACOBIAN, "ask for batches of one row", tape)
+
+    def back(t: int, q: Tensor) -> Tensor:
+        return cell.vjp(tape.at(t), q)[0]
+
+    return exponents(tape.s, n, tape.T, since, steps_taken(tape), back)
+
+
+def exponents(
+    like: Tensor,
+    n: int,
+    T: int,
+    since: int,
+    taken: Tensor,
+    back: Callable[[int, Tensor], Tensor],
+) -> Tensor:
+    """Return the n largest Lyapunov exponents of steps since+1…T, (B, n), largest first.
+
+    Args:
+        like: states (T+1, B, S).
+        n: how many.
+        T: the last step.
+        since: the step before the first that counts.
+        taken: (T, B), the steps that each row takes.
+        back: sends vectors (n, B, S) at step t to the step before (eq. 9).
+    """
+    _, B, S = like.shape
     if n == S:
         start = torch.eye(S, dtype=like.dtype, device=like.device)
     else:
@@ -86,15 +112,13 @@ def lyapunov(cell: AbstractCell, tape: Tape, n: int, since: int) -> Tensor:
         noise = torch.randn(S, n, generator=draw, dtype=torch.float64, device="cpu")
         start = torch.linalg.qr(noise)[0].to(like)
     q = start.T[:, None, :].expand(n, B, S).contiguous()
-    taken = steps_taken(tape)
     logs = torch.zeros(B, n, dtype=torch.float64, device=like.device)
-    for t in range(tape.T, since, -1):
-        delta_prev, _ = cell.vjp(tape.at(t), q)
-        orthonormal, r = torch.linalg.qr(_wide(delta_prev).permute(1, 2, 0))
+    for t in range(T, since, -1):
+        orthonormal, r = torch.linalg.qr(_wide(back(t, q)).permute(1, 2, 0))
         orthonormal = orthonormal.to(like)
         takes = taken[t - 1, :, None]
         growth = r.diagonal(dim1=1, dim2=2).abs().double().log()
         logs += torch.where(takes, growth, 0)
         q = torch.where(takes, orthonormal.permute(2, 0, 1), q)
-    exponents = logs / taken[since:].sum(0)[:, None]
-    return exponents.sort(1, descending=True).values
+    found = logs / taken[since:].sum(0)[:, None]
+    return found.sort(1, descending=True).values

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..errors import InputTypeError, InputValueError
 from ..kernels import losses
 from ..kernels.choose import choose_back
-from ..node.recording import Call
 from ..norms import vector_norm
 from ..schedules import Schedule
 from ..schedules.base import check_schedule
@@ -22,6 +21,7 @@ from . import jacobians
 from .nonfinite import NonFinite, first_nonfinite
 from .pairs import sweep_losses
 from .profiles import LagProfiles
+from .segments import Segment
 
 __all__ = ["LayerFlow"]
 
@@ -49,6 +49,7 @@ class LayerFlow(LagProfiles):
             of it enters. 0 where it does not reach the row. Below a bidirectional layer something
             enters after that step too.
         split: "loss", or "step" where a scalar was split by the step at which its gradient enters.
+        cuts: the steps before which the state was detached, where it was.
 
     Example:
         >>> model = torch.nn.RNN(3, 5)
@@ -59,9 +60,11 @@ class LayerFlow(LagProfiles):
         (torch.Size([7, 8, 2]), torch.Size([5, 5]))
     """
 
+    cuts: tuple[int, ...] = ()
+
     def __init__(
         self,
-        call: Call,
+        run: Segment,
         norms: Tensor,
         loss_index: Tensor,
         enters: Tensor,
@@ -73,7 +76,7 @@ class LayerFlow(LagProfiles):
         """Take what the trace measured.
 
         Args:
-            call: the layer's run.
+            run: the layer's, as one segment.
             norms: (V, T+1, B).
             loss_index: (V,).
             enters: (V, B).
@@ -83,12 +86,12 @@ class LayerFlow(LagProfiles):
             split: as the attribute.
         """
         self.name, self.cell, self.tape, self.reverse = (
-            call.name,
-            call.cell,
-            call.tape,
-            call.reverse,
+            run.name,
+            run.cell,
+            run.tape,
+            run.reverse,
         )
-        self.through = call.through
+        self.through = run.through
         self.norms, self.loss_index, self.enters = norms, loss_index, enters
         self._g, self._g_of, self._losses, self.split = g, g_of, losses, split
         self._kept: OrderedDict[int | None, tuple[Tensor, Tensor]] = OrderedDict()
@@ -107,6 +110,16 @@ class LayerFlow(LagProfiles):
     def S(self) -> int:
         """How many entries the state has."""
         return self.cell.state_size
+
+    @property
+    def jacobian_steps(self) -> range:
+        """The steps that have a Jacobian."""
+        return range(1, self.T + 1)
+
+    @property
+    def cell_alone(self) -> bool:
+        """Whether nothing but the cell connects the steps, so that eq. 6 speaks of them."""
+        return True
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -336,7 +349,7 @@ class LayerFlow(LagProfiles):
     def __repr__(self) -> str:
         """Return one line."""
         return (
-            f"LayerFlow({self.name}: {type(self.cell).__name__}, T={self.T}, B={self.B}, "
+            f"LayerFlow({self.name}: {self.kind}, T={self.T}, B={self.B}, "
             f"S={self.S}, V={len(self.loss_index)}, horizon={self.horizon_text()})"
         )
 

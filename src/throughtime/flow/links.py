@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..node.recording import Call, Recording
-from .direct import clock, grads, merge
+from ..node.recording import Recording
+from .direct import arrivals, clock
+from .segments import Segment
 
 __all__ = ["Link", "links"]
 
@@ -26,7 +28,7 @@ class Link(NamedTuple):
     aligned: bool
 
 
-def links(recording: Recording) -> list[list[Link]]:
+def links(recording: Recording, runs: Sequence[Segment]) -> list[list[Link]]:
     """Return, for each run, on which earlier runs it depends directly, and how.
 
     A run within one module depends on the layer below step by step. What lies between two modules
@@ -35,55 +37,60 @@ def links(recording: Recording) -> list[list[Link]]:
 
     Args:
         recording: the trace's.
+        runs: each run as one segment, those that others hang on first.
 
     Cost:
         2·log₂ T backward passes through what lies between two modules.
     """
-    return [_of_call(recording, i) for i in range(len(recording.calls))]
+    return [_of_run(recording, run, runs[:i]) for i, run in enumerate(runs)]
 
 
-def _of_call(recording: Recording, i: int) -> list[Link]:
-    call, earlier = recording.calls[i], recording.calls[:i]
-    ends = [end for end in (call.x, call.s_0) if end.requires_grad]
+def _of_run(recording: Recording, run: Segment, earlier: Sequence[Segment]) -> list[Link]:
+    ends = run.ends()
     if not earlier or not ends:
         return []
-    found = grads(recording, ends, [torch.ones_like(end) for end in ends], earlier, cut=True)
-    fed = [j for j, pair in enumerate(found) if any(g is not None for g in pair)]
+    ones = [torch.ones_like(end) for end in ends]
+    found = arrivals(recording, ends, ones, earlier, cut=True)
+    fed = [j for j, g in enumerate(found) if g is not None]
     if not fed:
         return []
-    if call.inner and not call.s_0.requires_grad:
+    state = [end for end in run.initial() if end.requires_grad]
+    if run.inner and not state:
         return [Link(j, True) for j in fed]
     by_state = set()
-    if call.s_0.requires_grad:
-        found = grads(recording, [call.s_0], [torch.ones_like(call.s_0)], earlier, cut=True)
-        by_state = {j for j, pair in enumerate(found) if any(g is not None for g in pair)}
-    aligned = _aligned(recording, call, [earlier[j] for j in fed])
+    if state:
+        ones = [torch.ones_like(end) for end in state]
+        found = arrivals(recording, state, ones, earlier, cut=True)
+        by_state = {j for j, g in enumerate(found) if g is not None}
+    aligned = _aligned(recording, run, [earlier[j] for j in fed])
     return [Link(j, j not in by_state and one) for j, one in zip(fed, aligned, strict=True)]
 
 
-def _aligned(recording: Recording, call: Call, earlier: list[Call]) -> list[bool]:
-    """Check for each earlier run whether steps of ``call``'s input come from the same steps."""
-    T, B = call.tape.T, call.tape.B
+def _aligned(recording: Recording, run: Segment, earlier: Sequence[Segment]) -> list[bool]:
+    """Check for each earlier run whether steps of ``run``'s input come from the same steps."""
+    T, B = run.tape.T, run.tape.B
     same = [c.tape.T == T and c.tape.B == B for c in earlier]
     arrived = [False] * len(earlier)
-    if not call.x.requires_grad or not any(same):
+    wanted = [x.requires_grad for x in run.inputs()]
+    if not any(wanted) or not any(same):
         return [False] * len(earlier)
+    inputs = [x for x, asked in zip(run.inputs(), wanted, strict=True) if asked]
     draw = torch.Generator().manual_seed(0)
-    seed = torch.randn(call.x.shape, generator=draw, dtype=torch.float64, device="cpu")
-    seed = seed.to(call.x)
-    step = clock(T, call.reverse, seed.device) - 1
+    seed = torch.randn(run.tape.x.shape, generator=draw, dtype=torch.float64, device="cpu")
+    seed = seed.to(run.tape.x)
+    step = clock(T, run.reverse, seed.device) - 1
     for j in range(max(1, (T - 1).bit_length())):
         for side in (0, 1):
             sent = ((step >> j) & 1) == side
             if not bool(sent.any()):
                 continue
-            found = grads(
-                recording, [call.x], [torch.where(sent[..., None], seed, 0)], earlier, cut=True
-            )
-            for n, (other, pair) in enumerate(zip(earlier, found, strict=True)):
-                if not same[n] or all(g is None for g in pair):
+            seeds = run.input_seeds(torch.where(sent[..., None], seed, 0))
+            seeds = [g for g, asked in zip(seeds, wanted, strict=True) if asked]
+            found = arrivals(recording, inputs, seeds, earlier, cut=True)
+            for n, (other, g) in enumerate(zip(earlier, found, strict=True)):
+                if not same[n] or g is None:
                     continue
-                at = (merge(other, *pair) != 0).any(-1)
+                at = (g != 0).any(-1)
                 own = ((clock(T, other.reverse, seed.device) - 1) >> j) & 1
                 same[n] = not bool((at & (own != side)).any())
                 arrived[n] = arrived[n] or bool(at.any())

@@ -7,13 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..cells.base import AbstractCell
-from ..node.recording import Call, Recording
+from ..node.recording import Recording
 from .cascade import Cascade, floor
-from .direct import Direct, attribute, total
+from .direct import Direct, attribute, entering
 from .flow import Flow
 from .layer_flow import LayerFlow
+from .layout import Layout, lay_out
 from .pairs import sweep_losses
+from .relayed import relayed
+from .segments import Segment
+from .windows import chosen, chunks, leave_out
 
 __all__ = ["measure"]
 
@@ -27,56 +30,43 @@ def measure(
     per_row: bool,
 ) -> Flow:
     """Return the flow of checked losses; `Trace.flow` says what the arguments are."""
+    layout = lay_out(recording)
     with torch.no_grad():
-        entering = total(recording, losses)
-    if losses.dim() == 0:
+        g = entering(recording, losses, layout.wholes)
+    which = chosen(losses.numel(), every, losses.device)
+    if not layout.whole:
+        layers = relayed(recording, layout, losses, g, window, every, memory, per_row)
+    elif losses.dim() == 0:
         layers = [
-            _by_step(call, g, window, every, memory)
-            for call, g in zip(recording.calls, entering, strict=True)
+            _by_step(run, own, window, every, memory)
+            for run, own in zip(layout.wholes, g, strict=True)
         ]
     else:
-        layers = _by_loss(recording, losses, entering, window, every, memory, per_row)
-    return Flow({layer.name: layer for layer in layers}, "step" if losses.dim() == 0 else "loss")
-
-
-def _chosen(V: int, every: int | None, device: torch.device) -> Tensor:
-    """Return one of every so many losses, counted from the last one."""
-    return torch.arange(V - 1, -1, -(every or 1), device=device).flip(0)
-
-
-def _leave_out(cell: AbstractCell, norms: Tensor, enters: Tensor, window: int | None) -> Tensor:
-    """Mark what lies beyond the window as not measured."""
-    if window is not None:
-        k = torch.arange(norms.shape[1], device=norms.device)[None, :, None]
-        # A row that a loss does not read may be reached by way of other rows (statistics over the
-        # batch, rows that change places). It is followed no further than they are.
-        reached = (norms != 0).any(1)
-        if cell.rows_depend:
-            reached = torch.ones_like(reached)
-        by_others = (enters == 0) & reached
-        stands = torch.where(by_others, enters.amax(1, keepdim=True), enters)
-        norms.masked_fill_(k < stands[:, None, :] - window, torch.nan)
-    return norms
+        layers = _by_loss(recording, layout, losses, g, which, window, memory, per_row)
+    # In the order in which the runs began, whatever hangs on what.
+    split = "step" if losses.dim() == 0 else "loss"
+    return Flow({layer.name: layer for layer in layers}, split, recording.skipped)
 
 
 def _by_step(
-    call: Call, g: Tensor, window: int | None, every: int | None, memory: int
+    run: Segment, g: Tensor, window: int | None, every: int | None, memory: int
 ) -> LayerFlow:
     """Split a scalar loss by the step at which its gradient enters the layer."""
     T, B, _ = g.shape
+    assert run.cell is not None
     steps = torch.arange(1, T + 1, device=g.device)
     direct = Direct(g, (steps - 1)[:, None].expand(T, B))
-    which = _chosen(T, every, g.device)
+    which = chosen(T, every, g.device)
     enters = torch.where((g != 0).any(-1), steps[:, None], 0)[which]
     norms = g.new_empty(len(which), T + 1, B)
-    carried = B * (call.cell.state_size + call.cell.preact_size) * g.element_size()
-    for part in _chunks(len(which), carried, memory):
+    carried = B * (run.cell.state_size + run.cell.preact_size) * g.element_size()
+    for part in chunks(len(which), carried, memory):
         entry = which[part] + 1
         lowest = floor(entry[:, None], window)
-        norms[part] = sweep_losses(call.cell, call.tape, g, lowest, enters=entry).norms
+        norms[part] = sweep_losses(run.cell, run.tape, g, lowest, enters=entry).norms
     return LayerFlow(
-        call,
-        _leave_out(call.cell, norms, enters, window),
+        run,
+        leave_out(run.cell, norms, enters, window),
         which,
         enters,
         g,
@@ -88,46 +78,38 @@ def _by_step(
 
 def _by_loss(
     recording: Recording,
+    layout: Layout,
     losses: Tensor,
     entering: list[Tensor],
+    which: Tensor,
     window: int | None,
-    every: int | None,
     memory: int,
     per_row: bool,
 ) -> list[LayerFlow]:
     """Split by the entries of a vector of losses."""
-    calls, V = recording.calls, losses.numel()
-    cascade = Cascade(recording, losses, attribute(recording, losses, per_row))
-    which = _chosen(V, every, losses.device)
-    norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in calls]
+    # Of a run that is whole its only segment is itself, so the sorted segments are the runs.
+    runs, V = layout.segments, losses.numel()
+    cascade = Cascade(recording, runs, losses, attribute(recording, losses, runs, per_row))
+    norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in runs]
     enters = [
-        torch.zeros(len(which), c.tape.B, dtype=torch.long, device=c.tape.s.device) for c in calls
+        torch.zeros(len(which), c.tape.B, dtype=torch.long, device=c.tape.s.device) for c in runs
     ]
     room = V * cascade.bytes_per_loss()
-    kept: list[list[Tensor]] = [[] for _ in calls]
-    for part in _chunks(len(which), cascade.bytes_per_loss(), memory):
+    kept: list[list[Tensor]] = [[] for _ in runs]
+    for part in chunks(len(which), cascade.bytes_per_loss(), memory):
         chosen = which[part]
         direct = cascade.direct(chosen)
         g, swept, stands = cascade.run(chosen, direct, window)
-        for i in range(len(calls)):
+        for i in range(len(runs)):
             norms[i][part] = swept[i].norms
             enters[i][part] = stands[i]
-            if room <= memory and every is None and window is None:
+            if room <= memory and len(which) == V and window is None:
                 kept[i].append(g[i])
     layers = []
-    for i, call in enumerate(calls):
+    for run, (i,), g in zip(layout.wholes, layout.parts, entering, strict=True):
+        left = leave_out(run.cell, norms[i], enters[i], window)
         g_of = _one_loss(cascade, i, kept[i])
-        layers.append(
-            LayerFlow(
-                call,
-                _leave_out(call.cell, norms[i], enters[i], window),
-                which,
-                enters[i],
-                entering[i],
-                g_of,
-                V,
-            )
-        )
+        layers.append(LayerFlow(run, left, which, enters[i], g, g_of, V))
     return layers
 
 
@@ -153,9 +135,3 @@ def _among(kept: list[Tensor], loss: int) -> Tensor:
             return part[loss]
         loss -= part.shape[0]
     raise IndexError(loss)
-
-
-def _chunks(V: int, bytes_per_loss: int, memory: int) -> list[slice]:
-    """Return slices of the losses that fit into ``memory`` together."""
-    size = max(1, memory // max(1, bytes_per_loss))
-    return [slice(first, min(first + size, V)) for first in range(0, V, size)]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
-from ..layers.modules import GRU, LSTM, RNN
-from ..layers.recurrent import Recurrent
 from ..node.recording import Recording
+from .checkpoints import kept_whole
 from .flow import Flow
+from .followed import entry_of, follow_step, left_out
+from .marking import taking_marks
 from .measure import measure
+from .stance import uncompiled
 from .watch import Watch
 
 __all__ = ["Trace", "trace"]
 
-TRACEABLE = (nn.RNN, nn.LSTM, nn.GRU, RNN, LSTM, GRU, Recurrent)
+# What stands for no model at all; None is more likely a mistake.
+MARKS_ALONE = nn.Module()
 
 
 class Trace:
@@ -72,8 +75,8 @@ class Trace:
         if not self.recording.calls:
             raise GraphError(
                 "no recurrent layer ran inside the trace with gradients enabled. Run the model "
-                "inside `with tt.trace(model) as trace:`, not under torch.no_grad(); of two "
-                "traces of one model, the inner one watches."
+                "inside `with tt.trace(model) as trace:`, not under torch.no_grad() or "
+                "torch.inference_mode(); of two traces of one model, the inner one watches."
             )
         if not losses.requires_grad:
             raise GraphError(
@@ -95,23 +98,32 @@ def _check_losses(losses: Tensor) -> None:
 
 
 @contextmanager
-def trace(model: nn.Module) -> Iterator[Trace]:
-    """Watch the recurrent layers of a model while it runs.
+def trace(
+    model: nn.Module = MARKS_ALONE, *, steps: Iterable[type[nn.Module] | nn.Module | str] = ()
+) -> Iterator[Trace]:
+    """Watch what is recurrent in a model while it runs.
 
     Inside, every `nn.RNN`, `nn.LSTM`, `nn.GRU` and every layer of this package in ``model`` runs
-    by this package's sweeps, which keep what `Trace.flow` needs; results are the same to rounding.
-    On leaving, also by an exception, the model is as it was.
+    by this package's sweeps, which keep what `Trace.flow` needs; so do those that a subclass calls
+    by ``super().forward``. Each call of an `nn.LSTMCell`, `nn.GRUCell` or `nn.RNNCell`, of a
+    module named in ``steps`` and of `mark` is one step. Results are the same to rounding. On
+    leaving, also by an exception, the model is as it was.
+
+    Models under `torch.compile` run uncompiled meanwhile, and non-reentrant activation
+    checkpointing keeps its activations.
 
     Args:
-        model: any module that holds such layers, or is one. Subclasses with a forward of their
-            own, `nn.LSTMCell` and its like are not seen.
+        model: any module; left out, only `mark` and `mark_steps` are taken down, wherever they are.
+        steps: modules that are one step of a loop: classes, modules, or paths in ``model``. Their
+            state is what comes back into their next call.
 
     Yields:
         The trace.
 
     Raises:
-        InputTypeError: ``model`` is no module.
-        LayerNotFoundError: ``model`` holds no such layer.
+        InputTypeError: ``model`` is no module; what ``steps`` holds is no class, module or path.
+        InputValueError: something in ``steps`` that matches no module.
+        LayerNotFoundError: ``model`` holds nothing to follow, and nothing was marked.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -120,35 +132,67 @@ def trace(model: nn.Module) -> Iterator[Trace]:
         >>> sorted(trace.flow(losses))
         ['l0']
     """
-    layers = _recurrent_layers(model)
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+    inside = None if model is MARKS_ALONE else model
+    named = steps_in(model, steps)
     watched = Trace()
+    watched.recording.skipped.update(left_out(model, named))
     begun: list[Watch] = []
     try:
-        for path, module in layers:
-            watch = Watch.over(module)
-            watch.begin(watched.recording, path)
-            begun.append(watch)
-        yield watched
+        with uncompiled(), kept_whole(), taking_marks(watched.recording, inside):
+            for path, module in model.named_modules():
+                entry = follow_step if module in named else entry_of(module)
+                if entry is not None:
+                    watch = Watch.over(module)
+                    watch.begin(watched.recording, path, entry)
+                    begun.append(watch)
+            yield watched
     finally:
         for watch in begun:
             watch.end(watched.recording)
-
-
-def _recurrent_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    if not isinstance(model, nn.Module):
-        raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
-    found = [(path, module) for path, module in model.named_modules() if _is_traceable(module)]
-    if not found:
+    if inside is not None and not begun and not watched.recording.calls:
         raise LayerNotFoundError(
-            f"{type(model).__name__} holds no recurrent layer that can be traced: no nn.RNN, "
-            "nn.LSTM, nn.GRU or throughtime layer. A loop over nn.LSTMCell or a layer of one's "
-            "own can be written as tt.Recurrent(tt.cells.Function(step, ...))."
+            f"{type(model).__name__} holds nothing recurrent that can be followed: no nn.RNN, "
+            "nn.LSTM, nn.GRU, no cell of them and no throughtime layer. Name a module that is one "
+            "step, tt.trace(model, steps=[MyCell]), or mark the state in the loop: "
+            "h = tt.mark('h', h)."
         )
+
+
+def steps_in(
+    model: nn.Module, steps: Iterable[type[nn.Module] | nn.Module | str]
+) -> set[nn.Module]:
+    """Return the modules that ``steps`` names.
+
+    Raises:
+        InputTypeError: it holds what is no class, module or path.
+        InputValueError: it holds what matches no module.
+    """
+    if isinstance(steps, str | nn.Module | type):
+        steps = [steps]
+    paths = dict(model.named_modules())
+    found: set[nn.Module] = set()
+    for asked in steps:
+        if isinstance(asked, str):
+            own = [paths[asked]] if asked in paths else []
+        elif isinstance(asked, nn.Module):
+            own = [module for module in paths.values() if module is asked]
+        elif isinstance(asked, type) and issubclass(asked, nn.Module):
+            own = [module for module in paths.values() if isinstance(module, asked)]
+        else:
+            raise InputTypeError(
+                f"steps must hold modules, their classes or their paths; got {asked!r}."
+            )
+        if not own:
+            what = (
+                asked
+                if isinstance(asked, str)
+                else getattr(asked, "__name__", type(asked).__name__)
+            )
+            raise InputValueError(
+                f"steps names {what!r}, and {type(model).__name__} holds no such module; it has "
+                f"{', '.join(sorted({type(m).__name__ for m in paths.values()})) or 'none'}."
+            )
+        found.update(own)
     return found
-
-
-def _is_traceable(module: nn.Module) -> bool:
-    """Check whether the module's forward is one that the sweeps can stand in for."""
-    return isinstance(module, TRACEABLE) and type(module).forward in {
-        kind.forward for kind in TRACEABLE
-    }

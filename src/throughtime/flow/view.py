@@ -87,6 +87,16 @@ class LayerView(Protocol):
         ...
 
     @property
+    def jacobian_steps(self) -> range:
+        """The steps that have a Jacobian; empty where no state connects the steps."""
+        ...
+
+    @property
+    def cell_alone(self) -> bool:
+        """Whether nothing but the cell connects the steps, so that eq. 6 speaks of them."""
+        ...
+
+    @property
     def weight_names(self) -> tuple[str, ...]:
         """The weights that `weight_grad` knows."""
         ...
@@ -171,7 +181,7 @@ def gain(layer: LayerView) -> float | None:
         >>> print(gain(trace.flow(losses)["l0"]))
         None
     """
-    if layer.cell is None:
+    if layer.cell is None or not layer.cell_alone:
         return None
     try:
         beta_W, beta_f = layer.cell.gain()

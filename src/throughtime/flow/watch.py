@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..layers.recurrent import Recurrent, run_cell
-from ..layers.stack import run
 from ..node.recording import Recording
 
-__all__ = ["Watch"]
+__all__ = ["Entry", "Watch", "Watcher", "plain_forward"]
 
 # Traces may begin and end in several threads at once.
 _LOCK = threading.RLock()
@@ -25,7 +23,12 @@ class Watcher(NamedTuple):
 
     recording: Recording
     path: str
+    entry: Entry
     thread: int
+
+
+# What runs a module for a trace: the watch over it, the trace's interest, the call's arguments.
+Entry = Callable[["Watch", Watcher, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Watch:
@@ -50,10 +53,10 @@ class Watch:
         own = module.__dict__.get("forward")
         return own if isinstance(own, Watch) and own.module is module else cls(module)
 
-    def begin(self, recording: Recording, path: str) -> None:
+    def begin(self, recording: Recording, path: str, entry: Entry) -> None:
         """Let one more trace watch."""
         with _LOCK:
-            self.watchers.append(Watcher(recording, path, threading.get_ident()))
+            self.watchers.append(Watcher(recording, path, entry, threading.get_ident()))
             self.module.__dict__["forward"] = self
 
     def end(self, recording: Recording) -> None:
@@ -71,14 +74,14 @@ class Watch:
         """Run the module for the trace that watches; a watch that is over runs it as it is."""
         watchers, here = self.watchers, threading.get_ident()
         if not watchers:
-            return self._plain(self.module)(*args, **named)
+            return self.plain(*args, **named)
         watcher = next((w for w in reversed(watchers) if w.thread == here), watchers[-1])
-        entry = run_cell if isinstance(self.module, Recurrent) else run
-        named |= {"recording": watcher.recording, "path": watcher.path}
-        return entry(self.module, *args, **named)  # pyright: ignore[reportArgumentType]
+        return watcher.entry(self, watcher, args, named)
 
-    def _plain(self, module: nn.Module) -> Callable[..., Any]:
-        return plain_forward(module) if self.before is None else self.before
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """The module's forward as it was."""
+        return plain_forward(self.module) if self.before is None else self.before
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., Any]:
         """Return the plain forward of the module's copy."""

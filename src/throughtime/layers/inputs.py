@@ -13,7 +13,7 @@ from .. import kernels
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check, check_lengths
 
-__all__ = ["Batch", "dropout", "mask", "read", "under_autocast", "write"]
+__all__ = ["Batch", "dropout", "lengths_of", "mask", "read", "under_autocast", "write"]
 
 
 class Batch(NamedTuple):
@@ -149,6 +149,50 @@ def mask(steps: Tensor | Iterable[int], x: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         kernels.know(active, steps)
     return active
+
+
+def lengths_of(
+    steps: Tensor, input: Tensor | PackedSequence, lengths: object, *, batch_first: bool
+) -> Tensor:
+    """Return how many steps each row takes (B,), from a mask that says which.
+
+    Args:
+        steps: bool, True on the first steps of each row: (B, T) with ``batch_first``, else (T, B).
+        input: what it stands beside.
+        lengths: what was given as ``lengths=``.
+        batch_first: whether rows come first.
+
+    Raises:
+        InputTypeError: ``steps`` is no tensor.
+        DtypeError: it is not bool.
+        ShapeError: it has other steps or rows than the input.
+        InputValueError: a row takes a step after one that it does not take, or none; or there are
+            lengths as well.
+    """
+    axes = "(B, T)" if batch_first else "(T, B)"
+    if not isinstance(steps, Tensor):
+        raise InputTypeError(f"mask must be a bool tensor {axes}; got {type(steps).__name__}.")
+    if steps.dtype != torch.bool:
+        raise DtypeError(f"mask must be bool; got {steps.dtype}. Say mask.bool().")
+    if lengths is not None or isinstance(input, PackedSequence):
+        beside = "lengths=" if lengths is not None else "a PackedSequence"
+        raise InputValueError(f"mask= was given beside {beside}, which says the same; drop one.")
+    if isinstance(input, Tensor) and (input.dim() != 3 or steps.shape != input.shape[:2]):
+        raise ShapeError(
+            f"mask must be {axes} as the input, which has {tuple(input.shape)}; got "
+            f"{tuple(steps.shape)}."
+        )
+    time_first = steps.t() if batch_first else steps
+    taken = time_first.sum(0)
+    if not torch.compiler.is_compiling():  # a compiler cannot look at values
+        at = torch.arange(len(time_first), device=steps.device)[:, None]
+        if not torch.equal(at < taken, time_first):
+            raise InputValueError(
+                "mask must be True on the first steps of each row and False on the rest, as for "
+                "padded rows; got a row with a step after one that it does not take. Where an "
+                "episode ends within a row give reset=."
+            )
+    return taken
 
 
 def _check_reset(reset: Tensor | None, x: Tensor, active: Tensor | None) -> Tensor | None:

@@ -71,6 +71,7 @@ class _Through(nn.RNNBase):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
+        mask: Tensor | None = None,
     ):
         """Run the layers over a sequence (eq. 1) and be ready for exact BPTT (eq. 9, 5).
 
@@ -81,6 +82,9 @@ class _Through(nn.RNNBase):
             reset: (T, B) bool, time first also with ``batch_first``; where True the row's state is
                 zeroed before that step, and no gradient passes. The reverse direction is cut at the
                 same boundary.
+            mask: the lengths as a bool mask, True on the first steps of each row: (T, B), or (B, T)
+                with ``batch_first``. So torchrl's ``LSTMModule`` and ``GRUModule`` give them to a
+                layer that is no `nn.LSTM` or `nn.GRU`.
 
         Returns:
             The output and the final state, as ``torch.nn`` returns them.
@@ -90,13 +94,14 @@ class _Through(nn.RNNBase):
             DtypeError: an input or state of another dtype than the weights.
             DeviceError: an input or state on another device than the weights.
             InputTypeError: an input or state of the wrong type.
-            InputValueError: lengths outside 1…T, or beside a PackedSequence.
+            InputValueError: lengths outside 1…T, or beside a PackedSequence; a mask with a hole.
         """
         notice(self)
-        found = quick(self, input, lengths) if hx is None and reset is None else None
-        if found is not None:
-            return found
-        return run(self, input, hx, lengths=lengths, reset=reset)
+        if hx is None and reset is None and mask is None:
+            found = quick(self, input, lengths)
+            if found is not None:
+                return found
+        return run(self, input, hx, lengths=lengths, reset=reset, mask=mask)
 
 
 def _check_options(dropout: float, proj_size: int, hidden_size: int, dtype) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -13,13 +15,18 @@ from ..node.eager import bptt
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..tape import joined
-from .inputs import Batch
+from .inputs import Batch, under_autocast
 
 __all__ = ["run_here"]
 
 
 def run_here(
-    module, batch: Batch, s_0: Tensor, recording: Recording | None, name: str
+    module,
+    batch: Batch,
+    s_0: Tensor,
+    recording: Recording | None,
+    name: str,
+    context: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run a cell, which may be one of the user's own, where its steps can be looked at.
 
@@ -29,8 +36,12 @@ def run_here(
         s_0: the initial state (B, S).
         recording: where a trace collects the run.
         name: the layer's name in the flow.
+        context: what the step is given beside its weights, or None.
     """
-    cell = module.cell
+    cell = module.cell if context is None else module.cell.with_context(context)
+    if cell.given and under_autocast(batch.x):  # an encoder upstream puts out half precision
+        dtype, given = batch.x.dtype, cell.given.items()
+        cell = cell.with_context({n: t.to(dtype) if t.is_floating_point() else t for n, t in given})
     if not torch.compiler.is_compiling():
         cell = with_computed_weights(cell)
     few = False
@@ -38,6 +49,7 @@ def run_here(
         few = _is_few(module, cell, batch, recording)
         with own_precision(batch.x):
             cell.examine(batch.x[0], s_0, anew=not few)
+        module.cell.apart = cell.apart
         if batch.active is not None:
             cell.need_rows_apart(
                 "cannot take rows of different lengths: those that have ended would still take "

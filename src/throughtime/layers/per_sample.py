@@ -27,6 +27,7 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     so do several backward passes. Entering the block forgets the shares from before; a block
     within another one, over the same weights, adds to the same shares, each once.
 
+    What a `cells.Function` takes in ``context=`` gets its gradient and no shares.
     Parameters of other modules are not touched. For these take Opacus's ``GradSampleModule``, which
     keeps them under the same name, or ``torch.func.vmap`` of ``torch.func.grad``.
 
@@ -111,7 +112,8 @@ def _served(model: nn.Module) -> dict[str, nn.Parameter]:
     layers = 0
     for path, module in model.named_modules():
         if isinstance(module, Recurrent):
-            weights = with_computed_weights(module.cell).weights()
+            cell = with_computed_weights(module.cell)
+            weights = {n: w for n, w in cell.weights().items() if n not in cell.given}
         elif isinstance(module, (RNN, LSTM, GRU)):
             weights = {n: getattr(module, n) for n in module._flat_weights_names}
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
+        context: Mapping[str, Tensor] | None = None,
     ):
         """Run the cell over a sequence.
 
@@ -85,6 +86,8 @@ class Recurrent(nn.Module):
             lengths: (B,) integers; past a row's length its state stays and its output is 0.
             reset: (T, B) bool, time first also with ``batch_first``; where True the row's state is
                 zeroed before that step.
+            context: tensors by name that a `cells.Function`'s step is called with beside its
+                weights, as it takes them; one with a graph gets its gradient.
 
         Returns:
             The output and the final state s_T.
@@ -96,9 +99,11 @@ class Recurrent(nn.Module):
             InputValueError: lengths outside 1…T; a step function that writes into its arguments,
                 or is random.
             NonFiniteError: a step function makes NaN of finite numbers in the first step.
-            UnsupportedError: lengths, and a step function whose rows depend on each other.
+            UnsupportedError: lengths, and a step function whose rows depend on each other; context
+                for another cell than a `cells.Function`; within a trace, context that comes from
+                another traced layer.
         """
-        return run_cell(self, input, hx, lengths=lengths, reset=reset)
+        return run_cell(self, input, hx, lengths=lengths, reset=reset, context=context)
 
 
 def run_cell(
@@ -108,6 +113,7 @@ def run_cell(
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    context: Mapping[str, Tensor] | None = None,
     recording: Recording | None = None,
     path: str = "",
 ):
@@ -129,7 +135,8 @@ def run_cell(
     # An old weight norm is a hook before the call, which the cell itself never gets.
     compiling = torch.compiler.is_compiling()
     transformed = compiling and is_transforming()
-    kind = None if not compiling or transformed or cell._forward_pre_hooks else kind_of(cell)
+    plain = not compiling or transformed or context is not None or cell._forward_pre_hooks
+    kind = None if plain else kind_of(cell)
     if kind is not None:
         h, s_T = compiled_bptt(
             kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
@@ -139,5 +146,5 @@ def run_cell(
             from .outside import outside as run  # it imports the compiler, which takes a second
         else:
             run = run_here
-        h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0")
+        h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0", context)
     return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)

@@ -20,7 +20,7 @@ from ..schedules import FULL
 from ..shapes import check
 from ..tape import split
 from ..torch_state import is_jit_traced, is_transforming
-from .inputs import Batch, dropout, read, under_autocast, write
+from .inputs import Batch, dropout, lengths_of, read, under_autocast, write
 
 __all__ = ["cell_of", "run", "state_widths"]
 
@@ -85,6 +85,7 @@ def run(
     *,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    mask: Tensor | None = None,
     recording: Recording | None = None,
     path: str = "",
 ):
@@ -96,6 +97,7 @@ def run(
         hx: the initial state, as ``torch.nn`` takes it; zeros where None.
         lengths: (B,) how many steps each row takes.
         reset: (T, B) bool, True where a row's state is zeroed before the step.
+        mask: the lengths as a mask, (T, B), or (B, T) with ``batch_first``.
         recording: where a trace collects the runs.
         path: the module's path in its model.
 
@@ -107,9 +109,11 @@ def run(
         DtypeError: an input or state of another dtype than the weights.
         DeviceError: an input or state on another device than the weights.
         InputTypeError: an input or state of the wrong type.
-        InputValueError: lengths outside 1…T.
+        InputValueError: lengths outside 1…T, or a mask that is not True on each row's first steps.
     """
     weight: Tensor = module.weight_ih_l0  # pyright: ignore[reportAssignmentType]
+    if mask is not None:
+        lengths = lengths_of(mask, input, lengths, batch_first=module.batch_first)
     batch = read(
         input,
         weight,

@@ -20,7 +20,7 @@ from ..schedules import FULL, AbstractSchedule
 from ..tape import filled, joined
 from ..torch_state import is_batched
 from .gradients import batched_gradients, keep, send_back
-from .recording import Switch
+from .recording import Gate
 
 __all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
 
@@ -51,7 +51,7 @@ class Run(NamedTuple):
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
         through: the schedule.
-        switch: of the recording that collects the run, or None.
+        gate: its switch in the recording that collects the run, or None.
         keep: whether the backward pass may be taken.
         prepared: sweeps over the whole input, if they are known to apply.
         lengths: how many steps each row takes, as ``prepared`` has them; None: all.
@@ -63,7 +63,7 @@ class Run(NamedTuple):
     active: Tensor | None
     reset: Tensor | None
     through: AbstractSchedule
-    switch: Switch | None
+    gate: Gate | None
     keep: bool
     prepared: Prepared | None = None
     lengths: Any = None
@@ -84,12 +84,12 @@ class BPTT(torch.autograd.Function):
             ctx.shown = Shown(h.detach(), 0) if shared else None
             ctx.save_for_backward(x, None, None, None, *weights, *saved)
             return h, *finals
-        through = run.through if run.switch is None else run.through.whole()
+        through = run.through if run.gate is None else run.through.whole()
         with own_precision(x):
             h, finals, saved, shared = keep(
                 through, run.cell, x, s_0, run.active, run.reset, wanted=run.keep
             )
-        if run.switch is not None and run.keep:
+        if run.gate is not None and run.keep:
             ctx.tape = through.tape(x, s_0, saved, run.active, run.reset)
         ctx.shown = Shown(h.detach(), h._version) if shared else None
         if run.keep:
@@ -101,9 +101,9 @@ class BPTT(torch.autograd.Function):
     def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
         run: Run = ctx.run
-        cell, switch = run.cell, run.switch
+        cell, gate = run.cell, run.gate
         g_s = _joined(g_finals, cell)
-        if (switch is not None and switch.cut) or (g_h is None and g_s is None):
+        if (gate is not None and gate.cut) or (g_h is None and g_s is None):
             return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
         if run.prepared is not None:
@@ -120,8 +120,8 @@ class BPTT(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable_grads(ctx, cell, x, s_0, active, reset, g_h, g_s)
         through, kept = run.through, tuple(rest[len(own) :])
-        if switch is not None:
-            through = FULL if switch.exact else through.whole()
+        if gate is not None:
+            through = FULL if gate.exact else through.whole()
         needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
         with own_precision(x):
             if ctx.shown is not None and ctx.shown.changed():

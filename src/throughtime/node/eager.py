@@ -17,7 +17,7 @@ from ..tape import Tape, complete, joined, split
 from ..torch_state import is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
-from .recording import Call, Recording
+from .recording import Call, Gate, Key, Recording
 
 __all__ = ["bptt", "bptt_prepared"]
 
@@ -52,6 +52,9 @@ def bptt(
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
 
+    Raises:
+        UnsupportedError: the schedule cuts what second derivatives and transforms need.
+
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
     """
@@ -59,10 +62,10 @@ def bptt(
     if through is not FULL:
         check_schedule(through)
     if recording is not None:
-        anchor, switch = recording.anchor, recording.switch
+        anchor, gate = recording.anchor, Gate(recording.switch, Key("layer", name))
         s_0 = begin(cell, x) if s_0 is None else s_0
     else:
-        anchor = switch = None
+        anchor = gate = None
         if is_transformed((x, s_0, *weights.values())):
             if torch.is_grad_enabled() or not only_maps():
                 refuse_truncation(through)
@@ -75,13 +78,13 @@ def bptt(
     if not keep and recording is None:
         with own_precision(x):
             return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
-    h, *parts = BPTT.apply(Run(cell, active, reset, through, switch, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+    h, *parts = BPTT.apply(Run(cell, active, reset, through, gate, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
-        assert s_0 is not None
+        assert s_0 is not None and gate is not None
         s_T = joined(tuple(parts))
         node = h.grad_fn
         if node is not None and node.tape is not None:
-            copies = {n: w.detach().clone() for n, w in weights.items()}
+            copies = {n: recording.copy(w) for n, w in weights.items()}
             t = node.tape
             masks = (None if m is None else m.clone() for m in (active, reset))
             bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
@@ -89,7 +92,8 @@ def bptt(
             node.tape = None
             recording.calls.append(
                 Call(
-                    recording.numbered(name),
+                    Key("layer", name),
+                    gate,
                     rebind(cell, copies),
                     tape,
                     x,
@@ -99,6 +103,7 @@ def bptt(
                     inner,
                     reverse,
                     through,
+                    {n: w for n, w in weights.items() if w.grad_fn is not None},
                 )
             )
             # Writing into the output in place must not change what was recorded.

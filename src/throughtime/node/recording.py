@@ -1,29 +1,75 @@
-"""What a trace collects: the runs of recurrent layers, with what each kept."""
+"""What a trace collects: the runs of recurrent layers and single steps, with what each kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import CodeType
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from ..cells.base import AbstractCell
 from ..schedules import FULL, AbstractSchedule
 from ..tape import Tape
 from .hooks import HookLog
 
-__all__ = ["Call", "Recording", "Switch"]
+__all__ = ["Call", "Gate", "Key", "Recording", "Step", "Switch"]
 
 
 class Switch:
-    """How the recorded runs let gradients through.
+    """How the recorded runs let gradients through, in an object of its own.
 
-    It is a separate object because the runs' autograd nodes hold it. Were they to hold the
-    recording, which holds the runs, the cycle through autograd's graph would never be collected.
+    The runs' autograd nodes hold this and not the recording: the recording holds the runs, and no
+    collector looks for a cycle through autograd's graph.
     """
 
     cut = False
     exact = False
+
+
+class Gate:
+    """One recorded node's own switch, beside the one for all of them.
+
+    Attributes:
+        key: the layer's, or None where it is no state of one.
+        closed: whether no gradient passes, whatever the switch says.
+        state: the numbers of the node's outputs that are state; None: all. The others always pass.
+    """
+
+    def __init__(self, switch: Switch, key: Key | None = None) -> None:
+        """Begin open."""
+        self.switch, self.key = switch, key
+        self.closed = False
+        self.state: frozenset[int] | None = None
+
+    def stops_at(self, output: int) -> bool:
+        """Check whether one of the node's outputs is state."""
+        return self.state is None or output in self.state
+
+    @property
+    def cut(self) -> bool:
+        """Whether no gradient passes."""
+        return self.closed or self.switch.cut
+
+    @property
+    def exact(self) -> bool:
+        """Whether all of it passes, whatever a schedule leaves out."""
+        return self.switch.exact
+
+
+class Key(NamedTuple):
+    """What tells one layer's calls from another's.
+
+    Attributes:
+        kind: how it is followed: "layer", "step", "mark" or "axis"; "begin" is what a step was
+            given, which is no run by itself.
+        name: the name in the flow.
+    """
+
+    kind: str
+    name: str
 
 
 @dataclass
@@ -31,30 +77,34 @@ class Recording:
     """What a trace collects: every run of a recurrent layer, in the order in which they ran.
 
     Attributes:
-        calls: the runs.
-        switch: while ``switch.cut``, no gradient passes through any recorded run, so that only
-            the direct part g arrives at its outputs (eq. 9).
-            While ``switch.exact`` all of it passes, even what a schedule leaves out in training.
-        anchor: requires grad, so that outputs do too even if every parameter is frozen.
-        hooks: users' hooks, logged from the trace's beginning on.
+        calls: the runs of layers and the single steps.
+        switch: while ``switch.cut``, no gradient passes through anything recorded, so that what
+            arrives at its outputs is the direct part g alone (eq. 9).
+            While ``switch.exact`` all of it passes, whatever a schedule leaves out in training.
+        anchor: requires grad, so that outputs do too where every parameter is frozen.
+        hooks: users' hooks, from the trace's beginning on.
+        skipped: by path, the modules that look recurrent and are not followed, and why.
+        copies: each weight as it was, with the tensor and the version that it is a copy of.
     """
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[Call | Step] = field(default_factory=list)
     switch: Switch = field(default_factory=Switch)
     hooks: HookLog = field(default_factory=HookLog)
     anchor: Tensor = field(
         default_factory=lambda: torch.zeros((), device="cpu", requires_grad=True)
     )
+    skipped: dict[str, str] = field(default_factory=dict)
+    copies: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
 
-    def numbered(self, name: str) -> str:
-        """Return a name for a layer's run: ``l0`` for the first, then ``l0@2`` and so on."""
-        taken = {call.name for call in self.calls}
-        runs = 1
-        numbered = name
-        while numbered in taken:
-            runs += 1
-            numbered = f"{name}@{runs}"
-        return numbered
+    def copy(self, weight: Tensor) -> Tensor:
+        """Return a copy of a weight as it is now, one for all calls between two changes of it."""
+        if not weight.is_leaf:  # computed anew for every call
+            return weight.detach().clone()
+        kept = self.copies.get(id(weight))
+        if kept is None or kept[0] is not weight or kept[1] != weight._version:
+            kept = (weight, weight._version, weight.detach().clone())
+            self.copies[id(weight)] = kept
+        return kept[2]
 
 
 @dataclass
@@ -62,7 +112,8 @@ class Call:
     """One run of one layer in one direction.
 
     Attributes:
-        name: the layer's name in the flow.
+        key: the layer.
+        gate: its node's own switch.
         cell: the recurrence, over copies of the weights as they were.
         tape: what the forward sweep kept.
         x: the input as the graph knows it (T, B, I).
@@ -72,9 +123,11 @@ class Call:
         inner: whether ``x`` comes from the layer below in the same module.
         reverse: whether its step 1 is the input's last.
         through: the schedule that the layer is trained under.
+        given: what the step is given beside its input and has a graph, by the weight's name.
     """
 
-    name: str
+    key: Key
+    gate: Gate
     cell: AbstractCell
     tape: Tape
     x: Tensor
@@ -84,3 +137,48 @@ class Call:
     inner: bool
     reverse: bool
     through: AbstractSchedule = FULL
+    given: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """One step that somebody else's code took: a cell's call, a step module's, or a mark.
+
+    Its state goes on as an alias of what was computed, so that dE/ds counts what comes by way of
+    the next step and what is read, and nothing of what was computed on the way to it.
+
+    Attributes:
+        key: the layer.
+        gate: its alias's own switch.
+        given: the floating-point tensors that it was called with, as the graph knows them.
+        raw: what it computed, as the graph knows it.
+        out: the aliases that went on, of the same shapes.
+        values: the same numbers without a graph.
+        edges: where gradients of ``out`` arrive, whatever is written into them later.
+        cell: the recurrence over copies of the weights, where it is one that is known; else None.
+        x: the input of a known cell, as the graph knows it (B, I).
+        module: the step's module; None for a mark.
+        weights: the module's parameters as this step saw them, where `weight_grad` asks autograd.
+        rows: which axis of ``out`` is the batch; None: there is none.
+        steps: which axis is time, where one tensor holds all steps; else None.
+        entered: where gradients of ``given`` arrive, where a known cell began a sequence.
+        site: the place in the code of the call that marked it.
+        begin: aliases of what it was given, where a step module may have begun a sequence.
+    """
+
+    key: Key
+    gate: Gate
+    given: tuple[Tensor, ...]
+    raw: tuple[Tensor, ...]
+    out: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    edges: tuple[GradientEdge, ...]
+    cell: AbstractCell | None = None
+    x: Tensor | None = None
+    module: nn.Module | None = None
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    rows: int | None = 0
+    steps: int | None = None
+    entered: tuple[GradientEdge, ...] = ()
+    site: tuple[CodeType, int] | None = None
+    begin: Step | None = None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMITS", "began", "meaning", "report_html", "write_report"]
 
+# What is drawn of Jacobians, and so only where a state connects the steps.
+OF_A_STATE = ("jacobian", "lyapunov")
 LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
 
 LIMITS = (
@@ -142,6 +144,9 @@ def _layer(
     layer = flow[name]
     colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
     plots: list[Plot] = []
+    # What somebody asked for by name says itself why it cannot be drawn.
+    if kinds is LAYER_KINDS and not layer.jacobian_steps:
+        kinds = [kind for kind in kinds if kind not in OF_A_STATE]
     for kind in kinds:
         plots.append(plot(draw(flow, kind, name), f"plot-{index}-{kind}"))
         if kind == kinds[0] and words is not None:

@@ -12,12 +12,14 @@ from ..errors import (
     CheckpointError,
     DtypeError,
     InputTypeError,
+    InputValueError,
     LayerNotFoundError,
     ShapeError,
     UnsupportedError,
 )
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
+from ..layers.recurrent_kinds import within_layers
 from ..layers.stack import state_widths
 from .cutting import leaves
 
@@ -28,6 +30,7 @@ __all__ = [
     "check_mask",
     "check_rows",
     "each",
+    "time_axis",
     "title",
 ]
 
@@ -73,7 +76,10 @@ def carried_layers(model: nn.Module, resets: bool) -> dict[str, nn.Module]:
         UnsupportedError: one that cannot be carried, or not be reset.
     """
     found: dict[str, nn.Module] = {}
+    inside = within_layers(model)
     for path, module in model.named_modules():
+        if module in inside:
+            continue
         if isinstance(module, nn.RNNCellBase) or (
             isinstance(module, (nn.RNNBase, Recurrent)) and type(module).forward not in CARRIED
         ):
@@ -101,6 +107,43 @@ def carried_layers(model: nn.Module, resets: bool) -> dict[str, nn.Module]:
             f"{type(model).__name__} holds no recurrent layer, so there is no state to carry."
         )
     return found
+
+
+def time_axis(layers: dict[str, nn.Module], batch_first: object) -> bool:
+    """Return whether what is cut is (B, T, ·): as the layers say, which all have to agree.
+
+    Args:
+        layers: those whose state is carried, by path.
+        batch_first: what the caller says, or None.
+
+    Raises:
+        InputTypeError: ``batch_first`` is neither a bool nor None.
+        InputValueError: the layers say another thing than the caller; or they disagree, and the
+            caller says nothing.
+    """
+    if not (batch_first is None or isinstance(batch_first, bool)):
+        raise InputTypeError(f"batch_first must be True, False or None; got {batch_first!r}.")
+    told = {name: bool(layer.batch_first) for name, layer in layers.items()}
+    kinds = set(told.values())
+    if len(kinds) > 1:
+        if batch_first is None:
+            first, last = (next(n for n, b in told.items() if b is kind) for kind in (True, False))
+            raise InputValueError(
+                f"{title(first, layers[first])} has batch_first=True and "
+                f"{title(last, layers[last])} has not, so the time axis cannot be known from them; "
+                "say how the source lies: batch_first=True for (B, T, ·), or False for (T, B, ·)."
+            )
+        return batch_first
+    (layers_say,) = kinds
+    if batch_first is not None and batch_first != layers_say:
+        name, layer = next(iter(layers.items()))
+        raise InputValueError(
+            f"batch_first={batch_first} was given, but {title(name, layer)} has "
+            f"batch_first={layers_say}: the stream would cut the batch and carry the states of "
+            "rows into other rows. Leave the argument out; for a model that turns the axes itself, "
+            "carry hx by hand: tt.segments(source, window)."
+        )
+    return layers_say
 
 
 def each(function: Any, state: State) -> State:

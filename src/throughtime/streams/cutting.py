@@ -48,16 +48,21 @@ class Segments(Iterator[Any]):
 
     Attributes:
         window: steps a segment, or None.
+        overlap: the last so many steps of a segment are the next one's first.
         axis: of the time.
-        steps: how many were given so far.
+        steps: how many were given so far, but for those that come again.
+        own: how many of the last segment's steps do not come again: all of a sequence's last one.
         whole: whether all of the sequence was given at once.
         repeatable: whether it can be gone through again: not so a generator.
     """
 
-    def __init__(self, source: Any, window: int | None, batch_first: bool) -> None:
+    def __init__(
+        self, source: Any, window: int | None, batch_first: bool, overlap: int = 0
+    ) -> None:
         """Check what can be checked before the first segment is asked for."""
         check_window(window)
-        self.window, self.axis = window, int(batch_first)
+        check_overlap(overlap, window)
+        self.window, self.overlap, self.axis = window, overlap, int(batch_first)
         self.whole = isinstance(source, (Tensor, tuple, Mapping))
         # An array of NumPy's would be gone through row by row.
         if not self.whole and (not isinstance(source, Iterable) or hasattr(source, "__array__")):
@@ -79,13 +84,16 @@ class Segments(Iterator[Any]):
             rest: what was taken from a generator and not yet given.
         """
         self.steps, self._skip = steps, steps if self.repeatable else 0
+        self.own = 0
         self.held: list[Any] = list(rest)
         self._have = sum(self.length(piece) for piece in self.held)
         self._pieces = iter(self.source)
 
     def __next__(self) -> Any:
         """Return the next segment."""
-        while self._have < (self.window or 1):
+        # One step more says that a segment is not the last one, all of whose steps are its own.
+        needed = (self.window or 1) + bool(self.overlap)
+        while self._have < needed:
             try:
                 piece = next(self._pieces)
             except StopIteration:
@@ -111,9 +119,16 @@ class Segments(Iterator[Any]):
             wanted -= min(wanted, length)
         segment = taken[0] if len(taken) == 1 else _map(self._join, *taken)
         length = self.length(segment)
-        self._have -= length
-        self.steps += length
+        self.own = length - self.overlap if self.held else length
+        if self.own < length:
+            self.held.insert(0, self._cut(segment, self.own, length))
+        self._have -= self.own
+        self.steps += self.own
         return segment
+
+    def owned(self, segment: Any) -> Any:
+        """Return a segment without the steps that come again."""
+        return self._cut(segment, 0, self.own)
 
     def _cut(self, piece: Any, first: int, last: int) -> Any:
         return _map(lambda x: x.narrow(self.axis, first, last - first), piece)
@@ -159,6 +174,22 @@ def check_window(window: object) -> None:
         raise InputTypeError(f"window must be an integer, or None; got {window!r}.")
     if window < 1:
         raise InputValueError(f"window must be at least 1 step; got {window}.")
+
+
+def check_overlap(overlap: object, window: int | None) -> None:
+    """Raise unless segments of ``window`` steps can have so many in common.
+
+    Raises:
+        InputTypeError: no integer.
+        InputValueError: below 0, not below ``window``, or no window at all.
+    """
+    if isinstance(overlap, bool) or not isinstance(overlap, int):
+        raise InputTypeError(f"overlap must be an integer; got {overlap!r}.")
+    if overlap < 0 or (overlap and (window is None or overlap >= window)):
+        raise InputValueError(
+            "overlap must be at least 0 and below window, of whose steps it is a part; got "
+            f"overlap={overlap}, window={window}."
+        )
 
 
 def leaves(tree: Any) -> list[Tensor]:

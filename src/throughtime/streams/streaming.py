@@ -14,8 +14,18 @@ from ..errors import (
     InputValueError,
     UnsupportedError,
 )
-from .carried import State, carried_layers, check_kind, check_mask, check_rows, each, title
+from .carried import (
+    State,
+    carried_layers,
+    check_kind,
+    check_mask,
+    check_rows,
+    each,
+    time_axis,
+    title,
+)
 from .cutting import Segments
+from .overlapping import Tail, split
 
 __all__ = ["Stream", "stream"]
 
@@ -27,7 +37,8 @@ def stream(
     window: int | None = None,
     detach: bool = True,
     reset: Tensor | int | str | None = None,
-    batch_first: bool = False,
+    batch_first: bool | None = None,
+    overlap: int = 0,
 ) -> Stream:
     """Go through a sequence in segments, carrying the state of every recurrent layer on (eq. 1).
 
@@ -47,21 +58,32 @@ def stream(
             ``backward()``, and the gradient is that of the whole.
         reset: (T, B) bool; where True the row's state is zeroed before that step. Or the key or
             position of such a mask in the source or in each piece. Needs layers of this package.
-        batch_first: whether all that is cut, masks too, is (B, T, ·).
+        batch_first: whether all that is cut, masks too, is (B, T, ·). None: as the model's layers
+            have it; only where some have it and some not must it be said.
+        overlap: how many steps a loss looks ahead. The last so many steps of a segment are the
+            next one's first, which begins from the state before them. The losses of a segment are
+            those of its first ``stream.own`` steps: all but the overlap, and all in the last.
 
     Returns:
         A `Stream`: an iterable over segments, each built as the source or its pieces are.
 
     Raises:
-        InputValueError: ``window`` is below 1, or a mask that is not there.
+        InputValueError: ``window`` is below 1, or ``overlap`` not below it; ``batch_first``
+            contradicts the layers, or they disagree and it is not said; or a mask that is not
+            there.
         InputTypeError: no module, no integer, or something else than tensors.
         ShapeError: tensors without a time axis or step, or with different numbers of steps.
         DtypeError: a mask that is not bool.
         LayerNotFoundError: ``model`` holds no recurrent layer.
         UnsupportedError: a reverse direction, or a recurrence whose state cannot be carried.
 
+    What is promised of ``overlap=c``, for losses E_t of the outputs at t … t + c: each E_t is
+    counted in exactly one segment, with the value that it has on the whole sequence; its gradient
+    is exact back to the first step of that segment, also by way of the steps it looks ahead to; and
+    with ``detach=False`` the sum over segments has the gradient of the whole.
+
     Cost:
-        memory of one segment with ``detach``.
+        memory of one segment with ``detach``; with ``overlap`` that many steps a segment twice.
 
     Example:
         >>> model = torch.nn.Sequential(tt.LSTM(3, 5))
@@ -71,8 +93,15 @@ def stream(
         ...     (output - y_part).pow(2).mean().backward()
         >>> output.shape
         torch.Size([10, 2, 5])
+
+        A loss that looks two steps ahead:
+
+        >>> segments = tt.stream(model, x, window=20, overlap=2)
+        >>> for part in segments:
+        ...     output, _ = model(part)
+        ...     (output[2:] - output[:-2])[: segments.own].pow(2).sum().backward()
     """
-    return Stream(model, source, window, detach, reset, batch_first)
+    return Stream(model, source, window, detach, reset, batch_first, overlap)
 
 
 class Stream:
@@ -89,7 +118,8 @@ class Stream:
         window: int | None = None,
         detach: bool = True,
         reset: Tensor | int | str | None = None,
-        batch_first: bool = False,
+        batch_first: bool | None = None,
+        overlap: int = 0,
     ) -> None:
         """Take what `stream` takes."""
         if not isinstance(model, nn.Module):
@@ -98,6 +128,7 @@ class Stream:
             raise InputTypeError(f"detach must be True or False; got {detach!r}.")
         self.model, self.detach = model, detach
         self._layers = carried_layers(model, reset is not None)
+        batch_first = time_axis(self._layers, batch_first)
         self._paired, self._key, self._turned = isinstance(reset, Tensor), reset, batch_first
         whole = isinstance(source, (Tensor, tuple, Mapping))
         if self._paired and not whole:
@@ -109,19 +140,30 @@ class Stream:
             raise InputTypeError(f"reset must be a mask, or its key or position; got {reset}.")
         if self._paired:
             check_mask(reset, source, batch_first)
-        self._segments = Segments((source, reset) if self._paired else source, window, batch_first)
+        cut = (source, reset) if self._paired else source
+        self._segments = Segments(cut, window, batch_first, overlap)
         self._state: dict[str, State] = {}
         self._after: dict[str, State] = {}
         self._runs: dict[str, int] = {}
         self._mask: Tensor | None = None
+        self._parts: tuple[int, int] | None = None  # a segment's own steps, of so many in all
+        self._tails: dict[str, Tail] = {}
         self._segment: Any = None
         self._hooks: list[Any] = []
         self._ended = self._running = False
 
     @property
     def steps(self) -> int:
-        """How many steps the model has been given, the current segment included."""
+        """How many steps the model has been given, the current segment included.
+
+        Those that come again in the next one do not count.
+        """
         return self._segments.steps
+
+    @property
+    def own(self) -> int:
+        """How many of the current segment's steps are its own; the others come again."""
+        return self._segments.own
 
     @property
     def state(self) -> dict[str, State]:
@@ -150,6 +192,8 @@ class Stream:
             for found in self._segments:
                 self._segment = found
                 segment = self._enter(found)
+                length = self._segments.length(found)
+                self._parts = (self.own, length) if self.own < length else None
                 self._attach()
                 yield segment
                 self._leave()
@@ -190,8 +234,8 @@ class Stream:
         has not yet run on it.
         """
         begun = self._segment is not None and not self._after
-        current = [self._segment] if begun else []
-        steps = self.steps - sum(self._segments.length(piece) for piece in current)
+        current = [self._segments.owned(self._segment)] if begun else []
+        steps = self.steps - (self.own if begun else 0)
         rest = [] if self._segments.repeatable else [*current, *self._segments.held]
         copies = {name: each(lambda s: s.detach().clone(), s) for name, s in self.state.items()}
         return {"steps": steps, "state": copies, "rest": rest}
@@ -253,6 +297,7 @@ class Stream:
         if self.detach:
             carried = {name: each(Tensor.detach, state) for name, state in carried.items()}
         self._state, self._after, self._mask, self._segment = carried, {}, None, None
+        self._tails.clear()
 
     def _attach(self) -> None:
         self._hooks.append(self.model.register_forward_pre_hook(self._begin_call))
@@ -260,7 +305,8 @@ class Stream:
             layer.streamed = True  # pyright: ignore[reportArgumentType]
             self._hooks += [
                 layer.register_forward_pre_hook(self._give(name), with_kwargs=True),
-                layer.register_forward_hook(self._take(name)),
+                # Before the user's own hooks, so that they see the output of all steps.
+                layer.register_forward_hook(self._take(name), prepend=True),
             ]
         self._hooks.append(self.model.register_forward_hook(self._end_call))
 
@@ -303,15 +349,25 @@ class Stream:
                 input = args[0] if args else kwargs.get("input")
                 check_rows(title(name, layer), layer, input, state)
             more = {} if self._mask is None else {"reset": self._mask}
-            return args[:1], {**kwargs, **more, "hx": state}
+            args, kwargs = args[:1], {**kwargs, **more, "hx": state}
+            if self._parts is not None:
+                at = title(name, layer), layer, *self._parts
+                args, kwargs, self._tails[self._slot(name)] = split(*at, args, kwargs)
+            return args, kwargs
 
         return give
 
     def _take(self, name: str):
-        """Make the hook that keeps a layer's final state."""
+        """Make the hook that keeps a layer's state after a segment's own steps.
 
-        def take(layer: nn.Module, args: Any, output: tuple[Any, State]) -> None:
+        The layer takes the steps that come again in a second call, from that state.
+        """
+
+        def take(layer: nn.Module, args: Any, output: tuple[Any, State]) -> Any:
             self._after[self._slot(name)] = output[1]
+            if self._parts is None:
+                return None
+            return self._tails.pop(self._slot(name)).after(layer, *output)
 
         return take
 

@@ -99,6 +99,7 @@ class _BackwardPass:
         self.total = {n: torch.zeros_like(w) for n, w in leaves.items() if n in wants}
         self.x = torch.empty_like(tape.x, memory_format=torch.contiguous_format) if want_x else None
         self.program: Program | None = None
+        self.rows = cell.rows_of(tape.saved)
 
     def run(self, delta_T: Tensor | None) -> Tensor:
         s = self.tape.s
@@ -132,7 +133,7 @@ class _BackwardPass:
             for k, x_t in enumerate(x.unbind(0)):
                 if tape.reset is not None:
                     s = s.masked_fill(tape.reset[k, :, None], 0)
-                s_t = self.cell.next(x_t, s)
+                s_t = self.cell.next(x_t, s, self.rows)
                 takes = None if tape.active is None else tape.active[k, :, None]
                 s = s_t if takes is None else torch.where(takes, s_t, s)
                 taken.append(s_t)
@@ -153,7 +154,8 @@ class _BackwardPass:
         if not alike(again, tape.s[1:]):
             # Each from the state that it had then, since rounding may have grown over the steps.
             for x_t, before, after in zip(tape.x, tape.s_prev(), tape.s[1:], strict=True):
-                probes.check_repeats(self.cell.next(x_t, before).detach(), after, before)
+                again_t = self.cell.next(x_t, before, self.rows).detach()
+                probes.check_repeats(again_t, after, before)
 
     def _pull(
         self,

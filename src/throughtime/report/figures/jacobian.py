@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputValueError
+from ...errors import InputValueError, UnsupportedError
 from ...flow import LayerView
 from .. import palette
 from ..arrange import affordable, spectrum, thin
@@ -26,10 +26,14 @@ def draw(layer: LayerView, *, row: int = 0, most: int = 60) -> Drawing:
 
     Raises:
         InputValueError: there is no such row.
+        UnsupportedError: no state connects the steps.
     """
+    if not layer.jacobian_steps:
+        raise UnsupportedError(f"{layer.name} has no state between its steps, so no Jacobian.")
     if not 0 <= row < layer.B:
         raise InputValueError(f"row must be 0 to {layer.B - 1}; got {row}.")
-    at = thin(layer.T, min(most, affordable(layer))) + 1
+    there = np.array(layer.jacobian_steps)
+    at = there[thin(len(there), min(most, affordable(layer)))]
     values = np.stack([spectrum(layer, int(t), row) for t in at])
     finite = np.isfinite(values).all(1)
     return Drawing(

@@ -60,8 +60,8 @@ def bounds(layer: LayerView, longest: int) -> tuple[float | None, np.ndarray]:
     """
     base = view.gain(layer)
     log_gain = None if base is None else math.log10(base) if base > 0 else -math.inf
-    most = min(longest, affordable(layer))
-    norms = [spectrum(layer, t, 0)[0] for t in range(layer.T, layer.T - most, -1)]
+    last = list(reversed(layer.jacobian_steps))[: min(longest, affordable(layer))]
+    norms = [spectrum(layer, t, 0)[0] for t in last]
     with np.errstate(divide="ignore"):
         return log_gain, np.concatenate([[0.0], np.cumsum(np.log10(np.array(norms)))])
 
@@ -122,7 +122,9 @@ def _bound_lines(gain: float | None, tight: np.ndarray) -> list[dict[str, Any]]:
             "hovertemplate": f"{what} %{{y:.2e}}<extra></extra>",
         }
 
-    lines = [line("bound Π‖J‖", tight, palette.TIGHT, "dash", "Π‖J‖")]
+    lines = []
+    if len(tight) > 1:  # where no state connects the steps there is none
+        lines.append(line("bound Π‖J‖", tight, palette.TIGHT, "dash", "Π‖J‖"))
     if gain is not None:
         logs = gain * np.arange(len(tight))
         lines.append(line("bound (β<sub>W</sub>β<sub>f</sub>)<sup>lag</sup>", logs,

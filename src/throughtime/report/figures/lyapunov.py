@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ...errors import InputValueError
+from ...errors import InputValueError, UnsupportedError
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array, one_thread, sample_rows
@@ -28,7 +28,10 @@ def draw(layer: LayerView, *, n: int = 32) -> Drawing:
 
     Raises:
         InputValueError: ``n`` is below 1.
+        UnsupportedError: no state connects the steps.
     """
+    if not layer.jacobian_steps:
+        raise UnsupportedError(f"{layer.name} has no state between its steps, so no exponents.")
     if n < 1:
         raise InputValueError(f"n, the number of exponents, must be at least 1; got {n}.")
     chosen = sample_rows(layer.B)

@@ -1,0 +1,98 @@
+"""Which recorded states lie behind a tensor in autograd's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..node.recording import Call, Key, Step
+
+__all__ = ["Ancestry"]
+
+Found = frozenset[tuple[int, int]]
+NOTHING: Found = frozenset()
+
+
+class Ancestry:
+    """The graph between recorded runs, walked once.
+
+    Attributes:
+        calls: what was recorded.
+    """
+
+    def __init__(self, calls: Sequence[Call | Step]) -> None:
+        """Note which node of the graph belongs to which call."""
+        self.calls = calls
+        self.owner: dict[Any, int] = {
+            node: n for n, call in enumerate(calls) if (node := _node(call)) is not None
+        }
+        self._memos: dict[Key | None, dict[Any, Found]] = {}
+
+    def behind(self, tensors: Iterable[Tensor], key: Key | None = None) -> Found:
+        """Return the recorded states that the tensors depend on with no other one in between.
+
+        Args:
+            tensors: as the graph knows them.
+            key: only this layer's states count, and others are walked through.
+
+        Returns:
+            Pairs of a call's number and the number of the output that is reached.
+        """
+        memo = self._memos.setdefault(key, {})
+        found: set[tuple[int, int]] = set()
+        for tensor in tensors:
+            node, nr = tensor.grad_fn, tensor.output_nr
+            if node is None:
+                continue
+            number = self._number(node, nr, key)
+            if number is not None:
+                found.add((number, nr))
+            else:
+                found |= _walk(node, lambda n, nr: self._number(n, nr, key), memo)
+        return frozenset(found)
+
+    def direct(self, tensor: Tensor) -> tuple[int, int] | None:
+        """Return the state that a tensor is itself, as its call's and its output's numbers."""
+        number = None if tensor.grad_fn is None else self.owner.get(tensor.grad_fn)
+        return None if number is None else (number, tensor.output_nr)
+
+    def _number(self, node: Any, nr: int, key: Key | None) -> int | None:
+        number = self.owner.get(node)
+        if number is None:
+            return None
+        call = self.calls[number]
+        if (key is not None and call.key != key) or not call.gate.stops_at(nr):
+            return None
+        return number
+
+
+def _node(call: Call | Step) -> Any:
+    if isinstance(call, Call):
+        return call.h.grad_fn
+    return call.edges[0].node if call.edges else None
+
+
+def _walk(start: Any, number: Callable[[Any, int], int | None], memo: dict[Any, Found]) -> Found:
+    """Return what lies behind a node that is not recorded itself; deep graphs need no recursion."""
+    if start in memo:
+        return memo[start]
+    stack: list[tuple[Any, bool]] = [(start, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node in memo:
+            continue
+        edges = [(n, nr) for n, nr in node.next_functions if n is not None]
+        if not ready:
+            stack.append((node, True))
+            stack.extend((n, False) for n, nr in edges if n not in memo and number(n, nr) is None)
+            continue
+        sets = []
+        for n, nr in edges:
+            at = number(n, nr)
+            sets.append(memo.get(n, NOTHING) if at is None else frozenset({(at, nr)}))
+        union = frozenset().union(*(s for s in sets if s))
+        # Most nodes pass on one set: the same object, so that long chains cost no memory.
+        memo[node] = next((s for s in sets if s == union), union) if union else NOTHING
+    return memo[start]

@@ -1,0 +1,213 @@
+"""Which modules a trace follows, and how each kind is run meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.utils import _pytree as pytree
+
+from ..cells import GRU, LSTM, Elman
+from ..cells.base import AbstractCell
+from ..layers import modules as own
+from ..layers.recurrent import Recurrent, run_cell
+from ..layers.recurrent_kinds import left_alone
+from ..layers.stack import ELMAN_MODES, run
+from ..node.alias import alias_of, aliased
+from ..node.recording import Key, Recording
+from ..torch_state import is_transformed
+from .checkpoints import refuse_reentrant
+from .watch import Entry, Watch, Watcher
+
+__all__ = ["entry_of", "follow_step", "left_out"]
+
+FUSED = (nn.RNN, nn.LSTM, nn.GRU)
+LAYERS = (*FUSED, own.RNN, own.LSTM, own.GRU)
+
+
+def left_out(model: nn.Module, steps: set[nn.Module]) -> dict[str, str]:
+    """Return by path the modules that look recurrent and are not followed, and why.
+
+    Args:
+        model: what is traced.
+        steps: the modules that are followed as steps.
+    """
+    inside = {part for step in steps for part in step.modules()}
+    return {
+        path: f"{why}; follow it with tt.trace(model, steps=[{path!r}])"
+        for path, module, why in left_alone(model)
+        if module not in inside and entry_of(module) is None
+    }
+
+
+def entry_of(module: nn.Module) -> Entry | None:
+    """Return how a trace runs a module; None where it is not followed."""
+    forward = type(module).forward
+    if isinstance(module, Recurrent) and forward is Recurrent.forward:
+        return _follow_recurrent
+    if isinstance(module, LAYERS):
+        if forward in {kind.forward for kind in LAYERS}:
+            return _follow_layer
+        return _follow_subclass
+    if isinstance(module, tuple(CELLS)):
+        plain = any(forward is kind.forward for kind in CELLS)
+        return _follow_cell if plain else follow_step
+    return None
+
+
+def _follow_recurrent(
+    watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    refuse_reentrant(watcher.path)
+    where = {"recording": watcher.recording, "path": watcher.path}
+    return run_cell(watch.module, *args, **named, **where)  # pyright: ignore[reportArgumentType]
+
+
+def _follow_layer(
+    watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    refuse_reentrant(watcher.path)
+    where = {"recording": watcher.recording, "path": watcher.path}
+    return run(watch.module, *args, **named, **where)  # pyright: ignore[reportArgumentType]
+
+
+def _follow_subclass(
+    watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    """Run somebody's own forward, with the sweeps in place of the one that it calls by super().
+
+    A class is put between the module's and torch's for the length of the call.
+    """
+    module: Any = watch.module
+    kind = type(module)
+    base: Any = next(base for base in LAYERS if isinstance(module, base))
+
+    def forward(self: nn.RNNBase, *args: Any, **named: Any) -> Any:
+        if self is not module:
+            return base.forward(self, *args, **named)  # pyright: ignore[reportArgumentType]
+        return _follow_layer(watch, watcher, args, named)
+
+    between = type(base.__name__, (base,), {"forward": forward})
+    recorded = len(watcher.recording.calls)
+    module.__class__ = type(kind.__name__, (kind, between), {"__module__": kind.__module__})
+    try:
+        return watch.plain(*args, **named)
+    finally:
+        module.__class__ = kind
+        if len(watcher.recording.calls) == recorded and torch.is_grad_enabled():
+            watcher.recording.skipped[watcher.path] = (
+                f"is a subclass of nn.{base.__name__} whose forward does not call "
+                "super().forward, so its steps were not seen"
+            )
+
+
+class CellKind(NamedTuple):
+    """What a cell of ``torch.nn`` is over its own weights."""
+
+    over: type[Any]
+    parts: int
+
+
+CELLS: dict[type[nn.RNNCellBase], CellKind] = {
+    nn.LSTMCell: CellKind(LSTM, 2),
+    nn.GRUCell: CellKind(GRU, 1),
+    nn.RNNCell: CellKind(Elman, 1),
+}
+
+
+def _follow_cell(
+    watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    """Run a cell of ``torch.nn`` as it is, and take down its step."""
+    refuse_reentrant(watcher.path)
+    out = watch.plain(*args, **named)
+    parts = out if isinstance(out, tuple) else (out,)
+    if not _records(parts):
+        return out
+    given = dict(zip(("input", "hx"), args, strict=False)) | named
+    x, hx = given["input"], given.get("hx")
+    state = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
+    step = aliased(watcher.recording, Key("step", watcher.path), parts, tuple(state))
+    step.cell = _cell_over(watcher.recording, watch.module)
+    step.x, step.module, step.rows = x, watch.module, 0 if parts[0].dim() > 1 else None
+    if state and all(part.requires_grad and alias_of(part) is None for part in state):
+        # A decoder may read its first state on the way to its first input, too.
+        step.entered = tuple(get_gradient_edge(part) for part in state)
+    return step.out if isinstance(out, tuple) else step.out[0]
+
+
+def _cell_over(recording: Recording, module: nn.Module) -> AbstractCell:
+    """Return the recurrence over copies of the cell's weights, one for all its steps."""
+    kind = next(kind for base, kind in CELLS.items() if isinstance(module, base))
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = {name: getattr(module, name) for name in names}
+    copies = {n: recording.copy(w) for n, w in weights.items() if w is not None}
+    if kind.over is Elman:
+        modes = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
+        return Elman.over(copies, nonlinearity=ELMAN_MODES[modes[module.nonlinearity]])  # pyright: ignore
+    return kind.over.over(copies)
+
+
+def follow_step(
+    watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
+    """Run a module that is one step, with aliases of its parameters, and take down the step."""
+    refuse_reentrant(watcher.path)
+    recording, key = watcher.recording, Key("step", watcher.path)
+    if not torch.is_grad_enabled() or is_transformed(()):
+        return watch.plain(*args, **named)
+    leaves, shape = pytree.tree_flatten((args, named))
+    places = [n for n, leaf in enumerate(leaves) if _is_state(leaf)]
+    given = tuple(leaves[n] for n in places)
+    begin = None
+    if given and not any(alias_of(tensor) == key for tensor in given):
+        # A sequence may begin: what arrives at its first state has to be told from the rest.
+        begin = aliased(recording, Key("begin", watcher.path), given)
+        given = begin.out
+        for n, part in zip(places, given, strict=True):
+            leaves[n] = part
+    args, named = pytree.tree_unflatten(leaves, shape)
+    weights: dict[str, Tensor] = {}
+    with OwnAliases(watch.module, weights):
+        out = watch.plain(*args, **named)
+    leaves, shape = pytree.tree_flatten(out)
+    tensors = {id(leaf): leaf for leaf in leaves if _is_state(leaf) and leaf.requires_grad}
+    if not tensors:
+        return out
+    step = aliased(recording, key, tuple(tensors.values()), given)
+    step.module, step.begin, step.weights = watch.module, begin, weights
+    step.rows = 0 if step.raw[0].dim() > 1 else None
+    instead = dict(zip(tensors, step.out, strict=True))
+    return pytree.tree_unflatten([instead.get(id(leaf), leaf) for leaf in leaves], shape)
+
+
+class OwnAliases:
+    """A module whose parameters are aliases of themselves, within a block."""
+
+    def __init__(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
+        self.module, self.weights = module, weights
+        self.before: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+
+    def __enter__(self) -> None:
+        for path, module in self.module.named_modules():
+            for name, parameter in module._parameters.items():
+                if parameter is None or not parameter.requires_grad:
+                    continue
+                dotted = f"{path}.{name}" if path else name
+                self.weights[dotted] = parameter.view_as(parameter)
+                self.before.append((module._parameters, name, parameter))
+                module._parameters[name] = self.weights[dotted]  # pyright: ignore
+
+    def __exit__(self, *exception: object) -> None:
+        for parameters, name, parameter in self.before:
+            parameters[name] = parameter
+
+
+def _is_state(leaf: object) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _records(parts: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and parts[0].requires_grad and not is_transformed(parts)

@@ -1,0 +1,139 @@
+"""Calls that continue each other, put together as one run of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..errors import GraphError
+from ..node.recording import Call, Key, Recording, Step
+from .ancestry import Ancestry
+from .segments import flat
+
+__all__ = ["Run", "find_runs", "given_state", "left_state"]
+
+
+@dataclass
+class Run:
+    """One sequence of one layer.
+
+    Attributes:
+        key: the layer.
+        name: its name in the flow: the layer's, and ``@2`` and so on for a further run.
+        numbers: its calls' numbers in the recording, in order.
+        cut: for each call, whether the state was detached before it.
+    """
+
+    key: Key
+    name: str
+    numbers: list[int] = field(default_factory=list)
+    cut: list[bool] = field(default_factory=list)
+
+
+def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
+    """Put the recorded calls together to runs (`docs/guides/reading-a-flow.md`).
+
+    A call continues an earlier one of its layer where its initial state hangs on that one's final
+    state, or has its numbers without a graph (a detached state; rows may have been zeroed).
+
+    Args:
+        recording: the trace's.
+        ancestry: of its calls.
+
+    Raises:
+        GraphError: a state that is marked in pieces.
+    """
+    runs: list[Run] = []
+    open_runs: dict[Key, dict[int, Run]] = {}
+    for number, call in enumerate(recording.calls):
+        if call.key.kind == "begin":
+            continue
+        ends = open_runs.setdefault(call.key, {})
+        last, cut = _continued(recording.calls, ancestry, number, ends)
+        run = None if last is None else ends.pop(last)
+        if run is None:
+            runs.append(run := Run(call.key, _numbered(runs, call.key)))
+        run.numbers.append(number)
+        run.cut.append(cut)
+        ends[number] = run
+        _refuse_pieces([recording.calls[n] for n in run.numbers[-3:]])
+        if isinstance(call, Step) and call.begin is not None and len(run.numbers) > 1:
+            call.begin.gate.state = frozenset()  # the state before it is another step's
+    return runs
+
+
+def _refuse_pieces(last: Sequence[Call | Step]) -> None:
+    """Raise where two places in the code mark one state in turns: its parts, one after the other.
+
+    Raises:
+        GraphError: they do.
+    """
+    sites = [call.site for call in last if isinstance(call, Step)]
+    if len(sites) == 3 and None not in sites and sites[0] == sites[2] != sites[1]:
+        name = last[0].key.name
+        raise GraphError(
+            f'the state of tt.mark("{name}", …) was marked twice in one step, at two places in '
+            f'the loop. Mark the parts of a state together, as in tt.mark("{name}", h, c), and '
+            "other states under other names."
+        )
+
+
+def _numbered(runs: list[Run], key: Key) -> str:
+    """Return a layer's second run its own name: ``l0``, then ``l0@2`` and so on."""
+    taken = {run.name for run in runs}
+    name, count = key.name, 1
+    while name in taken:
+        count += 1
+        name = f"{key.name}@{count}"
+    return name
+
+
+def _continued(
+    calls: Sequence[Call | Step], ancestry: Ancestry, number: int, ends: dict[int, Run]
+) -> tuple[int | None, bool]:
+    """Return the call that this one continues, and whether the state was detached in between."""
+    call = calls[number]
+    if call.key.kind == "axis" or not ends:
+        return None, False
+    state = given_state(call)
+    behind = {n for n, _ in ancestry.behind(state, call.key)}
+    fits = [n for n in sorted(behind) if n in ends and _rows(calls[n]) == _rows(call)]
+    if fits:
+        return fits[-1], False
+    if behind or call.key.kind == "mark":
+        return None, False
+    return next((n for n in reversed(ends) if _detached(calls[n], call)), None), True
+
+
+def given_state(call: Call | Step) -> list[Tensor]:
+    """Return the tensors that a call took its state from, as the graph knows them."""
+    if isinstance(call, Call):
+        return [call.s_0]
+    return list(call.raw if call.key.kind == "mark" else call.given)
+
+
+def left_state(call: Call | Step) -> Tensor:
+    """Return the numbers of a call's final state, (B, S)."""
+    return call.tape.s[-1] if isinstance(call, Call) else flat(call.values, call.rows)
+
+
+def _rows(call: Call | Step) -> int:
+    return left_state(call).shape[0]
+
+
+def _detached(last: Call | Step, call: Call | Step) -> bool:
+    """Check whether a call began from the numbers in which another ended, rows zeroed or not."""
+    s, before = _given_numbers(call), left_state(last)
+    if s is None or s.shape != before.shape:
+        return False
+    zero = (s == 0).all(-1)
+    return bool((zero | (s == before).all(-1)).all()) and bool((~zero).any())
+
+
+def _given_numbers(call: Call | Step) -> Tensor | None:
+    """Return the numbers of the state that a call began from, (B, S); None: they are not known."""
+    if isinstance(call, Call):
+        return call.tape.s[0]
+    return flat([part.detach() for part in call.given], call.rows) if call.given else None
