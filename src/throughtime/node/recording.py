@@ -40,6 +40,8 @@ class Gate:
         state: the numbers of the node's outputs that are state; None: all. The others always pass.
     """
 
+    __slots__ = ("closed", "key", "state", "switch")
+
     def __init__(self, switch: Switch, key: Key | None = None) -> None:
         """Begin open."""
         self.switch, self.key = switch, key
@@ -164,7 +166,7 @@ class Call:
     given: dict[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One step that somebody else's code took: a cell's call, a step module's, or a mark.
 
