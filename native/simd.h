@@ -126,8 +126,8 @@ TT_INLINE v_double expm1_series(v_double r) {
     return p * (r * r) + r;
 }
 
-// e^y = scale * (1 + p) with scale a power of two and p = e^r - 1.
-template <class F> TT_INLINE void split_exp(Vec<F> y, Vec<F> &p, Vec<F> &scale) {
+// e^y = scale * (1 + p) with scale a power of two and p = e^r - 1; with down, scale is half of that.
+template <class F, int down = 0> TT_INLINE void split_exp(Vec<F> y, Vec<F> &p, Vec<F> &scale) {
     typedef Simd<F> K;
     typedef typename K::I I;
     const Vec<F> zero = {};
@@ -135,14 +135,16 @@ template <class F> TT_INLINE void split_exp(Vec<F> y, Vec<F> &p, Vec<F> &scale) 
     const Vec<F> z = y * (F)1.4426950408889634074 + magic;
     const Vec<F> n = z - magic;
     p = expm1_series((y - n * K::ln2_hi) - n * K::ln2_lo);
-    scale = (Vec<F>)(((I)z - (I)magic + K::bias) << K::mantissa);
+    scale = (Vec<F>)(((I)z - (I)magic + (K::bias - down)) << K::mantissa);
 }
 
-// 1 / (1 + e^-x); for x very small e^-x is inf and this is 0.
+// 1 / (1 + e^-x); for x very small e^-x is inf and this is 0. By way of e^-x / 2: just below where
+// e^-x is inf its power of two is inf already, and p may be negative, which would make inf - inf.
 template <class F> TT_INLINE Vec<F> sigmoid(Vec<F> x) {
     Vec<F> p, scale;
-    split_exp<F>(clamp<F>(-x, Simd<F>::exp_min, Simd<F>::exp_max), p, scale);
-    return (F)1 / (scale * p + scale + (F)1);
+    split_exp<F, 1>(clamp<F>(-x, Simd<F>::exp_min, Simd<F>::exp_max), p, scale);
+    const Vec<F> half = scale * p + scale;
+    return (F)1 / (half + half + (F)1);
 }
 
 // (e^2x - 1) / (e^2x + 1) by e^2x - 1 itself, so that it is right to the last digits near 0.

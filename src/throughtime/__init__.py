@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import cells, errors, kernels
-from .diagnosis import Diagnosis, Evidence, Verdict, diagnose
+from .diagnosis import Diagnosis, Evidence, Finding, Verdict, diagnose, examine
 from .errors import ConvertWarning
 from .flow import Flow, LayerFlow, NonFinite, Trace, mark, mark_steps, trace
 from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through, unconvert
@@ -25,6 +25,7 @@ __all__ = [
     "ConvertWarning",
     "Diagnosis",
     "Evidence",
+    "Finding",
     "Flow",
     "Full",
     "LayerFlow",
@@ -38,6 +39,7 @@ __all__ = [
     "convert",
     "diagnose",
     "errors",
+    "examine",
     "figure",
     "kernels",
     "mark",

@@ -6,6 +6,8 @@ is checked against one file.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -17,6 +19,7 @@ __all__ = [
     "is_transformed",
     "is_transforming",
     "only_maps",
+    "sequence_number",
 ]
 
 
@@ -62,3 +65,8 @@ def is_batched(tensor: Tensor | None) -> bool:
 def is_faked(like: Tensor) -> bool:
     """Check whether a mode such as torch's FakeTensorMode makes new tensors without memory."""
     return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
+
+
+def sequence_number(node: Any) -> int:
+    """Return when a node of autograd's graph was made: later ones in a thread have larger ones."""
+    return node._sequence_nr()

@@ -35,9 +35,33 @@ def narrow(model: nn.Module, x: torch.Tensor, *, scalar: bool = False, window: i
     return {name: Narrow(layer) for name, layer in trace.flow(losses, window=window).items()}
 
 
+def overflowing():
+    """Return a flow in which nothing but a term of dE/dW_x overflows."""
+    layer = tt.RNN(1, 1, nonlinearity="identity", bias=False)
+    with torch.no_grad():
+        layer.weight_hh_l0.zero_()
+        layer.weight_ih_l0.fill_(1e-10)
+    return narrow(layer, torch.full((5, 1, 1), 1e24))
+
+
+def outside_large_input():
+    """Return the flow of a step function with large input."""
+    cell = tt.cells.Function(lambda x, s: torch.tanh(x.sum(-1, keepdim=True) + s), 2, 3)
+    return narrow(tt.Recurrent(cell), 100 + torch.randn(6, 2, 2))
+
+
+def far():
+    """Return a flow whose first steps get exactly 0."""
+    model = tt.RNN(3, 8, nonlinearity="sigmoid")
+    with tt.trace(model) as trace:
+        loss = model(torch.randn(150, 2, 3))[0][-1].pow(2).mean()
+    return {name: Narrow(layer) for name, layer in trace.flow(loss).items()}
+
+
 def read(flow, tmp_path) -> set[str]:
     """Let everything that reads a flow read this one; return what it asked."""
     judged = tt.diagnose(flow)
+    tt.examine(flow)
     table(flow, judged).build()
     words = [str(k) for k in range(12)]
     tt.write_report(flow, tmp_path / "flow.html", diagnosis=judged, words=words)
@@ -57,6 +81,9 @@ def test_readers_ask_what_the_view_names_and_no_more(tmp_path):
     with pytest.raises(tt.errors.InputValueError, match="l0 took 12 steps"):
         tt.figure({"a": flows[1]["l0"]}, "words", words=["too", "few"])
     asked = set().union(*(read(flow, tmp_path) for flow in flows))
+    for flow in (overflowing(), outside_large_input(), far()):
+        tt.examine(flow)
+        asked |= set().union(*(layer.asked for layer in flow.values()))
     assert asked == MEMBERS
 
 

@@ -177,3 +177,18 @@ def test_columns_shared_by_threads(name, B, threads):
     torch.manual_seed(B)
     for span, resets in (("all", False), ("prefix", False), ("suffix", True)):
         check_kernel(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_sigmoid_is_a_number_where_its_exponential_is_about_to_overflow(dtype, isa):
+    cell = CELLS["sigmoid"](1, 1).to(dtype)
+    with torch.no_grad():
+        for weight in cell.weights().values():
+            weight.zero_()
+        cell.weight_ih.fill_(1)
+    edge = -88.5 if dtype is torch.float32 else -709.5
+    x = torch.cat((torch.linspace(edge - 2, edge + 2, 4001), torch.linspace(-30, 30, 301)))
+    x = x.to(dtype)
+    with kernels.use("native"):
+        got = kernels.forward(cell, x.view(1, -1, 1), x.new_zeros(len(x), 1)).s[1, :, 0]
+    assert term_error(got, x.sigmoid()) < 4 * torch.finfo(dtype).eps

@@ -143,6 +143,11 @@ class AbstractCell(nn.Module, ABC):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
 
     @property
+    def has_preact(self) -> bool:
+        """Whether a_t is a sum that weights lead to; a `Function`'s is the input itself."""
+        return True
+
+    @property
     def rows_depend(self) -> bool:
         """Whether a row's state is known to depend on the other rows; only a `Function`'s may."""
         return False

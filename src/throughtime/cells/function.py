@@ -365,6 +365,11 @@ class Function(AbstractCell):
         return adjoints[..., : self.input_size]
 
     @property
+    def has_preact(self) -> bool:
+        """Whether a_t is a sum that weights lead to: it is not, but the input itself."""
+        return False
+
+    @property
     def rows_depend(self) -> bool:
         """Whether `examine` found that a row's state depends on the other rows of the batch."""
         return self.apart == probes.DEPENDS

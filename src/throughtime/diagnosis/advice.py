@@ -143,6 +143,15 @@ def _healthy(found: Found) -> str:
 
 
 def _after_nonfinite(bad: NonFinite) -> str:
+    if bad.direction == "input":
+        return "The input itself is inf or NaN there, though the states are not: clean the data."
+    if bad.direction == "weight":
+        return "A weight is inf or NaN before this run: go back to the last ones that were finite."
+    if bad.direction == "gradient":
+        return (
+            "States and adjoints are finite, but a term of the weights' gradient overflows, or "
+            "has no derivative there: scale the loss or the input down."
+        )
     if bad.kind == "inf" and bad.direction == "forward":
         return (
             "The state itself overflows: use a saturating nonlinearity, or lower the gain of W_h. "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputTypeError, InputValueError
-from ..flow import LayerView
+from ..flow import LayerView, NonFinite
 from ..flow.view import gain
 from .advice import Found, advice
 from .evidence import Diagnosis, Evidence, Verdict
@@ -95,7 +95,7 @@ def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagn
     bad = layer.first_nonfinite
     broken = torch.zeros(layer.B, dtype=torch.bool, device=layer.norms.device)
     if bad is not None:
-        broken = ~(layer.tape.s.isfinite().all(-1) & layer.adjoint().isfinite().all(-1)).all(0)
+        broken = _broken(layer, bad)
     whole = total(layer, fraction)
     rows = by_step(whole, fraction) if layer.one_loss else by_lag(layer, fraction, broken)
     if not bool(rows.reached.any()):
@@ -109,7 +109,7 @@ def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagn
     covered = _coverage(whole, group, fraction)
     found = Found(verdict, rows, group, shares, covered is not None and covered.value >= fraction)
     if bad is not None:
-        what = "state s_t" if bad.direction == "forward" else "adjoint dE/ds_t"
+        what = NUMBERS[bad.direction]
         value = math.inf if bad.kind == "inf" else math.nan
         where = f"step {bad.step}, row {bad.row}, unit {bad.unit}"
         what = f"first non-finite {what}, {bad.direction}"
@@ -126,6 +126,23 @@ def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagn
     ]
     words = advice(found, layer, fraction)
     return Diagnosis(name, verdict, (*decided, *beside), words, shares)
+
+
+def _broken(layer: LayerView, bad: NonFinite) -> Tensor:
+    """Return the rows (B,) that hold inf or NaN; all of them where it is in what they share."""
+    tensors = (layer.tape.x, layer.tape.s, layer.adjoint())
+    broken = torch.stack([(~t.isfinite()).any(-1).any(0) for t in tensors]).any(0)
+    return broken | (bad.direction in ("weight", "gradient"))
+
+
+# What the first non-finite number is called, by the direction in which it was met.
+NUMBERS = {
+    "forward": "state s_t",
+    "input": "input x_t",
+    "weight": "weight",
+    "backward": "adjoint dE/ds_t",
+    "gradient": "term of dE/dW or dE/dx",
+}
 
 
 def _row_verdicts(

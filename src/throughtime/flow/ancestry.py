@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..node.recording import Call, Key, Step
 
-__all__ = ["Ancestry"]
+__all__ = ["Ancestry", "node_of"]
 
 Found = frozenset[tuple[int, int]]
 NOTHING: Found = frozenset()
@@ -26,7 +26,7 @@ class Ancestry:
         """Note which node of the graph belongs to which call."""
         self.calls = calls
         self.owner: dict[Any, int] = {
-            node: n for n, call in enumerate(calls) if (node := _node(call)) is not None
+            node: n for n, call in enumerate(calls) if (node := node_of(call)) is not None
         }
         self._memos: dict[Key | None, dict[Any, Found]] = {}
 
@@ -68,7 +68,8 @@ class Ancestry:
         return number
 
 
-def _node(call: Call | Step) -> Any:
+def node_of(call: Call | Step) -> Any:
+    """Return the node of autograd's graph that a call's state goes on from; None: there is none."""
     if isinstance(call, Call):
         return call.h.grad_fn
     return call.edges[0].node if call.edges else None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import LayerNotFoundError
 from . import export
+from .facts import Facts
 from .layer_flow import LayerFlow
 from .view import least
 
@@ -24,10 +25,12 @@ class Flow(Mapping[str, LayerFlow]):
     Attributes:
         split: "loss" where the losses were 1-D, "step" where a scalar was split by the step at
             which its gradient enters the layer.
+        facts: what the trace knows of the model beyond its layers; None of a flow built by hand.
         skipped: by path, the modules that look recurrent and were not followed, and why.
         html: how a notebook shows a flow; the report sets it.
     """
 
+    facts: Facts | None = None
     html: Callable[[Flow], str] | None = None
 
     def __init__(

@@ -18,7 +18,7 @@ from ..schedules import Schedule
 from ..schedules.base import check_schedule
 from ..tape import Tape
 from . import jacobians
-from .nonfinite import NonFinite, first_nonfinite
+from .nonfinite import NonFinite, Terms, first_nonfinite
 from .pairs import sweep_losses
 from .profiles import LagProfiles
 from .segments import Segment
@@ -136,6 +136,35 @@ class LayerFlow(LagProfiles):
         """‖g_t‖₂ of what the summed loss sends into step t, from above and directly, (T, B)."""
         return vector_norm(self._g)
 
+    @cached_property
+    def preact_norms(self) -> Tensor:
+        """‖dE/da_t‖₂ of the summed loss, (T, B): what step t has to move the weights with (eq. 5).
+
+        Where the cell has no a_t of its own it is ‖dE/ds_t‖₂.
+        """
+        if self.cell is None or not self.cell.has_preact:
+            return self.total_norms[1:]
+        return vector_norm(self._swept(None)[1][..., : self.cell.preact_size])
+
+    def input_norms(self) -> Tensor:
+        """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
+        return vector_norm(self._terms.whole["x"])
+
+    @property
+    def loss_count(self) -> int:
+        """How many losses there are, followed or not; a scalar split by step has one a step."""
+        return self._losses
+
+    @property
+    def entering(self) -> Tensor:
+        """g_t of the summed loss, all that enters step t from above and directly, (T, B, G)."""
+        return self._g
+
+    @property
+    def preact_adjoints(self) -> Tensor:
+        """The adjoints of the summed loss that the weights' gradients are made of, (T, B, A…)."""
+        return self._swept(None)[1]
+
     @property
     def one_loss(self) -> bool:
         """Whether there is only one loss: a scalar, or a vector of one entry."""
@@ -209,6 +238,18 @@ class LayerFlow(LagProfiles):
     def _grads(self, adjoint: Tensor, tape: Tape) -> dict[str, Tensor]:
         with torch.no_grad():
             return self.cell.param_grads(tape, adjoint)
+
+    def share_of(self, steps: Tensor) -> dict[str, float]:
+        """Return the share of each dE/dW that some steps of rows give: ‖Σ G_k‖/‖dE/dW‖ (eq. 5).
+
+        Args:
+            steps: (T, B) bool.
+        """
+        some = self._grads(self._swept(None)[1] * steps[..., None], self.tape)
+        whole = self._terms.whole
+        return {
+            n: float(vector_norm(some[n].flatten()) / vector_norm(whole[n].flatten())) for n in some
+        }
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Return the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
@@ -343,8 +384,30 @@ class LayerFlow(LagProfiles):
 
     @cached_property
     def first_nonfinite(self) -> NonFinite | None:
-        """Where the first inf or NaN stands, forward or backward; None where all is finite."""
-        return first_nonfinite(self.tape.s, self.adjoint())
+        """Where the first inf or NaN stands, in the order of computation; None where all is finite.
+
+        Looked at are the input, the weights, the states, the adjoints, and every term of the
+        weights' gradients and of dE/dx: None means that this layer leaves nothing in ``.grad`` that
+        is not finite.
+        """
+        tape = self.tape
+        s = tape.s
+        if tape.reset is not None:  # a state that is zeroed before it is used spoils nothing
+            s = torch.cat((s[:1].masked_fill(tape.reset[0][None, :, None], 0), s[1:]))
+        if self.cell is None:
+            return first_nonfinite(s, self.adjoint(), x=tape.x)
+        return first_nonfinite(
+            s,
+            self.adjoint(),
+            x=tape.x,
+            weights=self.cell.weights(),
+            terms=lambda: self._terms,
+        )
+
+    @cached_property
+    def _terms(self) -> Terms:
+        """The gradients that the summed loss leaves in the weights and the input."""
+        return Terms(self.cell, self.tape, self._swept(None)[1])
 
     def __repr__(self) -> str:
         """Return one line."""

@@ -28,8 +28,11 @@ def measure(
     every: int | None,
     memory: int,
     per_row: bool,
-) -> Flow:
-    """Return the flow of checked losses; `Trace.flow` says what the arguments are."""
+) -> tuple[Flow, Layout]:
+    """Return the flow of checked losses, and how what was recorded was put in order.
+
+    `Trace.flow` says what the arguments are.
+    """
     layout = lay_out(recording)
     with torch.no_grad():
         g = entering(recording, losses, layout.wholes)
@@ -45,7 +48,7 @@ def measure(
         layers = _by_loss(recording, layout, losses, g, which, window, memory, per_row)
     # In the order in which the runs began, whatever hangs on what.
     split = "step" if losses.dim() == 0 else "loss"
-    return Flow({layer.name: layer for layer in layers}, split, recording.skipped)
+    return Flow({layer.name: layer for layer in layers}, split, recording.skipped), layout
 
 
 def _by_step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from .direct import Direct, graph_grads
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite, first_nonfinite
 from .relay import Entries, Relay
-from .segments import Back, GraphSegment
+from .segments import Back, GraphSegment, Segment
 
 __all__ = ["RunFlow", "Source"]
 
@@ -146,7 +146,49 @@ class RunFlow(LayerFlow):
         delta = self.adjoint()
         if not self._knows_beginning():
             delta = torch.cat((torch.zeros_like(delta[:1]), delta[1:]))
-        return first_nonfinite(self.tape.s, delta)
+        weights = None if self.cell is None else self.cell.weights()
+        return first_nonfinite(self.tape.s, delta, x=self.tape.x, weights=weights)
+
+    @cached_property
+    def preact_norms(self) -> Tensor:
+        """‖dE/da_t‖₂ of the summed loss, (T, B); ‖dE/ds_t‖₂ where the steps' cell is not known."""
+        if self.cell is None or not self.cell.has_preact:
+            return self.total_norms[1:]
+        A = self.cell.preact_size
+        norms = torch.zeros_like(self.total_norms[1:])
+        for steps, _, adjoints in self._adjoints():
+            norms[steps] = vector_norm(adjoints[..., :A])
+        return norms
+
+    def input_norms(self) -> Tensor:
+        """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
+        norms = torch.zeros_like(self.total_norms[1:])
+        for steps, part, adjoints in self._adjoints():
+            norms[steps] = vector_norm(part.cell.input_grad(adjoints))
+        return norms
+
+    def share_of(self, steps: Tensor) -> dict[str, float]:
+        """Return the share of each dE/dW that some steps of rows give; {} where that is not known.
+
+        Args:
+            steps: (T, B) bool.
+        """
+        some: dict[str, Tensor] = {}
+        for where, part, adjoints in self._adjoints():
+            with torch.no_grad():
+                terms = part.cell.param_grads(part.tape, adjoints * steps[where][..., None])
+            some = {n: g + some[n] if n in some else g for n, g in terms.items()}
+        whole = {n: vector_norm(self.weight_grad(n).flatten()) for n in some}
+        return {n: float(vector_norm(g.flatten()) / whole[n]) for n, g in some.items()}
+
+    def _adjoints(self) -> Iterator[tuple[slice, Segment, Tensor]]:
+        """Yield, for each part of a known cell, its steps, itself and the adjoints of a_t there."""
+        first = 0
+        for part, back in zip(self._parts, self._backs(None), strict=False):
+            steps = slice(first, first + part.tape.T)
+            first = steps.stop
+            if part.cell is not None and back is not None and back.adjoints is not None:
+                yield steps, part, back.adjoints[0]
 
     @property
     def S(self) -> int:

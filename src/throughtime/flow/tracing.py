@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
 from ..node.recording import Recording
 from .checkpoints import kept_whole
+from .facts import Beginning, gather
 from .flow import Flow
 from .followed import entry_of, follow_step, left_out
 from .marking import taking_marks
@@ -26,9 +27,10 @@ MARKS_ALONE = nn.Module()
 class Trace:
     """What a model's recurrent layers did while it was watched; `flow` takes it apart."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, model: nn.Module | None = None) -> None:
+        """Begin with nothing; of ``model`` it is noted when."""
         self.recording = Recording()
+        self.beginning = None if model is None else Beginning.of(model)
 
     def flow(
         self,
@@ -83,7 +85,10 @@ class Trace:
                 "the losses do not depend on any traced layer: they require no grad. Compute them "
                 "from what the model returned, without torch.no_grad() or .detach() in between."
             )
-        return measure(self.recording, losses, window, every, memory, per_row)
+        flow, layout = measure(self.recording, losses, window, every, memory, per_row)
+        if self.beginning is not None:
+            flow.facts = gather(self.recording, layout.runs, losses, self.beginning)
+        return flow
 
 
 def _check_losses(losses: Tensor) -> None:
@@ -136,7 +141,7 @@ def trace(
         raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
     inside = None if model is MARKS_ALONE else model
     named = steps_in(model, steps)
-    watched = Trace()
+    watched = Trace(model)
     watched.recording.skipped.update(left_out(model, named))
     begun: list[Watch] = []
     try:

@@ -101,6 +101,31 @@ class LayerView(Protocol):
         """The weights that `weight_grad` knows."""
         ...
 
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The steps before which the state was detached, within what is one sequence."""
+        ...
+
+    @property
+    def loss_count(self) -> int:
+        """How many losses there are, followed or not."""
+        ...
+
+    @property
+    def entering(self) -> Tensor:
+        """g_t of the summed loss, all that enters step t, (T, B, G)."""
+        ...
+
+    @property
+    def preact_adjoints(self) -> Tensor:
+        """The adjoints of the summed loss that the weights' gradients are made of, (T, B, ·)."""
+        ...
+
+    @cached_property
+    def preact_norms(self) -> Tensor:
+        """‖dE/da_t‖₂ of the summed loss, (T, B)."""
+        ...
+
     @cached_property
     def total_norms(self) -> Tensor:
         """‖dE/ds_k‖₂ of the summed loss, (T+1, B)."""
@@ -155,6 +180,14 @@ class LayerView(Protocol):
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Return the share of each dE/dW that a schedule leaves out."""
+        ...
+
+    def share_of(self, steps: Tensor) -> dict[str, float]:
+        """Return the share of each dE/dW that some steps (T, B) of rows give; {}: not known."""
+        ...
+
+    def input_norms(self) -> Tensor:
+        """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
         ...
 
     def jacobian(self, step: int, *, rows: Sequence[int] | None = None) -> Tensor:

@@ -213,9 +213,9 @@ def began(layer: LayerView) -> str:
     first = layer.first_nonfinite
     if first is None:
         return ""
-    way = "in the forward pass" if first.direction == "forward" else "in the backward pass"
     kind = {"nan": "NaN"}.get(first.kind, first.kind)
-    return f"First {kind}: {way}, at step {first.step}, batch row {first.row}, unit {first.unit}."
+    at = f"at step {first.step}, batch row {first.row}, unit {first.unit}"
+    return f"First {kind}: {first.where}, {at}."
 
 
 def biased(layer: LayerView) -> str:

@@ -61,11 +61,10 @@ def began(flow: Flow) -> str:
             "so it began in the readout, in the embedding, or where the weights' gradients are "
             "summed"
         )
-    forward = [pair for pair in bad if pair[1].direction == "forward"]
+    forward = [pair for pair in bad if pair[1].before_the_loss]
     name, first = forward[0] if forward else bad[-1]
-    way = "in the forward pass" if first.direction == "forward" else "in the backward pass"
     kind = "NaN" if first.kind == "nan" else first.kind
     return (
-        f"it began {way}, in {name} at step {first.step}, batch row {first.row}, "
+        f"it began {first.where}, in {name} at step {first.step}, batch row {first.row}, "
         f"unit {first.unit}: {kind}"
     )

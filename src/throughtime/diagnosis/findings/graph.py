@@ -1,0 +1,111 @@
+"""What hangs on what: layers and parameters that no loss reaches, states of an earlier batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..finding import Finding
+from ..look import Look, Seen
+
+__all__ = ["no_gradient", "state_on_old_graph", "unreached"]
+
+
+def no_gradient(flow: Look) -> Iterator[Finding]:
+    """Look for layers into which no loss sends anything at all.
+
+    A note where none of the layer's parameters wants a gradient. A layer that only feeds such a
+    layer is left out: it has the same cause.
+    """
+    silent = {seen.name for seen in flow.seen if _silent(seen)}
+    for seen in flow.seen:
+        if seen.name not in silent:
+            continue
+        fed = [other.name for other in flow.feeds(seen.name)]
+        if fed and all(name in silent for name in fed):
+            continue
+        yield _unread(seen, fed)
+
+
+def _silent(seen: Seen) -> bool:
+    if bool(seen.enters.any()):
+        return False
+    return not bool((seen.layer.norms.nan_to_num(0) != 0).any())
+
+
+def _unread(seen: Seen, feeds: list[str]) -> Finding:
+    why = "nothing reads it, or what reads it is detached"
+    remedy = (
+        "Read what this layer puts out (of h_n, the last entry is the top layer's), and look for "
+        ".detach(), .data, .item(), numpy or torch.no_grad() between it and the loss; else leave "
+        "the layer out."
+    )
+    if feeds:
+        why = f"{feeds[0]} reads it and passes back exactly 0"
+        remedy = (
+            f"Look at {feeds[0]} first: units that are saturated or dead pass no gradient on; then "
+            "at factors of 0 between the two."
+        )
+    if seen.frozen:
+        why += "; its own parameters are frozen, so it needs none"
+    largest = float(seen.layer.total_norms.nan_to_num(0).max())
+    return Finding(
+        "no-gradient",
+        "note" if seen.frozen else "error",
+        seen.name,
+        f"No loss sends any gradient into {seen.name}: {why}.",
+        (Evidence("largest norm dE/ds_k", largest, 0.0, "every step", "eq. 9", True),),
+        remedy,
+    )
+
+
+def state_on_old_graph(flow: Look) -> Iterator[Finding]:
+    """Look for initial states that were computed, with their graph, before the trace began."""
+    for seen in flow.seen:
+        if flow.facts is None or seen.name not in flow.facts.old_state:
+            continue
+        yield Finding(
+            "state-on-old-graph",
+            "error",
+            seen.name,
+            f"The initial state of {seen.name} still hangs on the graph of an earlier batch: "
+            "backward() goes on into that batch, and fails where its graph is gone.",
+            (Evidence("initial states from before the trace", 1.0, 0.0, "step 0", "eq. 9", True),),
+            "Detach what is carried from batch to batch: state = state.detach(), both h and c of "
+            "an LSTM, or let tt.stream carry it.",
+        )
+
+
+def unreached(flow: Look, *, shown: int = 4) -> Iterator[Finding]:
+    """Look for parameters that want a gradient and get none.
+
+    Parameters of layers that `no_gradient` names are left out.
+
+    Args:
+        flow: what is looked at.
+        shown: how many names are spelled out.
+    """
+    if flow.facts is None or not flow.facts.unreached:
+        return
+    told = {
+        name
+        for seen in flow.seen
+        if _silent(seen)
+        for name in flow.facts.parameters.get(seen.name, ())
+    }
+    names = [name for name in flow.facts.unreached if name not in told]
+    if not names:
+        return
+    which = ", ".join(names[:shown])
+    which += f" and {len(names) - shown} more" if len(names) > shown else ""
+    one = len(names) == 1
+    yield Finding(
+        "parameter-unreached",
+        "warning",
+        None,
+        f"{len(names)} parameter{'' if one else 's'} that want{'s' * one} a gradient get"
+        f"{'s' * one} none: {which}.",
+        (Evidence("parameters without a gradient", float(len(names)), 0.0, which, "eq. 2", True),),
+        "Read the layer that they belong to, or take it out; of a wrapper that computes a weight "
+        "from a raw one, compute it anew in every forward pass; freeze what is not meant to learn.",
+    )
