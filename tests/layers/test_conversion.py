@@ -13,6 +13,8 @@ import throughtime as tt
 from throughtime.layers.recurrent_kinds import left_alone, looks_recurrent
 from throughtime.testing import assert_close
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 I, H, T, B = 3, 4, 6, 2
 
 

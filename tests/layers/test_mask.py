@@ -7,6 +7,8 @@ from torch import nn
 import throughtime as tt
 from throughtime.testing import assert_close
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 I, H, T, B = 3, 4, 6, 3
 STEPS = torch.tensor([6, 2, 4])
 

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import GraphError, InputValueError
+from ..errors import GraphError, InputValueError, ThroughTimeError
 from ..node.recording import Recording
 from .segments import Segment
+
+# From so many calls on a trace holds a loop, and so many seeds go back through it together.
+LOOP = 32
+TOGETHER = 4
 
 __all__ = ["Direct", "arrivals", "attribute", "clock", "entering", "graph_grads"]
 
@@ -200,11 +204,10 @@ def attribute(
     """
     V = losses.numel()
 
-    def sent(weights: Tensor) -> list[Tensor]:
-        found = arrivals(recording, losses, weights, runs, cut=True)
-        return [run.nothing() if g is None else g for run, g in zip(runs, found, strict=True)]
-
-    directs = [Direct(g, None) for g in sent(torch.ones_like(losses))]
+    summed = arrivals(recording, losses, torch.ones_like(losses), runs, cut=True)
+    directs = [
+        Direct(run.nothing() if g is None else g, None) for run, g in zip(runs, summed, strict=True)
+    ]
     index = torch.arange(V, device=losses.device)
     entered = [(d.g != 0).any(-1) for d in directs]
     clash = [torch.zeros_like(hit) for hit in entered]
@@ -213,21 +216,54 @@ def attribute(
         losses
     )
     bits = [torch.zeros_like(hit, dtype=torch.long) for hit in entered]
-    for j in range((V - 1).bit_length()):
-        has_bit = (index >> j) & 1
-        sides = []
-        for side in (has_bit, 1 - has_bit):
-            sides.append([(g != 0).any(-1) for g in sent(weights * side)])
-        for i, (one, zero) in enumerate(zip(*sides, strict=True)):
-            clash[i] = clash[i] | (one & zero)
-            bits[i] = bits[i] + (one.long() << j)
-            entered[i] = entered[i] | one | zero
+    has_bit = [(index >> j) & 1 for j in range((V - 1).bit_length())]
+    seeds = [weights * side for bit in has_bit for side in (bit, 1 - bit)]
+    hits = _hits(recording, losses, seeds, runs)
+    for j, (one, zero) in enumerate(zip(hits[::2], hits[1::2], strict=True)):
+        for i in range(len(runs)):
+            clash[i] = clash[i] | (one[i] & zero[i])
+            bits[i] = bits[i] + (one[i].long() << j)
+            entered[i] = entered[i] | one[i] | zero[i]
     for i, direct in enumerate(directs):
         owner = torch.where(entered[i], bits[i], -1)
         direct.owner = _beside_nonfinite(owner, clash[i], direct.g, losses)
     if not per_row:
         _refuse_a_loss_per_row(directs, V)
     return directs
+
+
+def _hits(
+    recording: Recording, losses: Tensor, seeds: list[Tensor], runs: Sequence[Segment]
+) -> list[list[Tensor]]:
+    """Return for each seed where anything arrives, (T, B) bool for each run.
+
+    In a loop a backward pass takes as long as its many small operations, whatever the number of
+    seeds; so a few go together there, and no more, since the readout's gradients do too.
+
+    Raises:
+        ThroughTimeError: the graph was freed, or weights have changed since.
+    """
+    loops = sum(len(run.gates) for run in runs) > LOOP
+    found: list[list[Tensor | None]] = []
+    for few in (seeds[n : n + TOGETHER] for n in range(0, len(seeds), TOGETHER)):
+        if loops and len(few) > 1:
+            try:
+                many = arrivals(recording, losses, torch.stack(few), runs, cut=True, batched=True)
+            except ThroughTimeError:
+                raise
+            except RuntimeError:  # an operation that cannot be batched
+                loops = False
+            else:
+                found += [[None if g is None else g[n] for g in many] for n in range(len(few))]
+                continue
+        found += [arrivals(recording, losses, seed, runs, cut=True) for seed in few]
+    nothing = [
+        torch.zeros(r.tape.T, r.tape.B, dtype=torch.bool, device=losses.device) for r in runs
+    ]
+    return [
+        [none if g is None else (g != 0).any(-1) for none, g in zip(nothing, own, strict=True)]
+        for own in found
+    ]
 
 
 def _beside_nonfinite(owner: Tensor, clash: Tensor, g: Tensor, losses: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from ..errors import LayerNotFoundError
 from . import export
 from .facts import Facts
 from .layer_flow import LayerFlow
+from .view import least
 
 __all__ = ["Flow"]
 
@@ -104,18 +105,15 @@ def _table(flow: Flow) -> str:
     """Return one line for each layer; of several runs the one that reaches least, and a count."""
     head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
     rows: list[tuple[str, ...]] = [head]
-    for name, runs in _by_layer(flow).items():
-        layer = min(runs, key=lambda run: (run.first_nonfinite is None, run.horizon()))
-        shown = name if len(runs) == 1 else f"{layer.name} (least of {len(runs)} runs)"
-        lengths = sorted({run.T for run in runs})
-        T = str(lengths[0]) if len(lengths) == 1 else f"{lengths[0]}–{lengths[-1]}"
+    for name, count in least(flow).items():
+        layer, own = flow[name], name or "the model"
         profile = layer.lag_profile()
         bad = layer.first_nonfinite
         rows.append(
             (
-                shown,
+                own if count == 1 else f"{own} (least of {count} runs)",
                 layer.kind,
-                T,
+                str(layer.T),
                 str(layer.B),
                 str(layer.S),
                 f"{layer.horizon_text()} of {len(profile) - 1} steps",
@@ -129,11 +127,3 @@ def _table(flow: Flow) -> str:
     ]
     notes = [f"not followed: {path or 'the model'} {why}" for path, why in flow.skipped.items()]
     return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:], *notes))
-
-
-def _by_layer(flow: Flow) -> dict[str, list[LayerFlow]]:
-    """Return the runs of each layer."""
-    found: dict[str, list[LayerFlow]] = {}
-    for name, layer in flow.items():
-        found.setdefault(name.partition("@")[0], []).append(layer)
-    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..cells.base import AbstractCell
 from ..layers import modules as own
 from ..layers.recurrent import Recurrent, run_cell
 from ..layers.recurrent_kinds import left_alone
-from ..layers.stack import ELMAN_MODES, run
+from ..layers.stack import run
 from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording
 from ..torch_state import is_transformed
@@ -103,17 +104,15 @@ def _follow_subclass(
             )
 
 
-class CellKind(NamedTuple):
-    """What a cell of ``torch.nn`` is over its own weights."""
-
-    over: type[Any]
-    parts: int
+def _elman(module: Any, weights: dict[str, Tensor]) -> AbstractCell:
+    return Elman.over(weights, nonlinearity=module.nonlinearity)
 
 
-CELLS: dict[type[nn.RNNCellBase], CellKind] = {
-    nn.LSTMCell: CellKind(LSTM, 2),
-    nn.GRUCell: CellKind(GRU, 1),
-    nn.RNNCell: CellKind(Elman, 1),
+# The cells of torch.nn, and what each is over copies of its weights.
+CELLS: dict[type[nn.RNNCellBase], Callable[[Any, dict[str, Tensor]], AbstractCell]] = {
+    nn.LSTMCell: lambda module, weights: LSTM.over(weights),
+    nn.GRUCell: lambda module, weights: GRU.over(weights),
+    nn.RNNCell: _elman,
 }
 
 
@@ -140,14 +139,14 @@ def _follow_cell(
 
 def _cell_over(recording: Recording, module: nn.Module) -> AbstractCell:
     """Return the recurrence over copies of the cell's weights, one for all its steps."""
-    kind = next(kind for base, kind in CELLS.items() if isinstance(module, base))
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    weights = {name: getattr(module, name) for name in names}
-    copies = {n: recording.copy(w) for n, w in weights.items() if w is not None}
-    if kind.over is Elman:
-        modes = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
-        return Elman.over(copies, nonlinearity=ELMAN_MODES[modes[module.nonlinearity]])  # pyright: ignore
-    return kind.over.over(copies)
+    weights = {n: w for n in names if (w := getattr(module, n)) is not None}
+
+    def make() -> AbstractCell:
+        kind = next(kind for base, kind in CELLS.items() if isinstance(module, base))
+        return kind(module, {name: recording.copy(w) for name, w in weights.items()})
+
+    return recording.cell_over(module, list(weights.values()), make)
 
 
 def follow_step(

@@ -236,7 +236,10 @@ def _step_tapes(steps: Sequence[Step]) -> list[Tape | None]:
     values = torch.cat([flat(step.values, step.rows) for step in steps])
     if not alike(tape.s[1], values):  # another precision (autocast), or a forward of its own
         return [None] * len(steps)
-    return [tape.of_rows(range(first, first + B)) for first in range(0, B * len(steps), B)]
+    # Each step by itself: what it kept without copying, its two states beside each other.
+    x, saved = tape.x.split(B, 1), [kept.split(B, 1) for kept in tape.saved]
+    s = tape.s.unflatten(1, (len(steps), B)).transpose(0, 1).contiguous()
+    return [Tape(x[n], s[n], tuple(kept[n] for kept in saved)) for n in range(len(steps))]
 
 
 def _given(step: Step) -> Tensor:

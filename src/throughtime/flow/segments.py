@@ -324,6 +324,8 @@ class JoinedSegment(Segment):
 
     def merge(self, grads: Sequence[Tensor | None]) -> Tensor:
         """Lay out by step what arrives at each piece."""
+        if all(type(piece) is StepSegment for piece in self.pieces):
+            return self._merge_steps(grads)
         parts: list[Tensor | None] = []
         at = 0
         for piece in self.pieces:
@@ -339,6 +341,21 @@ class JoinedSegment(Segment):
                 laid[..., first : first + piece.tape.T, :, : part.shape[-1]] = part
             first += piece.tape.T
         return laid
+
+    def _merge_steps(self, grads: Sequence[Tensor | None]) -> Tensor:
+        """Lay out what arrives at single steps, part by part: thousands of them in one go."""
+        first = self.pieces[0]
+        assert isinstance(first, GraphSegment)
+        parts, rows = first.step.values, first.step.rows
+        n = len(parts)
+        last, some = max((i % n, i) for i, g in enumerate(grads) if g is not None)
+        lead = grads[some].shape[: grads[some].dim() - parts[last].dim()]  # pyright: ignore
+        laid: list[Tensor] = []
+        for part, own in zip(parts[: last + 1], (grads[i::n] for i in range(n)), strict=False):
+            nothing = part.new_zeros(*lead, *part.shape)
+            whole = torch.stack([nothing if g is None else g for g in own], len(lead))
+            laid.append(flat([whole], rows, len(lead) + 1))
+        return torch.cat(laid, -1)
 
     def inputs(self) -> list[Tensor]:
         """Return the pieces' inputs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from ..schedules import Schedule
 from ..tape import Tape
 from .nonfinite import NonFinite
 
-__all__ = ["LayerView", "gain"]
+__all__ = ["LayerView", "gain", "least"]
 
 
 class LayerView(Protocol):
@@ -221,3 +221,28 @@ def gain(layer: LayerView) -> float | None:
     except UnsupportedError:
         return None
     return beta_W * beta_f
+
+
+def least(flow: Mapping[str, LayerView]) -> dict[str, int]:
+    """Return one run of each layer, by its name, with how many runs the layer has.
+
+    Of several it is the one that is not finite, or else the one that reaches the fewest steps.
+
+    Args:
+        flow: what ``trace.flow`` returned.
+
+    Example:
+        >>> model, x = torch.nn.RNN(3, 5), torch.randn(7, 2, 3)
+        >>> with tt.trace(model) as trace:
+        ...     losses = (model(x)[0] + model(-x)[0]).pow(2).mean((1, 2))
+        >>> len(trace.flow(losses)), list(least(trace.flow(losses)).values())
+        (2, [2])
+    """
+    runs: dict[str, list[str]] = {}
+    for name in flow:
+        runs.setdefault(name.partition("@")[0], []).append(name)
+
+    def reach(name: str) -> tuple[bool, int]:
+        return flow[name].first_nonfinite is None, flow[name].horizon()
+
+    return {min(names, key=reach): len(names) for names in runs.values()}

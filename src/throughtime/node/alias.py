@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from .recording import Gate, Key, Recording, Step
 
@@ -58,6 +58,9 @@ def aliased(
     gate = Gate(recording.switch, key)
     anchor = anchor_on(recording, parts[0].device)
     out: tuple[Tensor, ...] = Alias.apply(gate, anchor, *parts)  # pyright: ignore
+    # ``out`` keeps the node alive, also where somebody writes into it.
+    node = out[0].grad_fn
+    assert node is not None
     step = Step(
         key=key,
         gate=gate,
@@ -65,7 +68,7 @@ def aliased(
         raw=parts,
         out=out,
         values=tuple(part.detach() for part in parts),
-        edges=tuple(get_gradient_edge(part) for part in out),
+        edges=tuple(GradientEdge(node, n) for n in range(len(out))),
     )
     recording.calls.append(step)
     return step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from types import CodeType
 from typing import NamedTuple
 
@@ -37,6 +39,8 @@ class Gate:
         closed: whether no gradient passes, whatever the switch says.
         state: the numbers of the node's outputs that are state; None: all. The others always pass.
     """
+
+    __slots__ = ("closed", "key", "state", "switch")
 
     def __init__(self, switch: Switch, key: Key | None = None) -> None:
         """Begin open."""
@@ -85,6 +89,8 @@ class Recording:
         hooks: users' hooks, from the trace's beginning on.
         skipped: by path, the modules that look recurrent and are not followed, and why.
         copies: each weight as it was, with the tensor and the version that it is a copy of.
+        cells: for each module that is one step of a known cell, that cell, with the weights and the
+            versions that it is over copies of.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -95,6 +101,26 @@ class Recording:
     )
     skipped: dict[str, str] = field(default_factory=dict)
     copies: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
+
+    cells: dict[int, tuple[Sequence[Tensor], Sequence[int], AbstractCell]] = field(
+        default_factory=dict
+    )
+
+    def cell_over(
+        self, module: nn.Module, weights: Sequence[Tensor], make: Callable[[], AbstractCell]
+    ) -> AbstractCell:
+        """Return the cell of a module, the same one as long as its weights stay as they are.
+
+        Args:
+            module: the module.
+            weights: its weights now.
+            make: builds the cell over copies of them.
+        """
+        kept, now = self.cells.get(id(module)), [weight._version for weight in weights]
+        if kept is not None and kept[1] == now and all(map(is_, kept[0], weights)):
+            return kept[2]
+        self.cells[id(module)] = weights, now, (cell := make())
+        return cell
 
     def copy(self, weight: Tensor) -> Tensor:
         """Return a copy of a weight as it is now, one for all calls between two changes of it."""
@@ -140,7 +166,7 @@ class Call:
     given: dict[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(slots=True)
 class Step:
     """One step that somebody else's code took: a cell's call, a step module's, or a mark.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..diagnosis import Diagnosis, Evidence, diagnose
 from ..errors import InputValueError
 from ..flow import LayerView
+from ..flow.view import least
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
@@ -26,6 +27,8 @@ __all__ = ["LIMITS", "began", "meaning", "report_html", "write_report"]
 
 # What is drawn of Jacobians, and so only where a state connects the steps.
 OF_A_STATE = ("jacobian", "lyapunov")
+# So many runs of one layer are shown each by itself.
+MANY = 3
 LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
 
 LIMITS = (
@@ -114,6 +117,9 @@ def report_html(
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
+    runs = least(flow)
+    if max(runs.values()) > MANY:  # a page of the same again: one run of each layer stands for all
+        flow = {name: flow[name] for name in runs}
     if diagnosis is None:
         diagnosis = diagnose(flow)
     layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
@@ -121,7 +127,7 @@ def report_html(
     return render(
         "report.html.j2",
         title=title or "The gradient’s way back through time",
-        summary=_summary(flow),
+        summary=_summary(flow, runs),
         several=several,
         layers=layers,
         overview=plot(draw(flow, "overview"), "overview-plot") if several else None,
@@ -255,11 +261,16 @@ def _facts(layer: LayerView) -> str:
     )
 
 
-def _summary(flow: Mapping[str, LayerView]) -> str:
-    count = len(flow)
+def _summary(flow: Mapping[str, LayerView], runs: Mapping[str, int]) -> str:
+    count, several = len(flow), max(runs.values())
+    which = (
+        ""
+        if several <= MANY
+        else (f" Of up to {several} runs of a layer the one that reaches fewest steps is shown.")
+    )
     spans = sorted({layer.T for layer in flow.values()})
     reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"
     return (
         f"{count} recurrent {'layer' if count == 1 else 'layers'}, {reach}. Measured exactly: "
-        "each loss’s gradient, taken apart by the step that it reaches."
+        f"each loss’s gradient, taken apart by the step that it reaches.{which}"
     )

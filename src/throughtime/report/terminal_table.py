@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..diagnosis import Diagnosis, diagnose
 from ..flow import LayerView
+from ..flow.view import least
 from .arrange import array
 from .numbers import number, percent
 
@@ -98,12 +99,15 @@ class FlowTable:
         heads = ["layer", "verdict", "horizon", "profile by lag", "of lag 0"]
         for head in heads + ["first bad step"] * broken:
             out.add_column(head, no_wrap=True)
-        for name, layer in self.flow.items():
+        for name, count in least(self.flow).items():
+            layer = self.flow[name]
             profile = array(layer.lag_profile()).tolist()
             judged = self.diagnosis[name]
             verdict = judged.verdict.name
             row = [
-                Text(name),
+                Text(name or "the model", overflow="fold").append(
+                    "" if count == 1 else f"\nleast of {count} runs", "dim"
+                ),
                 Text.assemble((verdict, f"bold {STYLES.get(verdict, '')}"), _shares(judged)),
                 _horizon(layer, len(profile) - 1, ascii_only),
                 sparkline(profile, ascii_only=ascii_only),
