@@ -187,7 +187,6 @@ def follow_step(
         return out
     step = aliased(recording, key, tuple(tensors.values()), given)
     step.module, step.begin, step.weights = watch.module, begin, weights
-    step.rows = 0 if step.raw[0].dim() > 1 else None
     step.found = {name: was.tensor for name, was in before.items()}
     numbers = {at: n for n, at in enumerate(tensors)}
     step.kept = {name: numbers[id(t)] for name, t in kept.items() if id(t) in numbers}

@@ -47,6 +47,11 @@ def settle_states(recording: Recording, ancestry: Ancestry) -> None:
             )
         for _, step in steps:
             _keep(step, came_back)
+        if len(steps) == 1:
+            recording.skipped[name] = (
+                "ran once inside the trace, so what it did over time was not seen: a step module "
+                "takes one step a call"
+            )
 
 
 def _came_back(ancestry: Ancestry, steps: Sequence[tuple[int, Step]]) -> dict[int, Place]:
@@ -91,6 +96,7 @@ def _keep(step: Step, came_back: dict[int, Place]) -> None:
     results = sorted(came_back)
     if came_back:
         _only(step, results)
+    _lay_rows(step)
     places, by_place = [came_back[n] for n in results], dict(_given(step))
     given = [by_place[place] for place in places if place in by_place]
     # The first call may have been given none.
@@ -109,3 +115,10 @@ def _only(step: Step, places: Sequence[int]) -> None:
     step.out = tuple(step.out[n] for n in places)
     step.values = tuple(step.values[n] for n in places)
     step.edges = tuple(step.edges[n] for n in places)
+
+
+def _lay_rows(step: Step) -> None:
+    """Take the first axis of the state's parts for the batch, where they have one in common."""
+    shapes = [part.shape for part in step.values]
+    alike = all(len(shape) > 1 for shape in shapes) and len({s[0] for s in shapes}) == 1
+    step.rows = 0 if alike else None
