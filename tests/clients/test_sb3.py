@@ -14,7 +14,7 @@ gymnasium = client("gymnasium")
 np = client("numpy")
 sb3 = client("stable_baselines3", "sb3_contrib")
 pytestmark = pytest.mark.filterwarnings("ignore")
-STEPS, WAIT = 32, 6
+STEPS, WAIT = 64, 12
 
 
 class Recall(gymnasium.Env):
@@ -48,7 +48,7 @@ def algorithm(**policy):
 
 
 def loss_of(model, data):
-    """Return the loss that RecurrentPPO.train computes from a minibatch, and by step."""
+    """Return the loss that RecurrentPPO.train computes from a minibatch, by step."""
     values, log_prob, entropy = model.policy.evaluate_actions(
         data.observations, data.actions.long().flatten(), data.lstm_states, data.episode_starts
     )
@@ -57,8 +57,10 @@ def loss_of(model, data):
     clipped = torch.clamp(ratio, 1 - 0.2, 1 + 0.2)
     policy = -torch.min(data.advantages * ratio, data.advantages * clipped)
     value = functional.mse_loss(data.returns, values.flatten(), reduction="none")
+    # One loss a step, summed over the sequences that the buffer was cut into at episodes' starts.
     each = policy + model.ent_coef * -entropy + model.vf_coef * value
-    return torch.where(mask, each, 0) / mask.sum(), mask
+    each = torch.where(mask, each, 0) / mask.sum()
+    return each.reshape(data.lstm_states.pi[0].shape[1], -1).sum(0)
 
 
 @pytest.mark.parametrize("critic", [True, False])
@@ -66,8 +68,29 @@ def test_its_update_is_one_run_a_layer(critic, tmp_path):
     model = algorithm(enable_critic_lstm=critic)
     data = next(model.rollout_buffer.get(STEPS))
     with tt.trace(model.policy) as trace:
-        each, mask = loss_of(model, data)
-    print(each.shape, data.observations.shape, data.episode_starts, data.lstm_states.pi[0].shape, mask.shape)
-    flow = trace.flow(each)
-    print(flow, flow.skipped)
-    for n, f in flow.items(): print(n, f.T, f.B, f.cuts, type(f))
+        losses = loss_of(model, data)
+    flow = trace.flow(losses)
+    assert list(flow) == ["lstm_actor.l0", "lstm_critic.l0"][: 1 + critic] and not flow.skipped
+    rows = data.lstm_states.pi[0].shape[1]
+    for layer in flow.values():  # swept in one piece, though it was called step by step
+        assert type(layer) is tt.LayerFlow
+        assert (layer.T, layer.B, layer.S, layer.cuts) == (WAIT + 1, rows, 32, ())
+    terms_sum_up(flow, model.policy, losses, list(flow))
+    # Forget gates of about one half: what the end would say to the cue is below 1 % on its way.
+    assert set(judged(flow, tmp_path).values()) == {"VANISHING"}
+    assert flow["lstm_actor.l0"].horizon() < WAIT
+
+
+def test_a_row_of_several_episodes_is_one_run_with_zeros_between_them():
+    model = algorithm(enable_critic_lstm=False)
+    data = next(model.rollout_buffer.get(STEPS))
+    starts = torch.zeros(21)
+    starts[[7, 14]] = 1  # the buffer cuts there; whoever calls the policy need not
+    state = tuple(torch.zeros(1, 1, 16) for _ in range(2))
+    with tt.trace(model.policy) as trace:
+        distribution, _ = model.policy.get_distribution(data.observations[:21], state, starts)
+        losses = -distribution.log_prob(data.actions[:21].long().flatten())
+    layer = trace.flow(losses, per_row=True)["lstm_actor.l0"]
+    assert layer.T == 21 and type(layer) is tt.LayerFlow
+    last = layer.norms[20, :, 0]
+    assert bool((last[:15] == 0).all()) and bool((last[15:] > 0).all())
