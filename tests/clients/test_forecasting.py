@@ -62,7 +62,11 @@ def test_its_training_step(make, tmp_path):
     print(x["encoder_lengths"])
     with tt.trace(model) as trace:
         # What BaseModel.step does, with the loss told apart by step.
-        prediction = model.transform_output(model(x)["prediction"], x["target_scale"]) if False else model(x)["prediction"]
+        prediction = (
+            model.transform_output(model(x)["prediction"], x["target_scale"])
+            if False
+            else model(x)["prediction"]
+        )
         each = model.loss.loss(prediction, y[0])
     print(each.shape)
     losses = each.mean((0, 2)) if each.dim() > 2 else each.mean(0)

@@ -84,5 +84,8 @@ def test_cells_in_a_loop(model, tmp_path):
 def test_a_module_that_runs_over_all_steps_by_itself_is_not_seen():
     """LIF, LIFRecurrent and so on call functions, not modules: their cells are what to follow."""
     net = nn.Sequential(norse.LIFRecurrent(4, 16))
-    with pytest.raises(errors.LayerNotFoundError, match="Name a module that is one step"), tt.trace(net):
+    with (
+        pytest.raises(errors.LayerNotFoundError, match="Name a module that is one step"),
+        tt.trace(net),
+    ):
         net(torch.rand(T, B, 4))
