@@ -53,24 +53,54 @@ def deep_ar(data):
     )
 
 
+def losses_of(model, batch):
+    """Return the training loss that `BaseModel.step` takes, told apart by the step predicted."""
+    x, y = batch
+    each = model.loss.loss(model(x)["prediction"], y[0])
+    return each.flatten(2).mean((0, 2)) if each.dim() > 2 else each.mean(0)
+
+
 @pytest.mark.parametrize("make", [tft, deep_ar])
 def test_its_training_step(make, tmp_path):
     torch.manual_seed(0)
     data = data_set()
     model = make(data)
-    x, y = next(iter(data.to_dataloader(train=True, batch_size=B)))
-    print(x["encoder_lengths"])
+    batch = next(iter(data.to_dataloader(train=True, batch_size=B, shuffle=False)))
+    plain = losses_of(model, batch)
     with tt.trace(model) as trace:
-        # What BaseModel.step does, with the loss told apart by step.
-        prediction = (
-            model.transform_output(model(x)["prediction"], x["target_scale"])
-            if False
-            else model(x)["prediction"]
-        )
-        each = model.loss.loss(prediction, y[0])
-    print(each.shape)
-    losses = each.mean((0, 2)) if each.dim() > 2 else each.mean(0)
+        losses = losses_of(model, batch)
+    torch.testing.assert_close(losses, plain)
     flow = trace.flow(losses)
-    print(flow, flow.skipped, {n: (type(f), f.T) for n, f in flow.items()})
-    terms_sum_up(flow, model, losses, list(flow))
-    print(judged(flow, tmp_path))
+    assert not flow.skipped
+    terms_sum_up(flow, model, losses, list(flow), by_step=make is deep_ar)
+    lengths = {name: layer.T for name, layer in flow.items()}
+    verdicts = judged(flow, tmp_path)
+    if make is tft:
+        # The decoder's steps are read by attention, and the encoder's by way of it too: the
+        # predictions look into the past without the recurrence.
+        assert lengths == {"lstm_encoder.l0": ENCODER, "lstm_decoder.l0": DECODER}
+        assert verdicts["lstm_encoder.l0"] == "HEALTHY"
+    else:
+        # One run: the decoder's call goes on from the encoder's packed one. DeepAR's loss is on the
+        # prediction alone, and two default LSTMs forget in some ten steps.
+        steps = ENCODER + DECODER - 1
+        assert lengths == {"rnn.l0": steps, "rnn.l1": steps}
+        assert set(verdicts.values()) == {"VANISHING"}
+
+
+def test_what_looks_at_rows_of_unequal_length_counts_their_own_steps():
+    torch.manual_seed(0)
+    data = data_set()
+    model = deep_ar(data)
+    x, y = next(iter(data.to_dataloader(train=True, batch_size=B)))
+    with tt.trace(model) as trace:
+        losses = losses_of(model, (x, y))
+    steps = trace.flow(losses)["rnn.l0"].row_profiles().isfinite().sum(0)
+    # Lag 0, the encoder's steps, the predictions but the last, and the state before the first.
+    assert steps.tolist() == (x["encoder_lengths"] + DECODER).tolist()
+
+
+def test_convert_leaves_the_subclass_alone_and_says_so():
+    model = deep_ar(data_set())
+    with pytest.warns(tt.ConvertWarning, match="subclass of nn.LSTM"):
+        tt.convert(model)

@@ -78,8 +78,8 @@ def test_a_spiking_network(model, kind, tmp_path):
         assert len(flow) == 2 and not flow.skipped
         assert {layer.T for layer in flow.values()} == {T}
         terms_sum_up(flow, net, losses, list(flow))
-    first, last = flow.values()
-    assert (first.S, last.S) == ((40, 8) if kind == "Synaptic" else (20, 4))
+    widths = [layer.S for layer in flow.values()]
+    assert widths == ([40, 8] if kind == "Synaptic" else [20, 4])
     verdicts = judged(flow, tmp_path)
     # What is left after 24 steps is .9^24 = 8 % and more: no layer forgets within its window.
     assert set(verdicts.values()) == {"HEALTHY"}
