@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import throughtime as tt
 
-__all__ = ["TERMS", "client", "judged", "terms_sum_up"]
+__all__ = ["TERMS", "client", "judged", "left_alone", "terms_sum_up"]
 
 # In float32, of terms that add up over some thirty steps.
 TERMS = 2e-4
@@ -61,6 +61,17 @@ def close(found: Tensor, expected: Tensor, what: str) -> None:
     scale = float(expected.abs().max())
     error = float((found.reshape(expected.shape) - expected).abs().max())
     assert error <= TERMS * scale or scale == 0 == error, f"{what}: off by {error:.2e} of {scale}"
+
+
+def left_alone(model: nn.Module, *paths: str) -> None:
+    """Check that convert changes nothing in a model, and names what it left alone."""
+    kinds = [type(part) for part in model.modules()]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tt.convert(model)
+    said = " ".join(str(w.message) for w in caught if w.category is tt.ConvertWarning)
+    assert all(f"'{path}'" in said for path in paths), said
+    assert [type(part) for part in model.modules()] == kinds
 
 
 def judged(flow: tt.Flow, path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch
 
 import throughtime as tt
 
-from .checks import client, judged, terms_sum_up
+from .checks import client, judged, left_alone, terms_sum_up
 
 forecasting = client("pytorch_forecasting")
 np, pd = client("numpy"), client("pandas")
@@ -101,6 +101,5 @@ def test_what_looks_at_rows_of_unequal_length_counts_their_own_steps():
 
 
 def test_convert_leaves_the_subclass_alone_and_says_so():
-    model = deep_ar(data_set())
-    with pytest.warns(tt.ConvertWarning, match="subclass of nn.LSTM"):
-        tt.convert(model)
+    left_alone(deep_ar(data_set()), "rnn")
+    left_alone(tft(data_set()), "lstm_encoder", "lstm_decoder")

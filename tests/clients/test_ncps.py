@@ -7,7 +7,7 @@ import torch
 
 import throughtime as tt
 
-from .checks import client, judged, terms_sum_up
+from .checks import client, judged, left_alone, terms_sum_up
 
 ncps = client("ncps.torch")
 wirings = client("ncps.wirings")
@@ -68,3 +68,8 @@ def test_with_a_memory_beside(make, tmp_path):
         alone = losses_of(without, x)
     end = {name: float(layer.lag_profile()[-1]) for name, layer in flow.items()}
     assert end["lstm"] > 10 * float(trace.flow(alone)["rnn_cell"].lag_profile()[-1])
+
+
+def test_convert_leaves_its_cells_alone_and_says_so():
+    left_alone(ltc(mixed_memory=True), "rnn_cell", "lstm")
+    left_alone(cfc(), "rnn_cell")

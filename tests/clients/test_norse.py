@@ -9,7 +9,7 @@ from torch import nn
 import throughtime as tt
 from throughtime import errors
 
-from .checks import client, judged, terms_sum_up
+from .checks import client, judged, left_alone, terms_sum_up
 
 norse = client("norse.torch")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -89,3 +89,8 @@ def test_a_module_that_runs_over_all_steps_by_itself_is_not_seen():
         tt.trace(net),
     ):
         net(torch.rand(T, B, 4))
+
+
+def test_convert_leaves_its_cells_alone_and_says_so():
+    left_alone(Recurrent(), "hidden", "out")
+    left_alone(Stack(), "net.1", "net.3")

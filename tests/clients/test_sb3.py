@@ -63,12 +63,17 @@ def loss_of(model, data):
     return each.reshape(data.lstm_states.pi[0].shape[1], -1).sum(0)
 
 
+@pytest.mark.parametrize("convert", [False, True])
 @pytest.mark.parametrize("critic", [True, False])
-def test_its_update_is_one_run_a_layer(critic, tmp_path):
+def test_its_update_is_one_run_a_layer(critic, convert, tmp_path):
     model = algorithm(enable_critic_lstm=critic)
     data = next(model.rollout_buffer.get(STEPS))
+    plain = loss_of(model, data)
+    if convert:
+        tt.convert(model.policy)
     with tt.trace(model.policy) as trace:
         losses = loss_of(model, data)
+    torch.testing.assert_close(losses, plain)
     flow = trace.flow(losses)
     assert list(flow) == ["lstm_actor.l0", "lstm_critic.l0"][: 1 + critic] and not flow.skipped
     rows = data.lstm_states.pi[0].shape[1]
@@ -79,6 +84,7 @@ def test_its_update_is_one_run_a_layer(critic, tmp_path):
     # Forget gates of about one half: what the end would say to the cue is below 1 % on its way.
     assert set(judged(flow, tmp_path).values()) == {"VANISHING"}
     assert flow["lstm_actor.l0"].horizon() < WAIT
+    model.learn(2 * STEPS)  # and it trains on
 
 
 def test_a_row_of_several_episodes_is_one_run_with_zeros_between_them():

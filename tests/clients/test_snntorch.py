@@ -8,7 +8,7 @@ from torch import nn
 
 import throughtime as tt
 
-from .checks import client, judged, terms_sum_up
+from .checks import client, judged, left_alone, terms_sum_up
 
 snn = client("snntorch")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -99,3 +99,9 @@ def test_a_state_that_is_detached_between_chunks_is_cut():
             said.append(net(x_t).mean())
     layer = trace.flow(torch.stack(said))["1"]
     assert layer.T == T and layer.cuts == (11,)
+
+
+@pytest.mark.parametrize("kind", ["Leaky", "Synaptic"])
+def test_convert_leaves_spiking_layers_alone_and_says_so(kind):
+    left_alone(Net(kind), "lif1", "lif2")
+    left_alone(Hidden(kind), "net.1", "net.3")
