@@ -115,7 +115,9 @@ def trace(
     Args:
         model: any module; left out, only `mark` and `mark_steps` are taken down, wherever they are.
         steps: modules that are one step of a loop: classes, modules, or paths in ``model``. Their
-            state is what comes back into their next call.
+            state is what comes back into their next call: of what they return, and of what they
+            keep in attributes and buffers, also in a list, tuple or dictionary of one. Of a kept
+            state the one before step 1 is not known.
 
     Yields:
         The trace.
