@@ -20,7 +20,8 @@ from .direct import Direct, graph_grads
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite, first_nonfinite
 from .relay import Entries, Relay
-from .segments import Back, GraphSegment, Segment
+from .segments import Back, Segment
+from .steps import GraphSegment
 
 __all__ = ["RunFlow", "Source"]
 

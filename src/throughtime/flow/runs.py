@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import GraphError
 from ..node.recording import Call, Key, Recording, Step
 from .ancestry import Ancestry
-from .segments import flat
+from .flattening import flat
 
 __all__ = ["Run", "find_runs", "given_state", "left_state"]
 
