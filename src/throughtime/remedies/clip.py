@@ -116,7 +116,7 @@ def clipping(parameters: Iterable[Tensor], most: float) -> Iterator[None]:
         >>> w.grad = torch.tensor([8.0])
         >>> with clipping([w], 0.5):
         ...     sgd.step()
-        >>> float(w)
+        >>> w.item()
         -0.5
     """
     own = {id(p) for p in parameters}

@@ -68,7 +68,7 @@ def edge_gain(exponent: Callable[[float], float], most: float = 64.0) -> float:
         UnsupportedError: it has one sign over all gains that were tried, or is not finite.
 
     Example:
-        >>> round(edge_gain(lambda gain: math.log(gain / 3)), 2)
+        >>> round(edge_gain(lambda gain: math.log(gain / 3)), 1)
         3.0
     """
     low = high = 1.0
@@ -86,13 +86,14 @@ def edge_gain(exponent: Callable[[float], float], most: float = 64.0) -> float:
         else:
             low = high = further
             at = then
+    middle = math.sqrt(low * high)
     for _ in range(30):
-        middle = math.sqrt(low * high)
         at = exponent(middle)
         if abs(at) < NEAR:
             break
         low, high = (middle, high) if at < 0 else (low, middle)
-    return math.sqrt(low * high) if abs(at) >= NEAR else middle
+        middle = math.sqrt(low * high)
+    return middle
 
 
 def _fits(case: Case, place: Place) -> bool:

@@ -78,8 +78,8 @@ FORGET_BIAS = Remedy(
     against=("vanishes",),
     what="A forget bias of 1, for lags of tens of steps.",
     formula="b_f = 1; GRU: b_z = 1",
-    source="Jozefowicz, Zaremba and Sutskever (2015), An empirical exploration of recurrent network "
-    "architectures, section 4.3",
+    source="Jozefowicz, Zaremba and Sutskever (2015), An empirical exploration of recurrent "
+    "network architectures, section 4.3",
     gains="An LSTM over tens of steps. Temporal order at T = 100: 0 of 3 seeds, as without.",
     fits=_fits,
     change=_change,

@@ -9,8 +9,8 @@ from torch import Generator, nn
 from ..errors import InputTypeError
 from ..layers import GRU, RNN
 from .base import Case, Change, Remedy, plain_weights
-from .chrono import chrono_
 from .blocks import redrawn_
+from .chrono import chrono_
 from .places import Place
 
 __all__ = ["GATED", "gated"]

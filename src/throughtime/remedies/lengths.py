@@ -121,9 +121,9 @@ LENGTHS = Remedy(
     against=("reads-padding",),
     what="No step past the end of a row: its last state is that of its last real step.",
     formula="s_t = s_{t−1} for t > length; the output repeats h there",
-    source="torch.nn.utils.rnn.pack_padded_sequence does the same; docs: `lengths=` of every layer",
-    gains="A sentiment model on padded rows: accuracy .53 without, 1.00 with. Nothing where no loss "
-    "reads the padding.",
+    source="as torch.nn.utils.rnn.pack_padded_sequence; `lengths=` of this package's layers",
+    gains="A sentiment model on padded rows: accuracy .53 without, 1.00 with. Nothing where no "
+    "loss reads the padding.",
     fits=_fits,
     change=_change,
 )

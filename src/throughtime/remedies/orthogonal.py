@@ -82,8 +82,8 @@ ORTHOGONAL = Remedy(
     what="An orthogonal W_h, which neither stretches nor shrinks.",
     formula="W_hᵀ W_h = 1, gate by gate",
     source="Saxe, McClelland and Ganguli (2014); Le, Jaitly and Hinton (2015)",
-    gains="Plain cells: the bound β_W becomes 1; temporal order at T = 100, 1 of 3 seeds with tanh. "
-    "Gated cells: hardly anything, since their gates decide.",
+    gains="Plain cells: the bound β_W becomes 1; temporal order at T = 100, 1 of 3 seeds with "
+    "tanh. Gated cells: hardly anything, since their gates decide.",
     fits=_fits,
     change=_change,
 )

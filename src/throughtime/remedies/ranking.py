@@ -1,4 +1,4 @@
-"""Which of what was tried is best: by causes, by reach, and by scores where models were trained."""
+"""Which of what was tried is best: by causes and reach, and by scores where models trained."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .reach import FRACTION, Measured
 from .places import Place
+from .reach import FRACTION, Measured
 
 __all__ = ["Interval", "further", "harm", "helps", "interval"]
 

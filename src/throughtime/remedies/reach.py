@@ -17,7 +17,7 @@ from ..norms import vector_norm
 from .base import Losses, flow_of
 from .places import Place
 
-__all__ = ["FRACTION", "FEW", "Measured", "Reach", "farthest", "measure", "unit_reach"]
+__all__ = ["FEW", "FRACTION", "Measured", "Reach", "farthest", "measure", "unit_reach"]
 
 # What still counts as reached, as in `LayerFlow.horizon`.
 FRACTION = 0.01

@@ -60,7 +60,7 @@ def _set(place: Place, schedule: Schedule, written: str) -> Change:
     layer = place.module
     if isinstance(layer, nn.RNNBase):
         convert(layer)
-    layer.through = schedule  # pyright: ignore[reportAttributeAccessIssue]
+    layer.through = schedule  # pyright: ignore[reportArgumentType]
     return Change(f"tt.convert({place.expression}).through = {written}")
 
 

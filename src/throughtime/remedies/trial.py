@@ -44,7 +44,8 @@ def treat(
     Without ``train``, a remedy helps where less is wrong than before: first no inf or NaN, then no
     finding other than of reach (`tt.examine`), then no gradient that grows over 100 times, then at
     least 1 % at the lag in the best units. Among those that are equal in this the order of
-    `REMEDIES` decides, since a larger reach than that is not known to learn better. Reach before training does not tell who learns; where there is time, give ``train``.
+    `REMEDIES` decides, since a larger reach than that is not known to learn better. Reach
+    before training does not tell who learns; where there is time, give ``train``.
 
     Args:
         model: any module that holds recurrent layers; it must be possible to copy it.
@@ -306,13 +307,13 @@ def _checked(
                     else ""
                 )
             )
-    for name, number in (("lag", lag), ("seeds", seeds), ("updates", updates)):
-        if name == "lag" and number is None:
+    for name, count in (("lag", lag), ("seeds", seeds), ("updates", updates)):
+        if name == "lag" and count is None:
             continue
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise InputTypeError(f"{name} must be an integer; got {number!r}.")
-        if number < 1:
-            raise InputValueError(f"{name} must be at least 1; got {number}.")
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise InputTypeError(f"{name} must be an integer; got {count!r}.")
+        if count < 1:
+            raise InputValueError(f"{name} must be at least 1; got {count}.")
     names = list(REMEDIES) if only is None else [only] if isinstance(only, str) else list(only)
     for name in names:
         if name not in REMEDIES:
