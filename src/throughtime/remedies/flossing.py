@@ -95,7 +95,7 @@ def floss_(
     Example:
         >>> layer, x = torch.nn.RNN(3, 8), torch.randn(20, 2, 3)
         >>> def leading():
-        ...     return float(leading_exponents(layer_cell(layer), x, 1).mean())
+        ...     return leading_exponents(layer_cell(layer), x, 1).mean().item()
         >>> before = leading(); _ = floss_(layer, x, exponents=1, updates=20)
         >>> before < leading() < 0.1
         True
