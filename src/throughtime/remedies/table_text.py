@@ -90,12 +90,12 @@ def _below(treatment: Treatment) -> list[str]:
     if treatment.interrupted:
         found.append("interrupted: remedies that are not listed were not tried")
     lines = [part for line in found for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    if not treatment.needed:
+        lines += ["", "none needed: the steps are reached as it is"]
     if treatment.best is not None:
         best = treatment[treatment.best]
         lines += ["", f"best: {best.name} ({best.why})", *best.code().splitlines()]
-    elif not treatment.needed:
-        lines += ["", "none needed: the gradient reaches that far as it is"]
-    else:
+    elif treatment.needed:
         lines += ["", "none of these helps"]
     return lines
 

@@ -22,6 +22,8 @@ from .undisturbed import RandomState, undisturbed
 
 __all__ = ["treat"]
 
+# The share of the steps that some loss must reach for nothing to be missing.
+COVERED = 0.99
 # Is called with a name at each beginning, and with how many steps there are to come.
 Advance = Callable[[str, int], None]
 
@@ -118,7 +120,7 @@ def _treat(
     found = Treatment(
         [first], paired, lag or max(1, far - 1), lag is not None, trained=train is not None
     )
-    found.needed = any(harm(before))
+    found.needed = _needed(before, found.asked)
     try:
         for remedy in chosen:
             advance(remedy.name, 0)
@@ -133,6 +135,16 @@ def _treat(
         found.interrupted = True
     _judge(found)
     return found
+
+
+def _needed(before: Measured, asked: bool) -> bool:
+    """Check whether anything is wrong: where every step is reached by some loss, no lag is short.
+
+    A single loss that does not reach far is a fault only where somebody says how far it has to.
+    """
+    *worse, short, _ = harm(before)
+    covered = before.at(None).coverage >= COVERED
+    return any(worse) or bool(short and (asked or not covered))
 
 
 def _first(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
