@@ -110,7 +110,7 @@ def test_an_irnn_adds_up_what_it_reads_and_passes_the_gradient_on_whole(kind):
     J = trace.flow(loss)["l1"].jacobian(5)
     assert set(J.unique().tolist()) <= {0.0, 1.0}
     assert (J == J.transpose(1, 2)).all()
-    assert 0 < float(getattr(layer, "weight_ih_l0").abs().max()) < 0.01  # noqa: B009
+    assert 0 < layer.weight_ih_l0.abs().max().item() < 0.01
 
 
 def test_an_irnn_is_made_of_a_plain_layer_alone():
@@ -225,7 +225,8 @@ def test_leaky_layers_over_the_same_weights(batch_first):
         new = []
         for i in range(2):
             ih, hh, bi, bh = (
-                getattr(layer, f"{n}_l{i}") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                getattr(layer, f"{n}_l{i}")
+                for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
             x_t = 0.75 * h[i] + 0.25 * torch.tanh(x_t @ ih.T + h[i] @ hh.T + bi + bh)
             new.append(x_t)
@@ -233,7 +234,9 @@ def test_leaky_layers_over_the_same_weights(batch_first):
         outputs.append(x_t)
     read = x.transpose(0, 1) if batch_first else x
     output, h_n = other(read, h_0)
-    assert_close(output.transpose(0, 1) if batch_first else output, torch.stack(outputs), rtol=1e-12)
+    assert_close(
+        output.transpose(0, 1) if batch_first else output, torch.stack(outputs), rtol=1e-12
+    )
     assert_close(h_n, h, rtol=1e-12)
 
 
@@ -255,14 +258,15 @@ def test_a_layer_normed_lstm_over_the_same_weights():
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "make",
     [
-        nn.RNN(3, 5, num_layers=2, bidirectional=True, batch_first=True),
-        tt.RNN(3, 5),
-        nn.RNNCell(3, 5),
+        lambda: nn.RNN(3, 5, num_layers=2, bidirectional=True, batch_first=True),
+        lambda: tt.RNN(3, 5),
+        lambda: nn.RNNCell(3, 5),
     ],
 )
-def test_a_gated_cell_of_the_same_call(layer):
+def test_a_gated_cell_of_the_same_call(make):
+    layer = make()
     other = gated(layer, longest=40, generator=torch.Generator().manual_seed(0))
     x = torch.randn(2, 3) if isinstance(layer, nn.RNNCell) else torch.randn(4, 2, 3)
     for a, b in zip(layer(x), other(x), strict=True):
@@ -270,7 +274,8 @@ def test_a_gated_cell_of_the_same_call(layer):
     assert isinstance(other, (nn.GRU, tt.GRU, nn.GRUCell))
     z = sums(other, "" if isinstance(layer, nn.RNNCell) else "_l0").chunk(3)[1]
     assert (z >= 0).all() and (z <= math.log(39)).all()
-    assert other.weight_hh_l0.abs().max() <= 1 / math.sqrt(5) if hasattr(other, "mode") else True
+    weight = next(p for n, p in other.named_parameters() if n.startswith("weight_hh"))
+    assert 0.3 < weight.abs().max() <= 1 / math.sqrt(5)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def leading_exponents(cell: AbstractCell, x: Tensor, n: int) -> Tensor:
         q, r = torch.linalg.qr(cell.vjp(saved, q)[0].permute(1, 2, 0))
         q = q.permute(2, 0, 1)
         logs = logs + r.diagonal(dim1=1, dim2=2).abs().clamp(min=1e-30).log()
-    return logs / T
+    return (logs / T).sort(1, descending=True).values
 
 
 def floss_(
