@@ -115,11 +115,8 @@ def test_a_cause_stands_before_reach(monkeypatch):
         code, severity = "input-scale", "warning"
 
     def examine(flow, *, lag=None):
-        return (
-            [Finding()]
-            if flow["rnn.layer.l0" if "rnn.layer.l0" in flow else "rnn.l0"].tape.x.abs().max() > 50
-            else []
-        )  # noqa: E501
+        (layer,) = flow.values()
+        return [Finding()] if layer.tape.x.abs().max() > 50 else []
 
     monkeypatch.setattr(diagnosis, "examine", examine, raising=False)
     x = 30_000 + 500 * torch.randn(40, 6, 4)
@@ -142,7 +139,7 @@ def test_padding_is_treated_by_lengths():
     found = tt.treat(Reader(nn.GRU), losses, only="lengths")
     row = found["lengths"]
     assert row.after is not None and row.before is not None
-    assert row.after.coverage == 1.0 and row.before.coverage < 0.6
+    assert row.before.coverage < 0.5 < 0.75 < row.after.coverage
 
 
 def test_clip_measures_its_threshold_and_says_that_training_alone_tells():
@@ -289,7 +286,7 @@ def test_ctrl_c_in_training_keeps_the_rounds_that_were_finished():
     def train(given: nn.Module, updates: int) -> float:
         nonlocal calls
         calls += 1
-        if calls > 6:
+        if calls > 4:
             raise KeyboardInterrupt
         return float(calls)
 
@@ -477,8 +474,12 @@ def test_the_interval_is_students():
         ({"only": "nope"}, InputValueError, "only must be of standardise, .*; got 'nope'"),
         ({"seeds": 0}, InputValueError, "seeds must be at least 1"),
         ({"updates": True}, InputTypeError, "updates must be an integer"),
-        ({"losses": lambda m: torch.zeros(3, 3)}, GraphError, "did not run the model"),
-        ({"model": nn.Linear(2, 2)}, LayerNotFoundError, "nothing recurrent"),
+        ({"losses": lambda m: torch.zeros(3)}, GraphError, "did not run the model"),
+        (
+            {"model": nn.Linear(2, 2), "losses": lambda m: m.weight.sum()},
+            LayerNotFoundError,
+            "nothing",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(named, error, words):

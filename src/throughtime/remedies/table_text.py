@@ -23,7 +23,7 @@ def text(treatment: Treatment) -> str:
     scored = treatment.trained
     heads = ["remedy", "helps", "typical", "best units", "units ≥1 %", "covers", "ms"]
     if scored:
-        heads = ["remedy", "helps", "score", "gain (95 %)", "best units", "units ≥1 %", "ms"]
+        heads = ["remedy", "helps", "score", "gain (95 %)", "updates", "best units", "ms"]
     lines = [heads] + [_cells(row, scored) for row in treatment.rows if row.error is None]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     table = [
@@ -52,8 +52,8 @@ def _cells(row: Row, scored: bool) -> list[str]:
     best, share = number(reach.best), f"{100 * reach.share:.0f} %"
     ms = f"{1000 * seconds:.3g}"
     if scored:
-        score = "" if row.score is None else f"{row.score.mean:.4g}"
-        return [row.name, said, score, _gain(row), best, share, ms]
+        score = "" if row.score is None else f"{row.score.mean:.3g}"
+        return [row.name, said, score, _gain(row), str(row.updates), best, ms]
     typical = "inf/NaN" if nonfinite else number(reach.at_lag)
     return [row.name, said, typical, best, share, f"{100 * reach.coverage:.0f} %", ms]
 
@@ -73,7 +73,7 @@ def _gain(row: Row) -> str:
         return ""
     if not gain.known:
         return f"{gain.mean:+.3g} (?)"
-    return f"{gain.mean:+.3g} ({gain.low:+.2g}…{gain.high:+.2g})"
+    return f"{gain.mean:+.2g} ± {gain.high - gain.mean:.1g}"
 
 
 def _below(treatment: Treatment) -> list[str]:
@@ -94,7 +94,8 @@ def _below(treatment: Treatment) -> list[str]:
         lines += ["", "none needed: the steps are reached as it is"]
     if treatment.best is not None:
         best = treatment[treatment.best]
-        lines += ["", f"best: {best.name} ({best.why})", *best.code().splitlines()]
+        said = textwrap.wrap(f"best: {best.name} ({best.why})", WIDTH, subsequent_indent="  ")
+        lines += ["", *said, *best.code().splitlines()]
     elif treatment.needed:
         lines += ["", "none of these helps"]
     return lines

@@ -18,7 +18,7 @@ from .table import REMEDIES
 from .table_text import number
 from .training import Entrant, Train, halving, rounds
 from .treatment import AS_IT_IS, Row, Treatment
-from .undisturbed import RandomState, undisturbed
+from .undisturbed import Before, undisturbed
 
 __all__ = ["treat"]
 
@@ -99,12 +99,15 @@ def _treat(
     chosen: list[Remedy],
     train: Train | None,
     budget: tuple[int, int],
-    state: RandomState,
+    state: Before,
     advance: Advance,
 ) -> Treatment:
     def paired(given: nn.Module) -> Any:
         state.restore()
-        return losses(given)
+        try:
+            return losses(given)
+        finally:
+            state.settings()
 
     advance(AS_IT_IS, len(chosen) + 1)
     before = _first(model, paired, lag)
@@ -130,7 +133,15 @@ def _treat(
             else:
                 found.rows.append(row)
         if train is not None:
-            _train(found, model, train, budget, advance)
+            own = train  # narrowed for the function below
+
+            def settled(given: nn.Module, count: int) -> Any:
+                try:
+                    return own(given, count)
+                finally:
+                    state.settings()
+
+            _train(found, model, settled, budget, advance)
     except KeyboardInterrupt:
         found.interrupted = True
     _judge(found)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["RandomState", "seeded", "undisturbed"]
+__all__ = ["Before", "seeded", "undisturbed"]
 
 
-class RandomState:
-    """The state of Python's, NumPy's and torch's generators, on every device in use."""
+class Before:
+    """Python's, NumPy's and torch's generators, on every device in use, and torch's settings."""
 
     def __init__(self) -> None:
         """Take it down."""
@@ -22,9 +22,17 @@ class RandomState:
         self._torch = torch.get_rng_state()
         used = torch.cuda.is_available() and torch.cuda.is_initialized()
         self._cuda = torch.cuda.get_rng_state_all() if used else []
+        self._settings = [get() for get, _ in SETTINGS]
+
+    def settings(self) -> None:
+        """Put torch's global settings back."""
+        for (get, put), value in zip(SETTINGS, self._settings, strict=True):
+            if get() != value:
+                put(value)
 
     def restore(self) -> None:
-        """Put it back."""
+        """Put all of it back."""
+        self.settings()
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)
@@ -64,11 +72,11 @@ SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 
 @contextmanager
-def undisturbed() -> Iterator[RandomState]:
+def undisturbed() -> Iterator[Before]:
     """Put the random state and torch's global settings back at the end, also after an exception.
 
     Yields:
-        The random state as it was.
+        What can be put back in between, too.
 
     Example:
         >>> _ = torch.manual_seed(0); first = torch.rand(1)
@@ -78,12 +86,8 @@ def undisturbed() -> Iterator[RandomState]:
         >>> bool(torch.rand(1) == first)
         True
     """
-    random_state = RandomState()
-    kept = [get() for get, _ in SETTINGS]
+    before = Before()
     try:
-        yield random_state
+        yield before
     finally:
-        for (get, put), value in zip(SETTINGS, kept, strict=True):
-            if get() != value:
-                put(value)
-        random_state.restore()
+        before.restore()
