@@ -84,7 +84,7 @@ def _fits(case: Case, place: Place) -> bool:
 
 
 def _change(case: Case, place: Place) -> Change:
-    longest = max(3, case.lag + 1)
+    longest = max(3, case.lag)
     chrono_(place.module, longest, case.generator(place))
     return Change(f"chrono_({place.expression}, longest={longest})", names=("chrono_",))
 

@@ -73,7 +73,7 @@ def _fits(case: Case, place: Place) -> bool:
 
 
 def _change(case: Case, place: Place) -> Change:
-    longest = max(3, case.lag + 1)
+    longest = max(3, case.lag)
     made = gated(place.module, longest, case.generator(place))
     at = place.expression
     return Change(f"{at} = gated({at}, longest={longest})", made, ("gated",))

@@ -85,7 +85,7 @@ def treat(
         >>> model, x = torch.nn.LSTM(2, 16), torch.randn(60, 4, 2)
         >>> found = tt.treat(model, lambda model: model(x)[0][-1].pow(2).mean(), only=["chrono"])
         >>> found.best, found.code().splitlines()[-1]
-        ('chrono', 'chrono_(model, longest=60)')
+        ('chrono', 'chrono_(model, longest=59)')
     """
     chosen = _checked(model, losses, lag, only, train, seeds, updates)
     with undisturbed() as state, _progress() as advance:
