@@ -123,9 +123,18 @@ def test_a_cause_stands_before_reach(monkeypatch):
     model = Reader()
     found = tt.treat(model, lambda m: m(x).pow(2).mean())
     assert found.best == "standardise"
+    assert not found["chrono"].helps
     assert "without input-scale" in found["standardise"].why
     found.apply(model)
     assert {"rnn.mean", "rnn.scale"} <= set(model.state_dict())
+
+
+def test_what_is_not_finite_is_not_helped_by_reach():
+    x = torch.randn(60, 4, 4)
+    x[3, 1, 2] = math.nan
+    found = tt.treat(Reader(), lambda m: m(x).pow(2).mean(), only=["chrono", "orthogonal"])
+    assert found.best is None and found.needed and found["chrono"].further
+    assert "inf/NaN" in repr(found)
 
 
 def test_padding_is_treated_by_lengths():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .places import Place
 from .reach import FRACTION, Measured
 
-__all__ = ["Interval", "further", "harm", "helps", "interval"]
+__all__ = ["Interval", "further", "harm", "helps", "interval", "lead"]
 
 # A profile that grows by more than this explodes.
 GROWS = 100.0
@@ -77,18 +77,30 @@ def harm(measured: Measured, place: Place | None = None) -> tuple[float, ...]:
 def helps(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
     """Check whether less is wrong after a remedy than before; reach counts once it is 1 %.
 
+    While there is inf or NaN, or a cause that lies before it, no reach counts.
+
     Args:
         before: what `harm` returned.
         after: likewise.
     """
-    return after[:4] < before[:4]
+    worse = after[0] > 0 or after[1] >= before[1] > 0
+    return after[:4] < before[:4] and (not worse or after[0] < before[0])
+
+
+def lead(found: Sequence[str]) -> str | None:
+    """Return the first cause among the codes found; None where there is none but the reach.
+
+    Args:
+        found: as `Measured.found`.
+    """
+    return next((code for code in found if code not in REACH), None)
 
 
 def further(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
-    """Check whether ten times as much comes through, though it is still less than 1 %.
+    """Check whether ten times as much comes through, though `helps` does not count it.
 
     Args:
         before: what `harm` returned.
         after: likewise.
     """
-    return before[:4] == after[:4] and before[4] - after[4] >= math.log10(MORE)
+    return before[:3] == after[:3] and before[4] - after[4] >= math.log10(MORE)

@@ -84,7 +84,7 @@ def _below(treatment: Treatment) -> list[str]:
     found += [f"{row.name} could not be tried: {row.error}" for row in treatment.rows if row.error]
     shown = [_said(row, treatment.trained) for row in treatment.rows[1:] if row.error is None]
     if "further" in shown:
-        found.append("further: ten times as much or more gets through, still under 1 %")
+        found.append("further: ten times as much gets through, but under 1 %, or the cause stays")
     if "?" in shown:
         found.append("?: what it changes shows in training alone; give train=")
     if treatment.interrupted:

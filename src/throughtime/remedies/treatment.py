@@ -35,7 +35,8 @@ class Row:
         after: the same with the remedy.
         changes: what was done, with the lines to paste.
         helps: whether it helps: by its scores where models were trained, else by what was measured.
-        further: whether ten times as much gets through, though still less than 1 %.
+        further: whether ten times as much gets through, though it is less than 1 % or a cause
+            that lies before it stays.
         why: what decided that, in a few words.
         scores: the last score of each seed, where it was trained.
         gain: the difference of its scores to those of the model as it is, seed by seed.

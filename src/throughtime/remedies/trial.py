@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import GraphError, InputTypeError, InputValueError
 from .base import Case, Losses, Remedy, copied
 from .places import Place, places_of
-from .ranking import Interval, further, harm, helps, interval
+from .ranking import Interval, further, harm, helps, interval, lead
 from .reach import Measured, farthest, measure
 from .table import REMEDIES
 from .table_text import number
@@ -45,9 +45,10 @@ def treat(
 
     Without ``train``, a remedy helps where less is wrong than before: first no inf or NaN, then no
     finding other than of reach (`tt.examine`), then no gradient that grows over 100 times, then at
-    least 1 % at the lag in the best units. Among those that are equal in this the order of
-    `REMEDIES` decides, since a larger reach than that is not known to learn better. Reach
-    before training does not tell who learns; where there is time, give ``train``.
+    least 1 % at the lag in the best units. While a cause stays, reach does not count. Among those
+    that are equal in this, what is made for the leading cause comes first, and then the order of
+    `REMEDIES` decides, since a larger reach than that is not known to learn better. Reach before
+    training does not tell who learns; where there is time, give ``train``.
 
     Args:
         model: any module that holds recurrent layers; it must be possible to copy it.
@@ -286,15 +287,19 @@ def _judge(found: Treatment) -> None:
         helping.sort(key=lambda row: -(row.gain.mean if row.gain else -math.inf))
     else:
         helping = [row for row in rows if row.helps and row.measured is not None]
-        names = list(REMEDIES)
-        helping.sort(key=lambda row: (_harm(row), names.index(row.name)))
+        first = found.rows[0].measured
+        cause = None if first is None else lead(first.found)
+        helping.sort(key=lambda row: _place(row, cause))
     found.order = tuple(row.name for row in helping)
     found.best = found.order[0] if found.order else None
 
 
-def _harm(row: Row) -> tuple[float, ...]:
-    assert row.measured is not None
-    return harm(row.measured)
+def _place(row: Row, cause: str | None) -> tuple[object, ...]:
+    """Return what rows are ordered by: what is made for the leading cause, then reach."""
+    assert row.measured is not None and row.remedy is not None
+    harmed = harm(row.measured)
+    made_for_it = cause is not None and row.remedy.against[:1] == (cause,)
+    return harmed[:3], not made_for_it, harmed[3:], list(REMEDIES).index(row.name)
 
 
 def _score_why(row: Row) -> str:
