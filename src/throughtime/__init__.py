@@ -15,6 +15,7 @@ from .streams import Stream, segments, stream
 if TYPE_CHECKING:
     from . import remedies, testing
     from .online import rtrl
+    from .remedies import treat
     from .report import figure, write_report
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "stream",
     "testing",
     "trace",
+    "treat",
     "unconvert",
     "write_report",
 ]
@@ -63,6 +65,7 @@ LAZY = {
     "rtrl": "online",
     "testing": "",
     "remedies": "",
+    "treat": "remedies",
 }
 
 

@@ -32,7 +32,8 @@ COMMANDS = (
     Command("demo"),
     Command("train"),
     Command("profile"),
-    Command("check", optional=True),
+    Command("check"),
+    Command("treat"),
     Command("bench", optional=True),
 )
 

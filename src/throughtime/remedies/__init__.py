@@ -1,39 +1,51 @@
-"""What to change when the gradient vanishes or explodes: one file and one row a remedy."""
+"""What to change when a network does not learn: one file and one row a remedy.
+
+`REMEDIES` is the table; `treat` tries what fits on copies of a model and measures it again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
+from .base import Case, Change, Remedy
 from .chrono import chrono_
-from .clip import clip_gradient_
+from .clip import clip_gradient_, clipping
+from .dtype import in_dtype
+from .edge import edge_gain, scale_recurrent_
+from .flossing import floss_
+from .forget_bias import forget_bias_
+from .gated_cell import gated
+from .identity import identity_relu_
+from .layernorm_cell import layer_normed
+from .leaky_cell import leaky
+from .lengths import with_lengths
 from .orthogonal import orthogonal_
+from .standardise import standardised
+from .table import REMEDIES
+from .treatment import Row, Treatment
+from .trial import treat
+from .uniform_gates import uniform_gates_
 
-__all__ = ["REMEDIES", "Remedy", "chrono_", "clip_gradient_", "orthogonal_"]
-
-
-class Remedy(NamedTuple):
-    """A remedy, and what it is against.
-
-    Attributes:
-        apply: changes a layer, or a gradient, in place.
-        against: names of verdicts.
-        what: in a sentence.
-    """
-
-    apply: Callable[..., Any]
-    against: tuple[str, ...]
-    what: str
-
-
-REMEDIES: dict[str, Remedy] = {
-    "chrono": Remedy(chrono_, ("VANISHING",), "Gate biases for lags up to the one that is needed."),
-    "orthogonal": Remedy(
-        orthogonal_,
-        ("VANISHING", "EXPLODING"),
-        "An orthogonal W_h, which neither stretches nor shrinks.",
-    ),
-    "clip": Remedy(
-        clip_gradient_, ("EXPLODING",), "The gradient scaled down to a norm, where it is finite."
-    ),
-}
+__all__ = [
+    "REMEDIES",
+    "Case",
+    "Change",
+    "Remedy",
+    "Row",
+    "Treatment",
+    "chrono_",
+    "clip_gradient_",
+    "clipping",
+    "edge_gain",
+    "floss_",
+    "forget_bias_",
+    "gated",
+    "identity_relu_",
+    "in_dtype",
+    "layer_normed",
+    "leaky",
+    "orthogonal_",
+    "scale_recurrent_",
+    "standardised",
+    "treat",
+    "uniform_gates_",
+    "with_lengths",
+]

@@ -10,9 +10,11 @@ import torch
 from torch import Generator, nn
 
 from ..errors import InputTypeError, InputValueError
-from .blocks import biases, gates_of
+from .base import Case, Change, Remedy, plain_weights
+from .blocks import biases, gates_of, has_gates
+from .places import Place
 
-__all__ = ["chrono_"]
+__all__ = ["CHRONO", "chrono_"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -75,3 +77,26 @@ def chrono_(layer: M, longest: int, generator: Generator | None = None) -> M:
                 bias_ih[H : 2 * H] = u.log()
                 bias_hh[H : 2 * H] = 0
     return layer
+
+
+def _fits(case: Case, place: Place) -> bool:
+    return case.lag >= 2 and has_gates(place.module) and plain_weights(place.module)
+
+
+def _change(case: Case, place: Place) -> Change:
+    longest = max(3, case.lag)
+    chrono_(place.module, longest, case.generator(place))
+    return Change(f"chrono_({place.expression}, longest={longest})", names=("chrono_",))
+
+
+CHRONO = Remedy(
+    name="chrono",
+    against=("vanishes", "underflow"),
+    what="Gate biases for lags up to the one that is needed.",
+    formula="b_f = ln u, b_i = −b_f, u ~ U(1, T_max − 1); GRU: b_z = ln u",
+    source="Tallec and Ollivier (2018), Can recurrent neural networks warp time?, section 2",
+    gains="Temporal order at T = 100: 3 of 3 seeds learnt, 0 of 3 without (LSTM and GRU). "
+    "Not what is cut off by wiring, padding or saturated gates.",
+    fits=_fits,
+    change=_change,
+)

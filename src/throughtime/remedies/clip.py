@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Real
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..errors import InputTypeError, InputValueError
+from ..norms import vector_norm
+from .base import Case, Change, Remedy
+from .places import Place
 
-__all__ = ["clip_gradient_"]
+__all__ = ["CLIP", "clip_gradient_", "clipping"]
+
+# How many steps behind the end set the threshold.
+NEAR = 10
 
 
 def clip_gradient_(parameters: Tensor | Iterable[Tensor], most: float) -> float:
@@ -89,3 +98,92 @@ def _values(grad: Tensor) -> Tensor:
 
 def _wide(values: Tensor) -> Tensor:
     return values.to(torch.complex128 if values.is_complex() else torch.float64)
+
+
+@contextmanager
+def clipping(parameters: Iterable[Tensor], most: float) -> Iterator[None]:
+    """Clip the gradient before each step of any optimizer that holds these parameters.
+
+    What is clipped is the norm over all parameters of that optimizer, as `clip_gradient_` does when
+    it is called before ``optimizer.step()``; others are left alone.
+
+    Args:
+        parameters: of the model that is trained.
+        most: the norm.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.zeros(1)); sgd = torch.optim.SGD([w], 1.0)
+        >>> w.grad = torch.tensor([8.0])
+        >>> with clipping([w], 0.5):
+        ...     sgd.step()
+        >>> w.item()
+        -0.5
+    """
+    own = {id(p) for p in parameters}
+
+    def clip(optimizer: Optimizer, args: object, named: object) -> None:
+        del args, named
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        if any(id(p) in own for p in held):
+            clip_gradient_(held, most)
+
+    hook = register_optimizer_step_pre_hook(clip)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def threshold(case: Case) -> float:
+    """Return the norm that the gradient has when only the last ten steps behind it count.
+
+    Of each weight of the traced layers the norms of the terms k > T − 10 of eq. 5 are added up:
+    what explodes farther back does not set the threshold that is against it. Rounded to one digit;
+    1 where nothing finite is there.
+
+    Args:
+        case: the model, measured.
+    """
+    squares = 0.0
+    for layer in case.flow.values():
+        for name in layer.weight_names:
+            sizes = [
+                float(vector_norm(layer.weight_grad(name, step=k).flatten().double()))
+                for k in range(max(1, layer.T - NEAR + 1), layer.T + 1)
+            ]
+            squares += sum(sizes) ** 2
+    found = math.sqrt(squares)
+    return float(f"{found:.0e}") if 0 < found < math.inf else 1.0
+
+
+def _fits(case: Case, place: Place) -> bool:
+    del place
+    return any(bool((layer.lag_profile() > 10).any()) for layer in case.flow.values()) or any(
+        not bool(layer.total_norms.isfinite().all()) for layer in case.flow.values()
+    )
+
+
+def _change(case: Case, place: Place) -> Change:
+    del place
+    line = f"clip_gradient_(model.parameters(), {threshold(case):g})"
+    return Change(f"{line}  # after backward(), before step()", names=("clip_gradient_",))
+
+
+def _during(case: Case) -> AbstractContextManager[None]:
+    return clipping(list(case.model.parameters()), threshold(case))
+
+
+CLIP = Remedy(
+    name="clip",
+    against=("explodes",),
+    what="The gradient scaled down to a norm, where it is finite.",
+    formula="G ← G·min(1, c/‖G‖₂), c the norm of what the last ten steps give",
+    source="Pascanu, Mikolov and Bengio (2013), On the difficulty of training recurrent neural "
+    "networks, algorithm 1",
+    gains="Training that a single large step would throw off. It lengthens no reach, and an inf "
+    "stays one.",
+    fits=_fits,
+    change=_change,
+    whole=True,
+    during=_during,
+)

@@ -10,9 +10,11 @@ import torch
 from torch import Generator, nn
 
 from ..errors import InputTypeError, InputValueError
-from .blocks import gates_of, suffixes
+from .base import Case, Change, Remedy, plain_weights
+from .blocks import gates_of, recurrent_weights
+from .places import Place
 
-__all__ = ["orthogonal_"]
+__all__ = ["ORTHOGONAL", "orthogonal_"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -51,10 +53,37 @@ def orthogonal_(layer: M, gain: float = 1.0, generator: Generator | None = None)
             f"gain must be a finite number above 0; got {gain!r}."
         )
     gates = gates_of(layer)
-    for suffix in suffixes(layer):
-        for block in getattr(layer, f"weight_hh{suffix}").data.chunk(gates):
+    for weight in recurrent_weights(layer):
+        for block in weight.data.chunk(gates):
             # QR knows no half precision.
             wide = torch.promote_types(block.dtype, torch.float32)
             like = torch.empty_like(block, dtype=wide, device=generator and generator.device)
             block.copy_(nn.init.orthogonal_(like, gain, generator=generator))
     return layer
+
+
+def _fits(case: Case, place: Place) -> bool:
+    del case
+    try:
+        gates_of(place.module)
+    except InputTypeError:
+        return False
+    return plain_weights(place.module)
+
+
+def _change(case: Case, place: Place) -> Change:
+    orthogonal_(place.module, generator=case.generator(place))
+    return Change(f"orthogonal_({place.expression})", names=("orthogonal_",))
+
+
+ORTHOGONAL = Remedy(
+    name="orthogonal",
+    against=("vanishes", "explodes", "gradient-overflow", "state-overflow", "saturated"),
+    what="An orthogonal W_h, which neither stretches nor shrinks.",
+    formula="W_hᵀ W_h = 1, gate by gate",
+    source="Saxe, McClelland and Ganguli (2014); Le, Jaitly and Hinton (2015)",
+    gains="Plain cells: the bound β_W becomes 1; temporal order at T = 100, 1 of 3 seeds with "
+    "tanh. Gated cells: hardly anything, since their gates decide.",
+    fits=_fits,
+    change=_change,
+)

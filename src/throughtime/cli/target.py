@@ -1,0 +1,150 @@
+"""What FILE.py:FUNCTION names: a user's own model, batch and losses, by one protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import FileError, InputTypeError, InputValueError, ThroughTimeError
+from ..flow import Flow, trace
+
+__all__ = ["called", "flow_of", "function_of", "returned"]
+
+PROTOCOL = (
+    "it must return (model, batch, losses) or (model, batch, losses, words): an nn.Module, "
+    "anything, and a function losses(model, batch) that returns a 1-D tensor, one loss per step"
+)
+
+
+def function_of(target: str) -> Callable[[], Any]:
+    """Load FILE.py and return its FUNCTION.
+
+    Args:
+        target: "FILE.py:FUNCTION".
+
+    Raises:
+        InputValueError: it is not of that form, or the file cannot be loaded or has no such name.
+        FileError: there is no such file.
+        InputTypeError: that is no function.
+    """
+    file, colon, name = target.rpartition(":")
+    if not colon or not file or not name:
+        raise InputValueError(f"give FILE.py:FUNCTION, such as model.py:build; got {target!r}.")
+    path = Path(file)
+    if not path.is_file():
+        raise FileError(f"there is no file {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileError(f"{path} is no Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses and pickle look their module up
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise InputValueError(f"{path} cannot be loaded: {_where(error)}") from error
+    function = getattr(module, name, None)
+    if function is None:
+        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputValueError(
+            f"{path} has no {name}; it has {', '.join(found) or 'nothing to call'}."
+        )
+    if not callable(function):
+        raise InputTypeError(f"{name} in {path} is {type(function).__name__}, not a function.")
+    return function
+
+
+def returned(
+    function: Callable[[], Any], target: str, seed: int
+) -> tuple[nn.Module, Any, Callable[..., Any], list[str] | None]:
+    """Call FUNCTION and check what it returned.
+
+    Args:
+        function: what `function_of` returned.
+        target: how it was named.
+        seed: of torch, set before.
+
+    Raises:
+        InputTypeError: it returned something else than the protocol says.
+    """
+    torch.manual_seed(seed)
+    given = called(function, target)
+    if not isinstance(given, (tuple, list)) or len(given) not in {3, 4}:
+        shape = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
+        raise InputTypeError(f"{target} returned {type(given).__name__}{shape}; {PROTOCOL}.")
+    model, batch, losses, *rest = given
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(
+            f"the first that {target} returned is {type(model).__name__}; {PROTOCOL}."
+        )
+    if not callable(losses):
+        raise InputTypeError(
+            f"the third that {target} returned is {type(losses).__name__}, not a function; "
+            f"{PROTOCOL}."
+        )
+    return model, batch, losses, list(rest[0]) if rest and rest[0] is not None else None
+
+
+def flow_of(
+    model: nn.Module,
+    batch: Any,
+    losses: Callable[..., Any],
+    window: int | None,
+    every: int | None,
+    target: str,
+) -> Flow:
+    """Run the losses inside a trace and return the flow.
+
+    Args:
+        model: what FUNCTION returned.
+        batch: likewise.
+        losses: likewise.
+        window: follow each loss at most so many steps back.
+        every: of so many losses follow one only.
+        target: how FUNCTION was named.
+    """
+    with trace(model) as watched:
+        values = called(lambda: losses(model, batch), f"losses of {target}")
+    return watched.flow(values, window=window, every=every)
+
+
+def called(function: Callable[[], Any], what: str) -> Any:
+    """Call the user's code; what it raises becomes one line that says where.
+
+    Args:
+        function: the code.
+        what: its name, for the message.
+
+    Raises:
+        ThroughTimeError: what the code raised of this package's own.
+        InputValueError: anything else that it raised.
+    """
+    try:
+        return function()
+    except ThroughTimeError:
+        raise
+    except Exception as error:
+        raise InputValueError(f"{what} raised {_where(error)}") from error
+
+
+def _where(error: BaseException) -> str:
+    """Return an error's kind and text in one line, with the innermost line of the user's code."""
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    package = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((package, "<")) and "site-packages" not in frame.filename
+    ]
+    return (
+        f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})." if frames else text
+    )

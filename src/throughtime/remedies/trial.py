@@ -1,0 +1,372 @@
+"""`treat`: each remedy applied to a copy of a model, measured again, and trained where asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from ..errors import GraphError, InputTypeError, InputValueError
+from .base import Case, Losses, Remedy, copied
+from .places import Place, places_of
+from .ranking import Interval, further, harm, helps, interval, lead
+from .reach import Measured, farthest, measure
+from .table import REMEDIES
+from .table_text import number
+from .training import Entrant, Train, halving, rounds
+from .treatment import AS_IT_IS, Row, Treatment
+from .undisturbed import Before, undisturbed
+
+__all__ = ["treat"]
+
+# The share of the steps that some loss must reach for nothing to be missing.
+COVERED = 0.99
+# Is called with a name at each beginning, and with how many steps there are to come.
+Advance = Callable[[str, int], None]
+
+
+def treat(
+    model: nn.Module,
+    losses: Losses,
+    *,
+    lag: int | None = None,
+    only: str | Iterable[str] | None = None,
+    train: Train | None = None,
+    seeds: int = 1,
+    updates: int = 400,
+) -> Treatment:
+    """Try each remedy that fits on a copy of a model, measure it again, and say which is best.
+
+    The model, its gradients, the random state and torch's global settings are left as they were,
+    also after an exception. After Ctrl-C the rows that were finished are returned.
+
+    Without ``train``, a remedy helps where less is wrong than before: first no inf or NaN, then no
+    finding other than of reach (`tt.examine`), then no gradient that grows over 100 times, then at
+    least 1 % at the lag in the best units. While a cause stays, reach does not count. Among those
+    that are equal in this, what is made for the leading cause comes first, and then the order of
+    `REMEDIES` decides, since a larger reach than that is not known to learn better. Reach before
+    training does not tell who learns; where there is time, give ``train``.
+
+    Args:
+        model: any module that holds recurrent layers; it must be possible to copy it.
+        losses: called with a copy, runs it on a batch and returns the losses, as inside
+            `tt.trace`: 1-D, one entry a loss, or a scalar. It must use the model that it is given.
+            The random state is the same at each call; a generator of your own is not reset.
+        lag: how many steps back the task needs; None takes what lies between the last loss of the
+            batch and the first step.
+        only: names in `REMEDIES`; None tries all that fit.
+        train: called as ``train(model, updates)``: trains that copy for so many updates **more**,
+            with an optimizer of its own, and returns a score, one number, higher being better (the
+            accuracy on held-out data, minus the loss). It is called again on the same copy for the
+            next round, and the random state is seeded before each call, alike for all remedies.
+            Half of the remedies go on after each round; the model as it is always does. A remedy
+            helps where the 95 % interval of the paired differences lies above 0; with one seed
+            there is no interval, and the sign decides.
+        seeds: how many copies of each are trained.
+        updates: how many in all, of one that comes through to the last round.
+
+    Returns:
+        A `Treatment`: a table, ``.best``, ``.apply(model)``, ``.code()``, ``.figure()``.
+
+    Raises:
+        InputTypeError: an argument of the wrong type, or a score that is no number.
+        InputValueError: a lag below 1 or longer than the batch, no such remedy, no seeds.
+        GraphError: ``losses`` runs another model than the one that it is given.
+        UnsupportedError: the model cannot be copied.
+        KeyboardInterrupt: Ctrl-C before the model as it is had been measured.
+
+    Cost:
+        a trace and a few steps for each remedy; `edge-gain` about fifteen traces, `flossing` sixty
+        passes over a part of the batch.
+
+    Example:
+        >>> model, x = torch.nn.LSTM(2, 16), torch.randn(60, 4, 2)
+        >>> found = tt.treat(model, lambda model: model(x)[0][-1].pow(2).mean(), only=["chrono"])
+        >>> found.best, found.code().splitlines()[-1]
+        ('chrono', 'chrono_(model, longest=59)')
+    """
+    chosen = _checked(model, losses, lag, only, train, seeds, updates)
+    with undisturbed() as state, _progress() as advance:
+        return _treat(model, losses, lag, chosen, train, (seeds, updates), state, advance)
+
+
+def _treat(
+    model: nn.Module,
+    losses: Losses,
+    lag: int | None,
+    chosen: list[Remedy],
+    train: Train | None,
+    budget: tuple[int, int],
+    state: Before,
+    advance: Advance,
+) -> Treatment:
+    def paired(given: nn.Module) -> Any:
+        state.restore()
+        try:
+            return losses(given)
+        finally:
+            state.settings()
+
+    advance(AS_IT_IS, len(chosen) + 1)
+    before = _first(model, paired, lag)
+    flow = before.flow
+    assert flow is not None
+    far = farthest(flow)
+    if lag is not None and lag > far:
+        raise InputValueError(
+            f"lag is {lag}, but no loss of this batch has more than {far} steps behind it; give a "
+            "longer batch, or a smaller lag."
+        )
+    first = Row(AS_IT_IS, before, before.at(None), before.at(None))
+    found = Treatment(
+        [first], paired, lag or max(1, far - 1), lag is not None, trained=train is not None
+    )
+    found.needed = _needed(before, found.asked)
+    try:
+        for remedy in chosen:
+            advance(remedy.name, 0)
+            row = _try(remedy, model, paired, before, lag, found.lag)
+            if row is None:
+                found.unfit += (remedy.name,)
+            else:
+                found.rows.append(row)
+        if train is not None:
+            own = train  # narrowed for the function below
+
+            def settled(given: nn.Module, count: int) -> Any:
+                try:
+                    return own(given, count)
+                finally:
+                    state.settings()
+
+            _train(found, model, settled, budget, advance)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    _judge(found)
+    return found
+
+
+def _needed(before: Measured, asked: bool) -> bool:
+    """Check whether anything is wrong: where every step is reached by some loss, no lag is short.
+
+    A single loss that does not reach far is a fault only where somebody says how far it has to.
+    """
+    *worse, short, _ = harm(before)
+    covered = before.at(None).coverage >= COVERED
+    return any(worse) or bool(short and (asked or not covered))
+
+
+def _first(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
+    """Measure the model as it is."""
+    given = copied(model)
+    try:
+        return measure(given, losses, lag)
+    except GraphError as error:
+        if "no recurrent layer ran" not in str(error):
+            raise
+        raise GraphError(
+            "losses(model) did not run the model that it was given: it must use its argument, a "
+            "copy, and not the model outside; and gradients must be on."
+        ) from error
+
+
+def _try(
+    remedy: Remedy,
+    model: nn.Module,
+    losses: Losses,
+    before: Measured,
+    asked: int | None,
+    lag: int,
+) -> Row | None:
+    """Apply one remedy to a copy and measure it; None where it has no place."""
+    assert before.flow is not None
+    case = Case(copied(model), losses, before.flow, lag)
+    try:
+        places = remedy.places(case, places_of(case.model, before.flow))
+        if not places:
+            return None
+        treated, changes = remedy.apply(case, places)
+        after = measure(treated, losses, asked)
+    except Exception as error:
+        return Row(remedy.name, error=f"{type(error).__name__}: {error}".splitlines()[0])
+    place = places[0]
+    reach = max((after.at(p) for p in places), key=lambda r: r.best if r.best == r.best else -1.0)
+    row = Row(remedy.name, after, before.at(place), reach, tuple(changes))
+    was, now = harm(before, _one(places)), harm(after, _one(places))
+    row.helps, row.further = helps(was, now), further(was, now)
+    row.why = _why(row, before)
+    return row
+
+
+def _one(places: list[Place]) -> Place | None:
+    """Return the place where there is one; else None, for anywhere."""
+    return places[0] if len(places) == 1 else None
+
+
+def _why(row: Row, before: Measured) -> str:
+    """Return what changed, in a few words."""
+    assert row.measured is not None and row.before is not None and row.after is not None
+    if before.nonfinite and not row.measured.nonfinite:
+        return "all is finite with it"
+    gone = [code for code in before.found if code not in row.measured.found]
+    reached = f"best units {number(row.before.best)} → {number(row.after.best)}"
+    return f"{reached}; without {', '.join(gone)}" if gone else reached
+
+
+def _train(
+    found: Treatment,
+    model: nn.Module,
+    train: Train,
+    budget: tuple[int, int],
+    advance: Advance,
+) -> None:
+    """Train copies; scores go into the rows as each round ends, also when it is interrupted."""
+    seeds, updates = budget
+    first = found.rows[0].measured
+    assert first is not None and first.flow is not None
+    flow = first.flow
+
+    def maker(remedy: Remedy) -> Callable[[int], nn.Module]:
+        def make(seed: int) -> nn.Module:
+            case = Case(copied(model), found.losses, flow, found.lag, seed)
+            return remedy.apply(case, remedy.places(case, places_of(case.model, flow)))[0]
+
+        return make
+
+    def during(remedy: Remedy) -> Callable[[nn.Module], Any]:
+        start = remedy.during
+        if start is None:
+            return lambda given: nullcontext()
+        return lambda given: start(Case(given, found.losses, flow, found.lag))
+
+    base = Entrant(AS_IT_IS, lambda seed: copied(model), raises=True)
+    entrants = [
+        Entrant(row.name, maker(row.remedy), during(row.remedy))
+        for row in found.rows[1:]
+        if row.remedy is not None and row.error is None
+    ]
+    trainings = seeds * len(rounds(len(entrants), updates)) * (1 + len(entrants))
+    advance("training", trainings)
+    try:
+        halving(base, entrants, train, seeds, updates, lambda name: advance(name, 0))
+    finally:
+        for entrant in (base, *entrants):
+            row = found[entrant.name]
+            row.error = row.error or entrant.error
+            row.updates = entrant.updates
+            if entrant.scores:
+                row.scores = tuple(entrant.scores[-1])
+                row.gain = _gain(entrant, base)
+
+
+def _gain(entrant: Entrant, base: Entrant) -> Interval | None:
+    """Return the paired differences in the last round that both went through."""
+    if entrant is base:
+        return None
+    number = min(len(entrant.scores), len(base.scores)) - 1
+    if number < 0:
+        return None
+    pairs = zip(entrant.scores[number], base.scores[number], strict=True)
+    differences = [0.0 if a == b else a - b for a, b in pairs]
+    return interval(differences)
+
+
+def _judge(found: Treatment) -> None:
+    """Put the remedies that help in order and name the best."""
+    rows = [row for row in found.rows[1:] if row.error is None]
+    trained = found.trained and any(row.gain is not None for row in rows)
+    if trained:
+        for row in rows:
+            row.helps = row.gain is not None and row.gain.low > 0
+            row.why = _score_why(row)
+        most = max((row.updates for row in rows), default=0)
+        helping = [row for row in rows if row.helps and row.updates == most]
+        helping.sort(key=lambda row: -(row.gain.mean if row.gain else -math.inf))
+    else:
+        helping = [row for row in rows if row.helps and row.measured is not None]
+        first = found.rows[0].measured
+        cause = None if first is None else lead(first.found)
+        helping.sort(key=lambda row: _place(row, cause))
+    found.order = tuple(row.name for row in helping)
+    found.best = found.order[0] if found.order else None
+
+
+def _place(row: Row, cause: str | None) -> tuple[object, ...]:
+    """Return what rows are ordered by: what is made for the leading cause, then reach."""
+    assert row.measured is not None and row.remedy is not None
+    harmed = harm(row.measured)
+    made_for_it = cause is not None and row.remedy.against[:1] == (cause,)
+    return harmed[:3], not made_for_it, harmed[3:], list(REMEDIES).index(row.name)
+
+
+def _score_why(row: Row) -> str:
+    if row.gain is None:
+        return "not trained"
+    if not row.gain.known:
+        return f"score {row.gain.mean:+.3g} after {row.updates} updates, one seed: no interval"
+    return (
+        f"score {row.gain.mean:+.3g} ({row.gain.low:+.3g} to {row.gain.high:+.3g}) after "
+        f"{row.updates} updates"
+    )
+
+
+def _checked(
+    model: nn.Module,
+    losses: Losses,
+    lag: int | None,
+    only: str | Iterable[str] | None,
+    train: Train | None,
+    seeds: int,
+    updates: int,
+) -> list[Remedy]:
+    """Return the remedies that are asked for, after a look at all arguments."""
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+    for name, given in (("losses", losses), ("train", train)):
+        if not callable(given) and not (name == "train" and given is None):
+            raise InputTypeError(
+                f"{name} must be a function; got {type(given).__name__}."
+                + (
+                    " losses(model) runs a model and returns its losses."
+                    if name == "losses"
+                    else ""
+                )
+            )
+    for name, count in (("lag", lag), ("seeds", seeds), ("updates", updates)):
+        if name == "lag" and count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise InputTypeError(f"{name} must be an integer; got {count!r}.")
+        if count < 1:
+            raise InputValueError(f"{name} must be at least 1; got {count}.")
+    names = list(REMEDIES) if only is None else [only] if isinstance(only, str) else list(only)
+    for name in names:
+        if name not in REMEDIES:
+            raise InputValueError(f"only must be of {', '.join(REMEDIES)}; got {name!r}.")
+    return [REMEDIES[name] for name in names]
+
+
+@contextmanager
+def _progress() -> Iterator[Advance]:
+    """Show a bar on a terminal; yield what is called at each beginning, with steps to come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name, more: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("", total=0, completed=-1)
+        total = 0
+
+        def advance(name: str, more: int) -> None:
+            nonlocal total
+            total += more
+            bar.update(task, description=name, total=total, advance=1)
+
+        yield advance
