@@ -9,6 +9,8 @@
 #   make check   all of the above but the demo
 #   make bench   this machine's speed beside torch.nn, JAX and FlashRNN, into benchmarks/
 #   make studies the longer measurements that the documents quote
+#   make clients   snntorch, norse, ncps, sb3-contrib, pytorch-forecasting, torchrl: each traced in
+#                  its own training step, in an environment of their own
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
 # PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
@@ -20,7 +22,7 @@ PYTEST_ARGS ?= -q -n 2 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type examples bench studies sanitize check clean
+.PHONY: help setup demo test lint type examples bench studies clients sanitize check clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -74,6 +76,22 @@ bench: $(VENV)/.with-bench
 studies: $(VENV)/.with-dev
 	@set -e; for script in benchmarks/*.py; do \
 	  test -e "$$script" || continue; echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+# norse asks for torchvision, which nothing here needs; a build of it for another PyTorch only breaks
+# what looks whether it is there.
+CLIENTS ?= .venv-clients
+$(CLIENTS)/.with-clients: $(SETUP)
+	@echo "Installing the clients into $(CLIENTS) (minutes the first time)."
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	  --editable '.[clients]'
+	@$(CLIENTS)/bin/python -c 'import torchvision' 2>/dev/null \
+	  || $(CLIENTS)/bin/python -m pip uninstall -qqy torchvision
+	@touch $@
+
+clients: $(CLIENTS)/.with-clients
+	$(CLIENTS)/bin/python -m pytest -v -rs tests/clients $(ARGS)
 
 sanitize:
 	$(MAKE) -C native sanitize

@@ -164,6 +164,12 @@ def test_the_steps_that_get_too_little_are_those_of_the_closed_form():
     assert next(e for e in found[0].evidence if e.decides).value == 38
 
 
+def test_where_every_step_still_gets_enough_the_rate_says_where_it_ends():
+    found = tt.examine(linear(0.8, 16, lambda h: weighted(h)[-1]))
+    assert [(f.code, f.severity) for f in found] == [("vanishes", "note")]
+    assert "after about 21 steps" in found[0].what and "20 % a step" in found[0].what
+
+
 def test_with_a_loss_at_every_step_it_is_a_note_at_most():
     found = tt.examine(linear(0.8, 60, weighted))
     assert [(f.code, f.severity) for f in found] == [("vanishes", "note")]
@@ -230,7 +236,11 @@ def test_an_output_gate_that_is_nearly_closed_is_no_decay_through_time():
     flow = flow_of(rnn, torch.randn(40, 6, 4), last)
     profile = flow["l0"].lag_profile()
     assert profile[1] < 0.02, "by the states' norms it looks as if nothing lay beyond lag 0"
-    assert tt.examine(flow) == []
+    assert max(flow["l0"].dropped(tt.Truncated(1)).values()) > 0.9
+    found = tt.examine(flow)
+    assert [f.severity for f in found] == ["note"] and "still arrives at every step" in found[
+        0
+    ].what
 
 
 @pytest.mark.parametrize("options", [{"window": 15}, {"every": 7}, {"window": 15, "every": 5}])
@@ -241,7 +251,7 @@ def test_what_was_not_measured_is_not_taken_for_silent(options):
 
 
 def test_thresholds_are_arguments_that_move_the_finding():
-    flow = linear(0.9, 40, lambda h: weighted(h)[-1])
+    flow = linear(0.95, 40, lambda h: weighted(h)[-1])
     assert list(vanishes(Look(flow), fraction=0.01)) == []
     assert codes(vanishes(Look(flow), fraction=0.2)) == ["vanishes"]
     assert codes(explodes(Look(linear(1.1, 40, weighted)), growth=20)) == ["explodes"]
@@ -275,6 +285,28 @@ def test_a_pause_that_all_rows_share_is_no_padding(pause):
         x[(20 if pause else 10 + row) :, row] = 0
     found = list(reads_padding(Look(flow_of(nn.LSTM(3, 8), x, last))))
     assert codes(found) == ([] if pause else ["reads-padding"])
+
+
+def test_a_few_symbols_that_repeat_by_chance_are_no_padding():
+    for seed in range(60):
+        torch.manual_seed(seed)
+        x = nn.functional.one_hot(torch.randint(2, (6, 4)), 2).float()
+        assert list(reads_padding(Look(flow_of(nn.RNN(2, 4), x, each)))) == []
+
+
+def test_growth_is_told_episode_by_episode():
+    torch.manual_seed(0)
+    rnn = tt.RNN(6, 6, nonlinearity="identity", bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(1.3 * torch.linalg.qr(torch.randn(6, 6))[0])
+    reset = torch.zeros(60, 2, dtype=torch.bool)
+    reset[40] = True
+    with tt.trace(rnn) as trace:
+        h = rnn(torch.randn(60, 2, 6, dtype=torch.float64), reset=reset)[0]
+        # What a later episode sends has nothing to do with the one before.
+        loss = h[39].sum() + 1e8 * h[41].sum()
+    found = tt.examine(trace.flow(loss))
+    assert codes(found) == ["explodes"] and "over 39 steps back" in found[0].what
 
 
 def test_the_rows_that_a_bad_loss_comes_from_are_named():

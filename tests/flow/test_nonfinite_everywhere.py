@@ -107,7 +107,12 @@ def test_input_over_which_the_states_stay_finite_is_named(kind, value):
         pytest.skip("NaN always reaches the state")
     one, grads = spoiled(kind, "input", value, 5, True, False)
     assert not finite(grads)
-    assert one.first_nonfinite is not None
+    bad = one.first_nonfinite
+    assert bad is not None
+    stays = bool(one.tape.s.isfinite().all())
+    assert bad.direction == ("input" if stays else "forward")
+    if stays:
+        assert (bad.step, bad.row, bad.unit) == (1, 2, 1), "entry 5 of the first step"
 
 
 def test_a_term_that_overflows_alone_is_named_by_its_step():

@@ -207,3 +207,11 @@ def test_weights_that_change_inside_a_loop_keep_their_steps_apart():
                     cell.weight_hh.mul_(0.5)
     with pytest.raises(tt.errors.GraphError):
         trace.flow(torch.stack(losses))
+
+
+def test_a_run_of_its_own_is_not_cut_at_its_beginning():
+    rnn, x = nn.GRU(I, H), torch.randn(T, B, I)
+    with tt.trace(rnn) as trace:
+        losses = torch.cat([per_step(in_pieces(rnn, x, [6, 6], detached)) for _ in range(2)])
+    flow = trace.flow(losses)
+    assert [layer.cuts for layer in flow.values()] == [(7,), (7,)]

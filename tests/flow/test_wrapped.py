@@ -205,3 +205,20 @@ def test_inference_mode_is_named():
         losses = per_step(model(torch.randn(T, B, I)))
     with pytest.raises(errors.GraphError, match="inference_mode"):
         trace.flow(losses)
+
+
+def test_a_row_that_pauses_between_two_calls_has_no_lag_there():
+    """An encoder's packed batch, and a decoder of the same layer that goes on from it."""
+    model = nn.LSTM(2, 4, batch_first=True)
+    x, y, lengths = torch.randn(2, 5, 2), torch.randn(2, 3, 2), torch.tensor([5, 3])
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    with tt.trace(model) as trace:
+        out, _ = model(y, model(packed)[1])
+    layer = trace.flow(out.pow(2).sum((0, 2)))["l0"]
+    for row, length in enumerate(lengths.tolist()):
+        with tt.trace(model) as trace:
+            out, _ = model(y[row : row + 1], model(x[row : row + 1, :length])[1])
+        alone = trace.flow(out.pow(2).sum((0, 2)))["l0"]
+        found = layer.row_profiles()[:, row]
+        assert_close(found[: length + 4], alone.lag_profile(), rtol=1e-5)
+        assert bool(found[length + 4 :].isnan().all())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..node.recording import Call, Key, Step
@@ -13,6 +14,8 @@ __all__ = ["Ancestry", "node_of"]
 
 Found = frozenset[tuple[int, int]]
 NOTHING: Found = frozenset()
+# How much of a graph is looked through for a detached state.
+MOST_NODES = 2000
 
 
 class Ancestry:
@@ -52,6 +55,29 @@ class Ancestry:
             else:
                 found |= _walk(node, lambda n, nr: self._number(n, nr, key), memo)
         return frozenset(found)
+
+    def computed_with(self, tensors: Iterable[Tensor], values: Sequence[Tensor]) -> bool:
+        """Check whether operations behind the tensors kept one of these values, without its graph.
+
+        This is how a detached state shows where only what came after it is known: most operations
+        keep what they were given for their backward pass.
+
+        Args:
+            tensors: as the graph knows them.
+            values: a state's parts; those that are 0 everywhere tell nothing.
+        """
+        values = [value for value in values if bool((value != 0).any())]
+        stack = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+        seen: set[Any] = set()
+        while stack and values and len(seen) < MOST_NODES:
+            node = stack.pop()
+            if node in seen or node in self.owner:
+                continue
+            seen.add(node)
+            if any(_equal(kept, value) for kept in _kept(node) for value in values):
+                return True
+            stack.extend(n for n, _ in node.next_functions if n is not None)
+        return False
 
     def direct(self, tensor: Tensor) -> tuple[int, int] | None:
         """Return the state that a tensor is itself, as its call's and its output's numbers."""
@@ -97,3 +123,24 @@ def _walk(start: Any, number: Callable[[Any, int], int | None], memo: dict[Any, 
         # Most nodes pass on one set: the same object, so that long chains cost no memory.
         memo[node] = next((s for s in sets if s == union), union) if union else NOTHING
     return memo[start]
+
+
+def _kept(node: Any) -> Iterator[Tensor]:
+    """Go through what a node of autograd's own kept for its backward pass."""
+    for name in dir(node):
+        if name.startswith("_saved_"):
+            kept = getattr(node, name)
+            yield from (
+                k for k in (kept if isinstance(kept, tuple) else (kept,)) if isinstance(k, Tensor)
+            )
+
+
+def _equal(kept: Tensor, value: Tensor) -> bool:
+    """Check whether a tensor has a state's numbers, in whatever shape."""
+    if kept.requires_grad and kept.grad_fn is not None:
+        return False
+    if kept.numel() != value.numel() or kept.dtype != value.dtype or kept.device != value.device:
+        return False
+    return kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() or torch.equal(
+        kept.detach().reshape(-1), value.reshape(-1)
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..node.recording import Step
 from ..tape import Tape
-from .segments import GraphSegment
+from .steps import GraphSegment
 
 __all__ = ["AxisSegment"]
 

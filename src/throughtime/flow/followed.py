@@ -20,6 +20,7 @@ from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording
 from ..torch_state import is_transformed
 from .checkpoints import refuse_reentrant
+from .held import OwnAliases, held, is_state, put_in
 from .watch import Entry, Watch, Watcher
 
 __all__ = ["entry_of", "follow_step", "left_out"]
@@ -158,10 +159,12 @@ def follow_step(
     if not torch.is_grad_enabled() or is_transformed(()):
         return watch.plain(*args, **named)
     leaves, shape = pytree.tree_flatten((args, named))
-    places = [n for n, leaf in enumerate(leaves) if _is_state(leaf)]
+    places = [n for n, leaf in enumerate(leaves) if is_state(leaf)]
     given = tuple(leaves[n] for n in places)
+    before = held(watch.module)
+    came = (*given, *(kept.tensor for kept in before.values()))
     begin = None
-    if given and not any(alias_of(tensor) == key for tensor in given):
+    if given and not any(alias_of(tensor) == key for tensor in came):
         # A sequence may begin: what arrives at its first state has to be told from the rest.
         begin = aliased(recording, Key("begin", watcher.path), given)
         given = begin.out
@@ -172,40 +175,24 @@ def follow_step(
     with OwnAliases(watch.module, weights):
         out = watch.plain(*args, **named)
     leaves, shape = pytree.tree_flatten(out)
-    tensors = {id(leaf): leaf for leaf in leaves if _is_state(leaf) and leaf.requires_grad}
+    kept = {
+        name: now.tensor
+        for name, now in held(watch.module).items()
+        if name not in before or not now.same(before[name])
+    }
+    results = [leaf for leaf in (*leaves, *kept.values()) if is_state(leaf) and leaf.requires_grad]
+    tensors = {id(leaf): leaf for leaf in results}
     if not tensors:
         return out
     step = aliased(recording, key, tuple(tensors.values()), given)
     step.module, step.begin, step.weights = watch.module, begin, weights
-    step.rows = 0 if step.raw[0].dim() > 1 else None
+    step.found = {name: was.tensor for name, was in before.items()}
+    numbers = {at: n for n, at in enumerate(tensors)}
+    step.kept = {name: numbers[id(t)] for name, t in kept.items() if id(t) in numbers}
     instead = dict(zip(tensors, step.out, strict=True))
+    if kept:
+        put_in(watch.module, instead)
     return pytree.tree_unflatten([instead.get(id(leaf), leaf) for leaf in leaves], shape)
-
-
-class OwnAliases:
-    """A module whose parameters are aliases of themselves, within a block."""
-
-    def __init__(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
-        self.module, self.weights = module, weights
-        self.before: list[tuple[dict[str, Any], str, nn.Parameter]] = []
-
-    def __enter__(self) -> None:
-        for path, module in self.module.named_modules():
-            for name, parameter in module._parameters.items():
-                if parameter is None or not parameter.requires_grad:
-                    continue
-                dotted = f"{path}.{name}" if path else name
-                self.weights[dotted] = parameter.view_as(parameter)
-                self.before.append((module._parameters, name, parameter))
-                module._parameters[name] = self.weights[dotted]  # pyright: ignore
-
-    def __exit__(self, *exception: object) -> None:
-        for parameters, name, parameter in self.before:
-            parameters[name] = parameter
-
-
-def _is_state(leaf: object) -> bool:
-    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def _records(parts: tuple[Any, ...]) -> bool:

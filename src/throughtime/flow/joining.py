@@ -15,8 +15,10 @@ from ..node.recording import Recording
 from ..tape import Tape, complete
 from .ancestry import Ancestry
 from .direct import arrivals
+from .joined import JoinedSegment
 from .runs import Run, given_state, left_state
-from .segments import JoinedSegment, Segment, StepSegment
+from .segments import Segment
+from .steps import StepSegment
 
 __all__ = ["direct_boundaries", "join", "laid_out", "same_weights"]
 

@@ -46,7 +46,7 @@ def by_lag(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
         tape: knows rows' beginnings; pairs that a reset separates are left out.
     """
     lags = torch.arange(int(enters.max()) + 1, device=norms.device)
-    return _at(lags, norms, enters, _starts(enters, tape)).to(norms.dtype)
+    return _at(lags, norms, enters, _starts(enters, tape), tape).to(norms.dtype)
 
 
 def profile(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
@@ -73,7 +73,10 @@ def lengths(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
     """Return how many steps lie behind each loss, (V, B); −1 where it does not reach the row."""
     at_zero = norms.gather(1, enters[:, None])[:, 0]
     counts = (enters > 0) & (at_zero > 0) & at_zero.isfinite()
-    return torch.where(counts, enters - _starts(enters, tape), -1)
+    starts, taken = _starts(enters, tape), _taken(tape)
+    if taken is not None:
+        enters, starts = taken.gather(0, enters), taken.gather(0, starts)
+    return torch.where(counts, enters - starts, -1)
 
 
 def horizon(profile: Tensor, fraction: float) -> int:
@@ -93,9 +96,37 @@ def _starts(enters: Tensor, tape: Tape) -> Tensor:
     return beginning(tape).gather(0, enters)
 
 
-def _at(lags: Tensor, norms: Tensor, enters: Tensor, starts: Tensor) -> Tensor:
+def _taken(tape: Tape) -> Tensor | None:
+    """Return how many steps up to k each row took, (T+1, B); None where it is k, but for the ends.
+
+    A row pauses where calls of unequal length continue each other: an encoder's packed batch, and
+    the decoder that goes on from it. What it did not take is no lag.
+    """
+    if tape.active is None:
+        return None
+    begun = tape.active.cummax(0).values
+    goes_on = tape.active.flip(0).cummax(0).values.flip(0)
+    pauses = begun & goes_on & ~tape.active
+    if not bool(pauses.any()):
+        return None
+    return torch.cat((torch.zeros_like(pauses[:1]), ~pauses)).cumsum(0)
+
+
+def _steps_back(lags: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+    """Return the step that lies so many behind each loss's, (V, L, B); below 0: there is none."""
+    taken = _taken(tape)
+    if taken is None:
+        return enters[:, None, :] - lags[None, :, None]
+    wanted = taken.gather(0, enters)[:, None, :] - lags[None, :, None]
+    rows = wanted.permute(2, 0, 1).flatten(1).contiguous()
+    k = torch.searchsorted(taken.T.contiguous(), rows)
+    k = k.reshape(len(rows), *wanted.shape[:2]).permute(1, 2, 0)
+    return torch.where(wanted < 0, -1, k)
+
+
+def _at(lags: Tensor, norms: Tensor, enters: Tensor, starts: Tensor, tape: Tape) -> Tensor:
     """Return the norms at these lags, relative to lag 0: (V, len(lags), B), float64."""
-    k = enters[:, None, :] - lags[None, :, None]
+    k = _steps_back(lags, enters, tape)
     there = (k >= starts[:, None, :]) & (enters > 0)[:, None, :]
     along = norms.gather(1, k.clamp(min=0)).double()
     at_zero = norms.gather(1, enters[:, None, :]).double()
@@ -108,7 +139,7 @@ def _in_parts(norms: Tensor, enters: Tensor, tape: Tape) -> Iterator[Tensor]:
     starts = _starts(enters, tape)
     lags = torch.arange(int(enters.max()) + 1, device=norms.device)
     for some in lags.split(max(1, PAIRS // max(1, enters.numel()))):
-        yield _at(some, norms, enters, starts)
+        yield _at(some, norms, enters, starts, tape)
 
 
 def _median(values: Tensor, dim: int) -> Tensor:

@@ -247,9 +247,8 @@ class LayerFlow(LagProfiles):
         """
         some = self._grads(self._swept(None)[1] * steps[..., None], self.tape)
         whole = self._terms.whole
-        return {
-            n: float(vector_norm(some[n].flatten()) / vector_norm(whole[n].flatten())) for n in some
-        }
+        size = torch.linalg.vector_norm  # in float64 no square of a float32 leaves the range
+        return {n: float(size(g.double()) / size(whole[n].double())) for n, g in some.items()}
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Return the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).

@@ -14,10 +14,12 @@ from ..node.recording import Call, Recording, Step
 from ..tape import Tape, complete
 from .ancestry import Ancestry
 from .axis import AxisSegment
+from .flattening import flat
 from .joining import direct_boundaries, join, laid_out, same_weights
 from .returning import settle_states
 from .runs import Run, find_runs
-from .segments import CallSegment, GraphSegment, Segment, StepSegment, flat
+from .segments import CallSegment, Segment
+from .steps import GraphSegment, StepSegment
 
 __all__ = ["Layout", "lay_out"]
 

@@ -12,7 +12,8 @@ from ..errors import ThroughTimeError
 from ..node.recording import Recording
 from .direct import Direct, graph_grads
 from .layout import Layout
-from .segments import Back, GraphSegment, Segment
+from .segments import Back, Segment
+from .steps import GraphSegment
 
 __all__ = ["Entries", "Relay"]
 

@@ -20,7 +20,8 @@ from .direct import Direct, graph_grads
 from .layer_flow import LayerFlow
 from .nonfinite import NonFinite, first_nonfinite
 from .relay import Entries, Relay
-from .segments import Back, GraphSegment, Segment
+from .segments import Back, Segment
+from .steps import GraphSegment
 
 __all__ = ["RunFlow", "Source"]
 
@@ -143,11 +144,11 @@ class RunFlow(LayerFlow):
     @cached_property
     def first_nonfinite(self) -> NonFinite | None:
         """Where the first inf or NaN stands, forward or backward; None where all is finite."""
-        delta = self.adjoint()
+        delta, s = self.adjoint(), self.tape.s
         if not self._knows_beginning():
-            delta = torch.cat((torch.zeros_like(delta[:1]), delta[1:]))
+            delta, s = (torch.cat((torch.zeros_like(v[:1]), v[1:])) for v in (delta, s))
         weights = None if self.cell is None else self.cell.weights()
-        return first_nonfinite(self.tape.s, delta, x=self.tape.x, weights=weights)
+        return first_nonfinite(s, delta, x=self.tape.x, weights=weights)
 
     @cached_property
     def preact_norms(self) -> Tensor:

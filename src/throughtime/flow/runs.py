@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import GraphError
 from ..node.recording import Call, Key, Recording, Step
 from .ancestry import Ancestry
-from .segments import flat
+from .flattening import flat
 
 __all__ = ["Run", "find_runs", "given_state", "left_state"]
 
@@ -56,7 +56,7 @@ def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
         if run is None:
             runs.append(run := Run(call.key, _numbered(runs, call.key)))
         run.numbers.append(number)
-        run.cut.append(cut)
+        run.cut.append(cut and last is not None)
         ends[number] = run
         _refuse_pieces([recording.calls[n] for n in run.numbers[-3:]])
         if isinstance(call, Step) and call.begin is not None and len(run.numbers) > 1:
@@ -102,8 +102,11 @@ def _continued(
     fits = [n for n in sorted(behind) if n in ends and _rows(calls[n]) == _rows(call)]
     if fits:
         return fits[-1], False
-    if behind or call.key.kind == "mark":
+    if behind:
         return None, False
+    if isinstance(call, Step) and call.key.kind == "mark":
+        kept = (n for n in reversed(ends) if ancestry.computed_with(call.raw, _values(calls[n])))
+        return next(kept, None), True
     return next((n for n in reversed(ends) if _detached(calls[n], call)), None), True
 
 
@@ -117,6 +120,11 @@ def given_state(call: Call | Step) -> list[Tensor]:
 def left_state(call: Call | Step) -> Tensor:
     """Return the numbers of a call's final state, (B, S)."""
     return call.tape.s[-1] if isinstance(call, Call) else flat(call.values, call.rows)
+
+
+def _values(call: Call | Step) -> Sequence[Tensor]:
+    """Return the numbers of a state's parts."""
+    return call.values if isinstance(call, Step) else [left_state(call)]
 
 
 def _rows(call: Call | Step) -> int:

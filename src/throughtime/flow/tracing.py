@@ -120,7 +120,9 @@ def trace(
     Args:
         model: any module; left out, only `mark` and `mark_steps` are taken down, wherever they are.
         steps: modules that are one step of a loop: classes, modules, or paths in ``model``. Their
-            state is what comes back into their next call.
+            state is what comes back into their next call: of what they return, and of what they
+            keep in attributes and buffers, also in a list, tuple or dictionary of one. Of a kept
+            state the one before step 1 is not known.
 
     Yields:
         The trace.
@@ -159,10 +161,17 @@ def trace(
     if inside is not None and not begun and not watched.recording.calls:
         raise LayerNotFoundError(
             f"{type(model).__name__} holds nothing recurrent that can be followed: no nn.RNN, "
-            "nn.LSTM, nn.GRU, no cell of them and no throughtime layer. Name a module that is one "
+            "nn.LSTM, nn.GRU, no cell of them and no throughtime layer"
+            f"{_looking_so(watched.recording.skipped)}. Name a module that is one "
             "step, tt.trace(model, steps=[MyCell]), or mark the state in the loop: "
             "h = tt.mark('h', h)."
         )
+
+
+def _looking_so(skipped: dict[str, str]) -> str:
+    """Return what looks recurrent all the same, as the end of a sentence."""
+    said = [f"{path or 'it'} {why.partition(';')[0]}" for path, why in skipped.items()]
+    return f"; {', '.join(said[:3])}" if said else ""
 
 
 def steps_in(

@@ -116,8 +116,9 @@ def _named(kind: type[nn.Module]) -> str:
     """Return "an nn.LSTMCell", or what of torch.nn or of this package a class derives from."""
     if _of_torch(kind):
         return f"an nn.{kind.__name__}"
-    known = next(k for k in kind.__mro__ if _of_torch(k) or k in OWN)
-    return f"a subclass of {'nn' if _of_torch(known) else 'tt'}.{known.__name__}"
+    # By what torch.nn holds: a class may have copied torch's __module__ (torchrl's LSTMBase).
+    known = next(k for k in kind.__mro__ if vars(nn).get(k.__name__) is k or k in OWN)
+    return f"a subclass of {'tt' if known in OWN else 'nn'}.{known.__name__}"
 
 
 def _state_name(kind: type[nn.Module]) -> str | None:

@@ -190,6 +190,8 @@ class Step:
         entered: where gradients of ``given`` arrive, where a known cell began a sequence.
         site: the place in the code of the call that marked it.
         begin: aliases of what it was given, where a step module may have begun a sequence.
+        found: what the module kept in attributes and buffers before the call, by where it stood.
+        kept: what it put there, as numbers among its results.
     """
 
     key: Key
@@ -208,3 +210,5 @@ class Step:
     entered: tuple[GradientEdge, ...] = ()
     site: tuple[CodeType, int] | None = None
     begin: Step | None = None
+    found: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)

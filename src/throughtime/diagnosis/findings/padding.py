@@ -93,10 +93,11 @@ def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float)
     held = number - torch.where(new, number, 0).cummax(0).values + 1
     longest = torch.where(number <= last, held, 0).amax(0)
     begun = (number > 1) & (number <= last)
-    repeat = float((~new & begun).sum() / begun.sum().clamp(min=1))
+    # One more than was seen: none in a few steps does not mean never.
+    repeat = float(((~new & begun).sum() + 1) / (begun.sum() + 1))
     likely = repeat ** (run - 1).clamp(min=0).double()
     padded = repeats & (last > 0) & (run > longer * longest) & (likely < chance)
-    if float(padded.float().mean()) < share:
+    if int(padded.sum()) < max(share * seen.layer.B, 2 if seen.layer.B > 3 else 1):
         return None
     early = (number <= last) & padded
     often = float((same & early).sum() / early.sum().clamp(min=1))
