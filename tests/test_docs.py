@@ -17,6 +17,8 @@ DOCUMENTS = sorted(
     path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")) if path.name != "CHANGELOG.md"
 )
 CODE_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# A block of text right after one of code is what that one prints.
+PRINTED = re.compile(r"\n+```text\n(.*?)^```", re.MULTILINE | re.DOTALL)
 EQUATIONS = range(1, 11)
 
 
@@ -37,7 +39,7 @@ def default_dtype() -> Iterator[None]:
     [path for path in DOCUMENTS if CODE_BLOCK.search(path.read_text(encoding="utf-8"))],
     ids=name_of,
 )
-def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = path.read_text(encoding="utf-8")
     names: dict[str, object] = {"__name__": "__document__"}
@@ -45,31 +47,52 @@ def test_code_of_a_document_runs_from_top_to_bottom(path, tmp_path, monkeypatch)
         # Blank lines before it, so that a traceback names the document's own line.
         above = "\n" * (text[: block.start()].count("\n") + 1)
         exec(compile(above + block[1], name_of(path), "exec"), names)
+        printed, shown = capsys.readouterr().out, PRINTED.match(text, block.end())
+        assert shown is None or shown[1].split() == printed.split(), f"it printed\n{printed}"
 
 
-def test_readmes_say_the_same_in_both_languages():
-    english, chinese = (
-        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")
-    )
+IN_CHINESE = sorted(path for path in DOCUMENTS if path.name.endswith(".zh-CN.md"))
+
+
+@pytest.mark.parametrize("chinese", IN_CHINESE, ids=name_of)
+def test_a_document_says_the_same_in_both_languages(chinese):
+    english = chinese.with_name(chinese.name.replace(".zh-CN", ""))
+    ours, theirs = (path.read_text(encoding="utf-8") for path in (english, chinese))
 
     def code(text: str) -> list[str]:
-        """Give the code without its comments, which are in the reader's language."""
+        """Return the code without its comments, which are in the reader's language."""
         blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         return [re.sub(r" +# .*", "", block) for block in blocks]
 
     def links(text: str) -> set[str]:
-        return set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.zh-CN.md"}
+        """Return where it links to; a heading of the page itself is in the reader's language."""
+        found = {link.replace(".zh-CN", "") for link in re.findall(r"\]\(([^)]+)\)", text)}
+        return {link for link in found if not link.startswith("#")}
 
     def headings(text: str) -> list[str]:
         return re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
 
-    assert code(english) == code(chinese)
-    assert links(english) == links(chinese)
-    assert headings(english) == headings(chinese)
+    assert code(ours) == code(theirs)
+    assert links(ours) == links(theirs)
+    assert headings(ours) == headings(theirs)
+
+
+def test_the_guide_shows_every_finding():
+    from throughtime.diagnosis.findings import FINDINGS
+
+    text = (ROOT / "docs" / "guides" / "why-does-it-not-learn.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^### ([\w-]+)$", text, re.MULTILINE)
+    assert sorted(headings) == sorted(FINDINGS)
+    for code, section in zip(
+        headings, re.split(r"^### .*$", text, flags=re.MULTILINE)[1:], strict=True
+    ):
+        blocks = "".join(CODE_BLOCK.findall(section))
+        assert re.search(rf"assert .*code.*{code}", blocks), f"no model shows {code}"
+        assert f"](#{code})" in text, f"the table at the top does not name {code}"
 
 
 def anchors(path: Path) -> set[str]:
-    """Give the anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
@@ -87,7 +110,7 @@ def test_links_within_the_project_lead_somewhere(path):
 
 
 def cited(folder: str) -> dict[int, list[str]]:
-    """Give where each equation number is cited: "eq. 7", "eq. 1, 4, 9", "eq. 3 to 10"."""
+    """Return where each equation number is cited: "eq. 7", "eq. 1, 4, 9", "eq. 3 to 10"."""
     where: dict[int, list[str]] = {number: [] for number in EQUATIONS}
     for path in sorted((ROOT / folder).rglob("*.py")):
         if path == Path(__file__).resolve():
