@@ -193,7 +193,7 @@ def test_profile_ends_with_1_where_something_is_not_finite(run, tmp_path: Path):
         ("m.py:two", ["tuple of 2", "must return (model, batch, losses)"]),
         ("m.py:no_model", ["the first", "is int"]),
         ("m.py:no_function", ["the third", "is int"]),
-        ("m.py:no_recurrence", ["no recurrent layer"]),
+        ("m.py:no_recurrence", ["nothing recurrent"]),
         ("m.py:constant", ["no recurrent layer ran inside the trace"]),
         ("broken.py:good", ["broken.py cannot be loaded", "SyntaxError"]),
         ("exits.py:good", ["exits.py cannot be loaded", "SystemExit"]),

@@ -78,7 +78,7 @@ def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tu
         return state[0] if len(state) == 1 else state
     _check_state(name, state)
     recording = _recording(name, "tt.mark")
-    if recording is None or not any(part.requires_grad for part in state):
+    if recording is None:
         return state[0] if len(state) == 1 else state
     key = Key("mark", name)
     if all(alias_of(part) == key for part in state):
