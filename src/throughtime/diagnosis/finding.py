@@ -76,7 +76,7 @@ class Finding:
 
     def __str__(self) -> str:
         """Return a few lines."""
-        where = "" if self.layer is None else f" in {self.layer}"
+        where = f" in {self.layer}" if self.layer else ""
         after = "" if self.follows is None else f" (follows from {self.follows})"
         head = f"{self.severity}: {self.code}{where}{after}"
         return "\n".join((head, f"  {self.what}", f"  {self.remedy}"))

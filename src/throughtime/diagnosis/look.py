@@ -31,6 +31,11 @@ class Seen:
         self.layer, self.name, self.fed_by, self.frozen = layer, layer.name, fed_by, frozen
 
     @property
+    def called(self) -> str:
+        """What a sentence calls it: a model that is one step itself has no path."""
+        return self.name or "the model"
+
+    @property
     def cell(self) -> AbstractCell | None:
         """The recurrence; None where the steps are known by their graph alone."""
         return self.layer.cell

@@ -24,7 +24,7 @@ def at_lag(seen: Seen, lag: int, fraction: float) -> Finding | None:
             "vanishes",
             "note",
             seen.name,
-            f"No loss of {seen.name} has {lag} measured steps behind it: these sequences, or the "
+            f"No loss of {seen.called} has {lag} measured steps behind it: these sequences, or the "
             "window, are too short to tell whether it reaches that far.",
             (Evidence("steps", float(layer.T), float(lag), "the longest row", "eq. 9", True),),
             "Examine it on sequences at least as long as the lag.",
@@ -35,7 +35,7 @@ def at_lag(seen: Seen, lag: int, fraction: float) -> Finding | None:
         "vanishes",
         "warning",
         seen.name,
-        f"In {seen.name} {share:.1g} of the gradient arrives {lag} steps back, the lag that the "
+        f"In {seen.called} {share:.1g} of the gradient arrives {lag} steps back, the lag that the "
         f"task needs; less than {100 * fraction:g} % is too little.",
         (Evidence("share that arrives at the lag", share, fraction, f"lag {lag}", "eq. 9", True),),
         *remedy(seen),

@@ -28,7 +28,7 @@ def state_cut(flow: Look, *, shown: int = 6) -> Iterator[Finding]:
             "state-cut",
             "warning",
             seen.name,
-            f"The state of {seen.name} is detached before step{'s' * (len(cuts) > 1)} {steps} of "
+            f"The state of {seen.called} is detached before step{'s' * (len(cuts) > 1)} {steps} of "
             f"one sequence of {seen.layer.T}: no loss reaches back more than {longest} steps.",
             (
                 Evidence(

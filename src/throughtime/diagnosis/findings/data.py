@@ -37,7 +37,7 @@ def _weights(flow: Look) -> Iterator[Finding]:
         for name, weight in own.items():
             found = look(weight.detach().reshape(1, 1, -1), "weight")
             if found is not None and bad is None:
-                bad, value = found, f"{seen.name}, {name}, entry {found.unit}"
+                bad, value = found, f"{seen.called}, {name}, entry {found.unit}"
     if bad is None and not names:
         return
     bad = bad or NonFinite("weight", 0, 0, 0, "nan")
@@ -69,7 +69,7 @@ def _input(seen: Seen) -> Iterator[Finding]:
         "input-nonfinite",
         "error",
         seen.name,
-        f"The input of {seen.name} is {number} at {where}, the first of {rows} row"
+        f"The input of {seen.called} is {number} at {where}, the first of {rows} row"
         f"{'s' * (rows > 1)} that hold{'s' * (rows == 1)} inf or NaN.",
         (nonfinite_evidence("input x_t", bad, where),),
         "Clean the data before the model: drop or fill what is missing, and keep logarithms and "
@@ -93,7 +93,7 @@ def _initial_state(seen: Seen) -> Iterator[Finding]:
         "initial-state-nonfinite",
         "error",
         seen.name,
-        f"The initial state of {seen.name} is {kind_of(bad)} in {rows} of {seen.layer.B} rows "
+        f"The initial state of {seen.called} is {kind_of(bad)} in {rows} of {seen.layer.B} rows "
         f"before the first step: it was carried over from an earlier batch.",
         (nonfinite_evidence("initial state s_0", bad, where),),
         "Begin from zeros again, and examine the batch that left this state; drop a carried state "

@@ -42,7 +42,7 @@ def dead_units(
             "dead-units",
             "error" if count == H else ("warning" if share >= warn else "note"),
             seen.name,
-            f"{count} of {H} units of {seen.name} are 0 at every step and row of this batch and "
+            f"{count} of {H} units of {seen.called} are 0 at every step and row of this batch and "
             "pass no gradient: nothing that they get can wake them.",
             (Evidence("share of the units that are dead", share, warn, at, "eq. 4", True),),
             "Start ReLU units from biases of 0 or a little above and an orthogonal or identity "

@@ -94,7 +94,7 @@ def _falling(
         "vanishes",
         "note",
         seen.name,
-        f"The gradient of {seen.name} still arrives at every step, but falls by "
+        f"The gradient of {seen.called} still arrives at every step, but falls by "
         f"{-100 * math.expm1(rate):.0f} % a step: to {100 * fraction:g} % after about {reaches} "
         "steps. Is that enough for your task? Say so by lag=.",
         (
@@ -143,10 +143,10 @@ def _silent(
     if name:
         what = f"share of dE/d{name} that these steps give"
         evidence.append(Evidence(what, moved, little, span(first, last), "eq. 5"))
-    default = as_default(seen)
+    default, gets = as_default(seen), "gets" if first == last else "get"
     what = (
-        f"In {seen.name} {span(first, last)} of {of} get less than {100 * fraction:g} % of the "
-        f"gradient that the last steps get: it reaches {reached} steps"
+        f"In {seen.called} {span(first, last)} of {of} {gets} less than {100 * fraction:g} % of "
+        f"the gradient that the last steps get: it reaches {reached} steps"
         + (f", as that of {default} does." if default else ".")
     )
     if not severe:
@@ -200,7 +200,7 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
         "vanishes",
         "note",
         seen.name,
-        f"A single loss of {seen.name} reaches {lag} steps back; every step is reached by a loss "
+        f"A single loss of {seen.called} reaches {lag} steps back; every step is reached by a loss "
         "nearer to it, so the weights learn from all of them, but not what takes longer.",
         (
             Evidence(

@@ -53,7 +53,7 @@ def _unread(seen: Seen, feeds: list[str]) -> Finding:
         "no-gradient",
         "note" if seen.frozen else "error",
         seen.name,
-        f"No loss sends any gradient into {seen.name}: {why}.",
+        f"No loss sends any gradient into {seen.called}: {why}.",
         (Evidence("largest norm dE/ds_k", largest, 0.0, "every step", "eq. 9", True),),
         remedy,
     )
@@ -68,7 +68,7 @@ def state_on_old_graph(flow: Look) -> Iterator[Finding]:
             "state-on-old-graph",
             "error",
             seen.name,
-            f"The initial state of {seen.name} still hangs on the graph of an earlier batch: "
+            f"The initial state of {seen.called} still hangs on the graph of an earlier batch: "
             "backward() goes on into that batch, and fails where its graph is gone.",
             (Evidence("initial states from before the trace", 1.0, 0.0, "step 0", "eq. 9", True),),
             "Detach what is carried from batch to batch: state = state.detach(), both h and c of "

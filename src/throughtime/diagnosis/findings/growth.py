@@ -96,7 +96,7 @@ def _finding(seen: Seen, found: Growth, growth: float) -> Finding:
         "explodes",
         "warning",
         seen.name,
-        f"The gradient of {seen.name} grows {times} over {found.lag} steps back, "
+        f"The gradient of {seen.called} grows {times} over {found.lag} steps back, "
         f"{100 * math.expm1(rate):.0f} % a step: the first steps drown the last.",
         (
             Evidence(found.what, factor, growth, found.where, "eq. 9", True),

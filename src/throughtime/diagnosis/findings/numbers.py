@@ -38,14 +38,14 @@ def _overflowing(seen: Seen, bad: NonFinite) -> Finding:
     blind = not seen.layer.tape.x.shape[-1]
     if bad.kind == "nan":
         what = (
-            f"The state of {seen.name} becomes NaN at {at}, from a finite state, and "
+            f"The state of {seen.called} becomes NaN at {at}, from a finite state, and "
             + ("what goes into a marked step is not seen" if blind else "finite weights and input")
             + ": the step itself makes NaN"
             + (", or its input is." if blind else " of finite numbers.")
         )
         remedy = "Look for 0/0, the logarithm or root of a negative number, or inf − inf there."
     else:
-        what = f"The states of {seen.name} overflow: the first inf is at {at}."
+        what = f"The states of {seen.called} overflow: the first inf is at {at}."
         remedy = (
             "Use a saturating nonlinearity, normalise the state, or lower the gain of W_h; "
             "clipping gradients does not help a forward overflow."
@@ -94,7 +94,7 @@ def _sent(seen: Seen, step: int) -> Finding:
         "loss-gradient-nonfinite",
         "error",
         seen.name,
-        f"The losses are finite, but the gradient that they send into {seen.name} is "
+        f"The losses are finite, but the gradient that they send into {seen.called} is "
         f"{kind_of(bad)} at {at}.",
         (nonfinite_evidence("gradient g_t from the losses", bad, at),),
         "Look at what lies between this layer and the loss: a root, a norm or a standard deviation "
@@ -121,8 +121,8 @@ def _on_the_way(seen: Seen, bad: NonFinite) -> Finding:
     if growth < 100 and largest > top**0.5:
         return _too_large(seen, bad, f"step {bad.step}, row {bad.row}", largest)
     what = (
-        f"The gradient of {seen.name} overflows on its backward pass: it grows from step to step, "
-        f"and the first inf or NaN is at step {bad.step}, row {bad.row}."
+        f"The gradient of {seen.called} overflows on its backward pass: it grows from step to "
+        f"step, and the first inf or NaN is at step {bad.step}, row {bad.row}."
     )
     remedy = (
         "Lower the gain of W_h (start from an orthogonal one) or cut the sequence; clipping the "
@@ -140,7 +140,7 @@ def _too_large(seen: Seen, bad: NonFinite, at: str, largest: float) -> Finding:
         "loss-gradient-nonfinite",
         "error",
         seen.name,
-        f"The losses are finite, but what they send into {seen.name} is so large, {largest:.2g}, "
+        f"The losses are finite, but what they send into {seen.called} is so large, {largest:.2g}, "
         f"that it overflows {dtype} at {at} without growing on its backward pass.",
         (
             nonfinite_evidence("norm dE/ds_t", bad, at),
@@ -167,7 +167,7 @@ def _derivative(seen: Seen, bad: NonFinite, at: str) -> Finding:
         "derivative-nonfinite",
         "error",
         seen.name,
-        f"A derivative of the step of {seen.name} is {kind_of(bad)} at {at}, although the state "
+        f"A derivative of the step of {seen.called} is {kind_of(bad)} at {at}, although the state "
         "and the gradient that arrives there are finite.",
         (nonfinite_evidence("derivative of a step", bad, at),),
         "Look inside the cell: a root, a norm, a division or a power at 0 has a value there and "
@@ -190,7 +190,7 @@ def _in_the_weights(seen: Seen) -> Finding | None:
         "gradient-overflow",
         "error",
         seen.name,
-        f"The gradient of a weight or of the input of {seen.name} overflows in {where}, although "
+        f"The gradient of a weight or of the input of {seen.called} overflows in {where}, although "
         "states and adjoints are finite.",
         (nonfinite_evidence("term of dE/dW or dE/dx", bad, where),),
         "Scale the loss or the input down: the product of the two is too large for this dtype.",

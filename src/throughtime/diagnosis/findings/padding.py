@@ -123,7 +123,7 @@ def _finding(seen: Seen, ends: Ends, read: Tensor, part: float, share: float) ->
     )
     whole = part > 0.99
     who = "The loss reads" if whole else f"{100 * part:.0f} % of what the loss reads of"
-    where = f"the state of {seen.name} after the end of" if whole else f"{seen.name} in"
+    where = f"the state of {seen.called} after the end of" if whole else f"{seen.called} in"
     told = "" if whole else " lies after their end"
     what = (
         f"{who} {where} {rows} of {reached} rows{told}: they end in steps of constant input, "

@@ -68,7 +68,7 @@ def _finding(seen: Seen, row: int, step: int, exact: float, steps: int) -> Findi
         "underflow",
         "warning",
         seen.name,
-        f"At {steps} of {seen.layer.T} steps of {seen.name} the gradient is exactly 0 in "
+        f"At {steps} of {seen.layer.T} steps of {seen.called} the gradient is exactly 0 in "
         f"{dtype}; at step {step} it would be {exact:.2g} in float64.",
         (
             Evidence(

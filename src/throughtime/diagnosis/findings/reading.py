@@ -49,7 +49,7 @@ def _finding(seen: Seen, alone: float, share: float, length: int) -> Finding:
             "reverse-reads-one-step",
             "warning",
             seen.name,
-            f"The reverse direction {seen.name} is read only at {where}, which is its own first: "
+            f"The reverse direction {seen.called} is read only at {where}, which is its own first: "
             f"it has seen 1 of {length} steps there.",
             (evidence,),
             "Read each direction at its own end: output[:, -1, :H] beside output[:, 0, H:], or "
@@ -59,7 +59,7 @@ def _finding(seen: Seen, alone: float, share: float, length: int) -> Finding:
         "reads-one-step",
         "warning",
         seen.name,
-        f"{seen.name} is read only at {where}, where it has seen 1 of {length} steps.",
+        f"{seen.called} is read only at {where}, where it has seen 1 of {length} steps.",
         (evidence,),
         "Read the output at the last step along the time axis, or h_n.",
     )

@@ -33,7 +33,7 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
             "rows-without-gradient",
             "error" if count == 1 else "warning",
             seen.name,
-            f"Of the {B} batch rows of {seen.name} only {which} get{'s' * (count == 1)} any "
+            f"Of the {B} batch rows of {seen.called} only {which} get{'s' * (count == 1)} any "
             f"gradient: it sees {B} rows of {seen.layer.T} steps; are the two axes swapped?",
             (
                 Evidence(

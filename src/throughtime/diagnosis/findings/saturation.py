@@ -99,7 +99,7 @@ def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Findin
         "input-scale",
         "warning" if share >= warn else "note",
         seen.name,
-        f"The input of {seen.name} alone saturates {what} at {100 * share:.0f} % of all entries: "
+        f"The input of {seen.called} alone saturates {what} at {100 * share:.0f} % of all entries: "
         f"{feature} has mean {m:.4g} and scale {s:.4g}.",
         (
             Evidence("share saturated by the input alone", share, warn, what, "eq. 1", True),
@@ -166,7 +166,7 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
         "saturated",
         "warning" if share >= warn else "note",
         seen.name,
-        f"In {seen.name} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
+        f"In {seen.called} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
         f"every step and row; {why}, not the input.",
         (
             Evidence("share that stays saturated", share, warn, block.gate.name, "eq. 4", True),
