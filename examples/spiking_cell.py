@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import throughtime as tt
 
-T, B, H = 60, 8, 24
+T, B, H = 40, 4, 16
 
 
 class Spike(torch.autograd.Function):

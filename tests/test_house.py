@@ -81,5 +81,4 @@ def test_an_old_path_works_and_says_where_things_are_now(old, name, new):
 def test_a_folder_of_tests_has_the_name_of_the_room_that_it_tests(root):
     rooms = {path.stem for path in (root / "src" / "throughtime").iterdir()}
     folders = {path.parent.name for path in (root / "tests").glob("*/*.py")}
-    # What tests share, and what tests the libraries of others.
     assert folders - {"oracles", "clients"} <= rooms

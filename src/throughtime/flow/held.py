@@ -56,15 +56,15 @@ def held(module: nn.Module) -> dict[str, Kept]:
     return found
 
 
-def put_in(module: nn.Module, instead: Mapping[int, Tensor]) -> None:
-    """Put other tensors in the place of some that a module keeps.
+def put_in(module: nn.Module, instead: Mapping[int, Tensor]) -> bool:
+    """Put other tensors in the place of some that a module keeps, and return whether any was there.
 
     Args:
         module: any module.
         instead: by the ``id`` of what stands there.
     """
-    for _, holder, key in _places(module):
-        _swap(holder, key, instead)
+    # A list, since all are to be looked at.
+    return any([_swap(holder, key, instead) for _, holder, key in _places(module)])
 
 
 class OwnAliases:
@@ -75,6 +75,7 @@ class OwnAliases:
         self.module, self.weights = module, weights
         self.before: list[tuple[dict[str, Any], str, nn.Parameter]] = []
         self.back: dict[int, Tensor] = {}
+        self.beside = False
 
     def __enter__(self) -> None:
         """Put the aliases in."""
@@ -90,13 +91,14 @@ class OwnAliases:
                 self.back[id(alias)] = parameter
                 module._parameters[name] = alias  # pyright: ignore
         # Some keep their parameters in a dictionary, too, and read them there.
-        put_in(self.module, instead)
+        self.beside = put_in(self.module, instead)
 
     def __exit__(self, *exception: object) -> None:
         """Put the parameters back."""
         for parameters, name, parameter in self.before:
             parameters[name] = parameter
-        put_in(self.module, self.back)
+        if self.beside:
+            put_in(self.module, self.back)
 
 
 def is_state(leaf: object) -> bool:
@@ -120,19 +122,27 @@ def _within(holder: Any, path: str, deep: int) -> Iterator[Place]:
 
 def _at(holder: Any, key: Any, path: str, deep: int) -> Iterator[Place]:
     value = holder[key]
-    if isinstance(value, Tensor | tuple):
+    if isinstance(value, Tensor) or (isinstance(value, tuple) and _may_hold(value)):
         yield Place(f"{path}.{key}", holder, key)
     elif isinstance(value, dict | list) and deep:
         yield from _within(value, f"{path}.{key}", deep - 1)
 
 
-def _swap(holder: Any, key: Any, instead: Mapping[int, Tensor]) -> None:
+def _may_hold(value: tuple[Any, ...]) -> bool:
+    """Check whether a tuple may hold a tensor: most are shapes."""
+    return any(isinstance(item, Tensor | tuple | list | dict) for item in value)
+
+
+def _swap(holder: Any, key: Any, instead: Mapping[int, Tensor]) -> bool:
     value = holder[key]
     if isinstance(value, Tensor):
-        if id(value) in instead:
-            holder[key] = instead[id(value)]
-        return
+        if id(value) not in instead:
+            return False
+        holder[key] = instead[id(value)]
+        return True
     leaves, shape = pytree.tree_flatten(value)
-    if any(id(leaf) in instead for leaf in leaves):
-        laid = [instead.get(id(leaf), leaf) for leaf in leaves]
-        holder[key] = pytree.tree_unflatten(laid, shape)
+    if not any(id(leaf) in instead for leaf in leaves):
+        return False
+    laid = [instead.get(id(leaf), leaf) for leaf in leaves]
+    holder[key] = pytree.tree_unflatten(laid, shape)
+    return True

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import torch
 from torch import Tensor
 
+from ..errors import ThroughTimeError
 from ..node.recording import Recording
 from .direct import Direct, arrivals, attribute
 from .layout import Layout
@@ -53,6 +56,9 @@ def _wholes(layout: Layout) -> list[Segment]:
     return [*layout.wholes, *(layout.segments[u] for u in layout.begins)]
 
 
+# How many losses are sent through the whole graph at a time.
+TOGETHER = 16
+
 Found = tuple[Tensor, Tensor, Tensor, "Entries"]
 
 
@@ -97,19 +103,40 @@ def _by_loss(
 
 
 def _loss_by_loss(recording: Recording, losses: Tensor, wholes: list[Segment]) -> list[Tensor]:
-    """Return what each loss sends straight into each run, (V, T, B, S)."""
-    rows: list[list[Tensor]] = [[] for _ in wholes]
-    for v in range(losses.numel()):
-        seed = torch.zeros_like(losses)
-        seed[v] = 1
-        for own, run, g in zip(
-            rows, wholes, arrivals(recording, losses, seed, wholes, cut=True), strict=True
-        ):
-            laid = run.tape.s.new_zeros(run.tape.T, run.tape.B, run.tape.s.shape[-1])
+    """Return what each loss sends straight into each run, (V, T, B, S).
+
+    Several losses go together, unless that takes longer or an operation has no batching rule.
+
+    Raises:
+        RuntimeError: as `arrivals`.
+    """
+    V = losses.numel()
+    laid = [run.tape.s.new_zeros(V, run.tape.T, run.tape.B, run.tape.s.shape[-1]) for run in wholes]
+    seeds, first, at_once, alone = torch.eye(V).to(losses), 0, 1, 0.0
+    while first < V:
+        last = min(V, first + at_once)
+        began = perf_counter()
+        try:
+            found = arrivals(
+                recording, losses, seeds[first:last] if at_once > 1 else seeds[first], wholes,
+                cut=True, batched=at_once > 1,
+            )  # fmt: skip
+        except RuntimeError as error:
+            if at_once == 1 or isinstance(error, ThroughTimeError):
+                raise
+            at_once, alone = 1, -1.0
+            continue
+        for own, g in zip(laid, found, strict=True):
             if g is not None:
-                laid[..., : g.shape[-1]] = g
-            own.append(laid)
-    return [torch.stack(own) for own in rows]
+                own[first:last, ..., : g.shape[-1]] = g
+        # One alone, then some together; whichever took less by the loss goes on.
+        took = (perf_counter() - began) / (last - first)
+        if at_once == 1 and alone == 0.0:
+            at_once, alone = TOGETHER, took
+        elif at_once > 1 and took > alone:
+            at_once, alone = 1, -1.0
+        first = last
+    return laid
 
 
 def _norms(
