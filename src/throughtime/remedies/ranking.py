@@ -51,7 +51,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - t * spread, mean + t * spread, True)
 
 
-def harm(measured: Measured, place: Place | None = None) -> tuple[float, ...]:
+def harm(measured: Measured, places: Sequence[Place] = ()) -> tuple[float, ...]:
     """Return how much is wrong, worst first; smaller is better.
 
     In order: inf or NaN; findings other than those of reach, whose cause stands before it; a
@@ -60,9 +60,9 @@ def harm(measured: Measured, place: Place | None = None) -> tuple[float, ...]:
 
     Args:
         measured: a model.
-        place: where it was changed.
+        places: where it was changed.
     """
-    reach = measured.at(place)
+    reach = measured.at(places)
     causes = [code for code in measured.found if code not in REACH]
     short = math.log10(FRACTION / max(reach.best, 1e-300)) if reach.best == reach.best else 300.0
     return (
