@@ -208,7 +208,7 @@ def _why(row: Row, before: Measured) -> str:
         return "all is finite with it"
     gone = [code for code in before.found if code not in row.measured.found]
     reached = f"best units {number(row.before.best)} → {number(row.after.best)}"
-    return f"{reached}; without {', '.join(gone)}" if gone else reached
+    return f"without {', '.join(gone)}; {reached}" if gone else reached
 
 
 def _train(
