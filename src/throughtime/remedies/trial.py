@@ -156,7 +156,7 @@ def _needed(before: Measured, asked: bool) -> bool:
     """
     *worse, short, _ = harm(before)
     covered = before.at().coverage >= COVERED
-    return any(worse) or bool(short and (asked or not covered))
+    return bool(before.found) or any(worse) or bool(short and (asked or not covered))
 
 
 def _first(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
