@@ -141,6 +141,8 @@ def test_at_the_edge_the_leading_exponent_is_zero_on_the_batch():
 def test_no_gain_where_there_is_none():
     with pytest.raises(UnsupportedError, match="no gain between"):
         edge_gain(lambda gain: -1.0)
+    with pytest.raises(UnsupportedError, match=r"nearest is -0\.2 nats a step, at a gain of 2\.56"):
+        edge_gain(lambda gain: -0.2 - abs(math.log(gain / 2.56)))
     with pytest.raises(UnsupportedError, match="nan"):
         edge_gain(lambda gain: math.nan)
 

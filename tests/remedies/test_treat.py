@@ -382,6 +382,82 @@ def test_a_remedy_that_fails_is_a_row_with_its_error(monkeypatch):
         found.apply(Reader(), "chrono")
 
 
+class Marked(nn.Module):
+    """A loop of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.zeros(x.shape[1], 4)
+        for x_t in x:
+            h = tt.mark("h", self.step(torch.cat((x_t, h), 1)).tanh())
+        return h
+
+
+class Unread(nn.Module):
+    """Two layers, of which one is not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.GRU(4, 8), nn.GRU(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.a(x)
+        return self.b(x)[0][-1]
+
+
+class Packed(nn.Module):
+    """A layer over packed rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = torch.tensor([25, 9, 17])
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return self.rnn(packed)[1][0]
+
+
+class Normed(nn.Module):
+    """A layer whose W_h is computed: an initial value of it would be written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.utils.parametrizations.weight_norm(nn.GRU(4, 8), "weight_hh_l0")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0][-1]
+
+
+@pytest.mark.parametrize(
+    ("make", "best"),
+    [
+        (Marked, None),
+        (Unread, "chrono"),
+        (Packed, "chrono"),
+        (Normed, None),
+        (lambda: nn.Sequential(tt.Recurrent(tt.cells.PeepholeLSTM(4, 8))), "chrono"),
+        (lambda: nn.Sequential(tt.Recurrent(tt.cells.MinGRU(4, 8))), None),
+    ],
+)
+def test_models_of_other_kinds(make, best):
+    x = torch.randn(25, 3, 4)
+
+    def losses(model: nn.Module) -> Tensor:
+        found = model(x)
+        return (found[0][-1] if isinstance(found, tuple) else found).pow(2).mean()
+
+    found = tt.treat(make(), losses, lag=22)
+    assert found.best == best
+    assert all(row.error is None or row.name == "edge-gain" for row in found.rows)
+    if best:
+        row = found[best]
+        assert row.before.best < 0.01 < row.after.best
+
+
 # --- training --------------------------------------------------------------------------------
 
 

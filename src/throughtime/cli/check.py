@@ -60,6 +60,7 @@ def check(
 
 def _show(found: list[Any], skipped: dict[str, str]) -> None:
     """Print the findings, three lines each: what, how it is known, what to do."""
+    from rich.padding import Padding
     from rich.text import Text
 
     console = results()
@@ -70,10 +71,10 @@ def _show(found: list[Any], skipped: dict[str, str]) -> None:
         after = f", which follows from {follows}" if follows else ""
         head = Text.assemble((finding.severity, style), f": {finding.code}{where}{after}")
         console.print(head)
-        console.print(f"  {finding.what}", markup=False)
-        if finding.evidence:
-            console.print(f"  known by: {finding.evidence[0]}", markup=False)
-        console.print(f"  {finding.remedy}\n", markup=False)
+        known = [f"known by: {evidence}" for evidence in finding.evidence[:1]]
+        for line in (finding.what, *known, f"what to do: {finding.remedy}"):
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+        console.print()
     for path, why in skipped.items():
         console.print(f"not followed: {path or 'the model'} {why}", markup=False)
     counts = {s: sum(f.severity == s for f in found) for s in STYLES}

@@ -21,6 +21,8 @@ __all__ = ["CLIP", "clip_gradient_", "clipping"]
 
 # How many steps behind the end set the threshold.
 NEAR = 10
+# A profile that grows by more than this is worth a threshold.
+GROWS = 10.0
 
 
 def clip_gradient_(parameters: Tensor | Iterable[Tensor], most: float) -> float:
@@ -158,8 +160,9 @@ def threshold(case: Case) -> float:
 
 def _fits(case: Case, place: Place) -> bool:
     del place
-    return any(bool((layer.lag_profile() > 10).any()) for layer in case.flow.values()) or any(
-        not bool(layer.total_norms.isfinite().all()) for layer in case.flow.values()
+    return any(
+        layer.first_nonfinite is not None or bool((layer.lag_profile() > GROWS).any())
+        for layer in case.flow.values()
     )
 
 

@@ -73,12 +73,14 @@ def edge_gain(exponent: Callable[[float], float], most: float = 64.0) -> float:
     """
     low = high = 1.0
     at = exponent(1.0)
+    nearest = (abs(at), at, 1.0)
     while low == high:
         if not math.isfinite(at) or not 1 / most <= low <= most:
             raise UnsupportedError(
                 f"no gain between 1/{most:.0f} and {most:.0f} brings the leading exponent to 0: "
-                f"it is {at:.3g} nats a step at a gain of {low:.3g}."
+                f"the nearest is {nearest[1]:.2g} nats a step, at a gain of {nearest[2]:.3g}."
             )
+        nearest = min(nearest, (abs(at), at, low))
         further = low * (1.6 if at < 0 else 1 / 1.6)
         then = exponent(further)
         if (then < 0) != (at < 0):

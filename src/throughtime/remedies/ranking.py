@@ -17,6 +17,8 @@ GROWS = 100.0
 MORE = 10.0
 # Findings that say no more than the reach itself does.
 REACH = {"vanishes", "explodes", "underflow"}
+# Findings of a layer that is not read, which say nothing against the reach of another one.
+ASIDE = {"no-gradient", "parameter-unreached"}
 # Two-sided 95 % points of Student's t with 1, 2, … degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
            2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
@@ -51,7 +53,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - t * spread, mean + t * spread, True)
 
 
-def harm(measured: Measured, place: Place | None = None) -> tuple[float, ...]:
+def harm(measured: Measured, places: Sequence[Place] = ()) -> tuple[float, ...]:
     """Return how much is wrong, worst first; smaller is better.
 
     In order: inf or NaN; findings other than those of reach, whose cause stands before it; a
@@ -60,10 +62,10 @@ def harm(measured: Measured, place: Place | None = None) -> tuple[float, ...]:
 
     Args:
         measured: a model.
-        place: where it was changed.
+        places: where it was changed.
     """
-    reach = measured.at(place)
-    causes = [code for code in measured.found if code not in REACH]
+    reach = measured.at(places)
+    causes = [code for code in measured.found if code not in REACH | ASIDE]
     short = math.log10(FRACTION / max(reach.best, 1e-300)) if reach.best == reach.best else 300.0
     return (
         float(measured.nonfinite is not None),
@@ -93,7 +95,7 @@ def lead(found: Sequence[str]) -> str | None:
     Args:
         found: as `Measured.found`.
     """
-    return next((code for code in found if code not in REACH), None)
+    return next((code for code in found if code not in REACH | ASIDE), None)
 
 
 def further(before: tuple[float, ...], after: tuple[float, ...]) -> bool:

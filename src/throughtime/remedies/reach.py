@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,15 +76,15 @@ class Measured:
     found: tuple[str, ...] = ()
     flow: Flow | None = field(default=None, compare=False, repr=False)
 
-    def at(self, place: Place | None) -> Reach:
-        """Return the layer that reaches farthest, at one place or in all of the model.
+    def at(self, places: Sequence[Place] = ()) -> Reach:
+        """Return the layer that reaches farthest, at these places or in all of the model.
 
         A gradient goes back through time in any layer of a stack, so the best one decides.
 
         Args:
-            place: a module of the model; None: anywhere.
+            places: modules of the model; none: anywhere.
         """
-        own = [r for n, r in self.layers.items() if place is None or place.holds(n)]
+        own = [r for n, r in self.layers.items() if any(place.holds(n) for place in places)]
         among = own or list(self.layers.values())
         return max(among, key=lambda r: (r.nonfinite is None, _number(r.best)))
 

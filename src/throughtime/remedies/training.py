@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputTypeError
 from .undisturbed import seeded
@@ -133,7 +133,7 @@ def _score(value: Any) -> float:
         InputTypeError: it is none.
     """
     try:
-        number = float(value)
+        number = float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError) as error:
         raise InputTypeError(
             "train(model, updates) must return a score, one number, higher being better; got "

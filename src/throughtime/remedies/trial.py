@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import GraphError, InputTypeError, InputValueError
+from ..errors import GraphError, InputTypeError, InputValueError, ThroughTimeError
 from .base import Case, Losses, Remedy, copied
-from .places import Place, places_of
+from .places import places_of
 from .ranking import Interval, further, harm, helps, interval, lead
 from .reach import Measured, farthest, measure
 from .table import REMEDIES
@@ -120,7 +120,7 @@ def _treat(
             f"lag is {lag}, but no loss of this batch has more than {far} steps behind it; give a "
             "longer batch, or a smaller lag."
         )
-    first = Row(AS_IT_IS, before, before.at(None), before.at(None))
+    first = Row(AS_IT_IS, before, before.at(), before.at())
     found = Treatment(
         [first], paired, lag or max(1, far - 1), lag is not None, trained=train is not None
     )
@@ -155,8 +155,8 @@ def _needed(before: Measured, asked: bool) -> bool:
     A single loss that does not reach far is a fault only where somebody says how far it has to.
     """
     *worse, short, _ = harm(before)
-    covered = before.at(None).coverage >= COVERED
-    return any(worse) or bool(short and (asked or not covered))
+    covered = before.at().coverage >= COVERED
+    return bool(before.found) or any(worse) or bool(short and (asked or not covered))
 
 
 def _first(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
@@ -191,19 +191,14 @@ def _try(
         treated, changes = remedy.apply(case, places)
         after = measure(treated, losses, asked)
     except Exception as error:
-        return Row(remedy.name, error=f"{type(error).__name__}: {error}".splitlines()[0])
-    place = places[0]
-    reach = max((after.at(p) for p in places), key=lambda r: r.best if r.best == r.best else -1.0)
-    row = Row(remedy.name, after, before.at(place), reach, tuple(changes))
-    was, now = harm(before, _one(places)), harm(after, _one(places))
+        own = isinstance(error, ThroughTimeError)
+        said = str(error) if own else f"{type(error).__name__}: {error}"
+        return Row(remedy.name, error=said.splitlines()[0])
+    row = Row(remedy.name, after, before.at(places), after.at(places), tuple(changes))
+    was, now = harm(before, places), harm(after, places)
     row.helps, row.further = helps(was, now), further(was, now)
     row.why = _why(row, before)
     return row
-
-
-def _one(places: list[Place]) -> Place | None:
-    """Return the place where there is one; else None, for anywhere."""
-    return places[0] if len(places) == 1 else None
 
 
 def _why(row: Row, before: Measured) -> str:
@@ -213,7 +208,7 @@ def _why(row: Row, before: Measured) -> str:
         return "all is finite with it"
     gone = [code for code in before.found if code not in row.measured.found]
     reached = f"best units {number(row.before.best)} → {number(row.after.best)}"
-    return f"{reached}; without {', '.join(gone)}" if gone else reached
+    return f"without {', '.join(gone)}; {reached}" if gone else reached
 
 
 def _train(
