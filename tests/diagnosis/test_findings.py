@@ -78,7 +78,8 @@ def test_every_code_of_the_design_has_its_row():
 def test_a_sound_flow_gives_an_empty_list():
     found = tt.examine(flow_of(nn.LSTM(3, 8), torch.randn(5, 4, 3), each))
     assert found == [] and isinstance(found, list)
-    assert repr(found) == "nothing found" and "nothing" in found._repr_html_()
+    assert repr(found).startswith("nothing found\n") and "learning rate" in repr(found)
+    assert "nothing" in found._repr_html_()
 
 
 def test_findings_are_plain_data_that_json_takes():
