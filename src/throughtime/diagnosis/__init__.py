@@ -4,7 +4,6 @@
 """
 
 from ..flow import Flow
-
 from .diagnoses import Diagnoses
 from .evidence import Diagnosis, Evidence, Verdict
 from .examining import examine

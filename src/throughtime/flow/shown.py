@@ -39,7 +39,7 @@ def units(layer: LayerView) -> int:
 def text_of(
     flow: Mapping[str, LayerView], skipped: Mapping[str, str], found: Sequence[Judged] | None
 ) -> str:
-    """Return one line for each layer, of several runs the one that reaches least, and what is wrong.
+    """Return one line a layer, of several runs the one that reaches least, and what is wrong.
 
     Args:
         flow: the layers.
@@ -101,12 +101,10 @@ def judged(flow: F, judge: Callable[[F], Sequence[Judged]] | None) -> Sequence[J
 
 
 def _leading(found: Sequence[Judged], name: str) -> str:
-    """Return the code of a layer's first finding, or of the whole model's."""
-    for own in (name, None):
-        codes = [one.code for one in found if one.layer == own]
-        if codes:
-            return codes[0]
-    return "none"
+    """Return the code of a layer's first finding, or of what is wrong with the whole model."""
+    own = [one.code for one in found if one.layer == name]
+    whole = [one.code for one in found if one.layer is None and one.severity != "note"]
+    return (own or whole or ["none"])[0]
 
 
 def _at_farthest(profile: Tensor, window: int | None) -> str:

@@ -1,16 +1,18 @@
-"""The report on a flow: verdicts, evidence, figures, and what they cannot tell."""
+"""The report on a flow: what is wrong and what to change; then the measurements."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..diagnosis import Diagnosis, Evidence, diagnose
+from ..diagnosis import Diagnosis, Evidence, Finding, diagnose, examine
 from ..errors import InputValueError
 from ..flow import LayerView
+from ..flow.shown import units
 from ..flow.view import least
 from . import palette
 from .equations import EQUATIONS
@@ -18,6 +20,7 @@ from .figures import draw
 from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .numbers import number, percent, steps
+from .opening import NEXT, cards, growth, headline, label, reach
 from .page import Plot, check_writable, plot, render, write
 
 if TYPE_CHECKING:
@@ -56,15 +59,21 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
+    findings: Sequence[Finding] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
+    It begins with what is wrong, how that is known and what to change; then come the curve and, to
+    be unfolded, everything that was measured.
+
     Args:
-        flow: what ``trace.flow`` returned.
+        flow: what ``trace.flow`` returned; or layers of several flows by names of your own, such
+            as ``{"before": flow["l0"], "after": other["l0"]}``, which are shown side by side.
         path: of the HTML file; its folder must exist. A file that is there is replaced.
         diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
+        findings: what `examine` returned for it, where it was told the lag that the task needs.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -90,13 +99,15 @@ def write_report(
         'flow.html'
     """
     target = check_writable(path)
-    return write(report_html(flow, diagnosis=diagnosis, words=words, title=title), target)
+    html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
+    return write(html, target)
 
 
 def report_html(
     flow: Mapping[str, LayerView],
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
+    findings: Sequence[Finding] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -107,6 +118,7 @@ def report_html(
     Args:
         flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
+        findings: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
         kinds: which figures each layer gets.
@@ -117,25 +129,78 @@ def report_html(
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
+    found = examine(flow) if findings is None else findings
+    opening = cards(found, flow)
     runs = least(flow)
     if max(runs.values()) > MANY:  # a page of the same again: one run of each layer stands for all
         flow = {name: flow[name] for name in runs}
     if diagnosis is None:
         diagnosis = diagnose(flow)
     layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
-    several = len(layers) > 1
+    wrong = [card for card in opening if card["label"]["severity"] != "note"]
     return render(
         "report.html.j2",
-        title=title or "The gradient’s way back through time",
+        title=title or headline(found),
+        titled=title is not None,
         summary=_summary(flow, runs),
-        several=several,
+        several=len(layers) > 1,
+        cards=opening if wrong else [_sound(), *opening],
+        next=NEXT,
+        rows=[_row(name, layer, found) for name, layer in flow.items()],
+        curve=_curve(flow),
         layers=layers,
-        overview=plot(draw(flow, "overview"), "overview-plot") if several else None,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
         brief=brief,
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     )
+
+
+def _sound() -> dict[str, Any]:
+    """Return the card of a model in which nothing is wrong."""
+    return {
+        "label": label("sound"),
+        "code": "",
+        "title": "What this says, and what it does not",
+        "where": "",
+        "what": "On this batch the gradient arrives at the steps that were measured, all numbers "
+        "are finite, and data, wiring and units show no fault. That does not mean that the model "
+        "learns your task: it means that the recurrence is not what stops it.",
+        "alike": "",
+        "known": "",
+        "remedy": "",
+        "paste": "",
+        "symptoms": [],
+    }
+
+
+def _row(name: str, layer: LayerView, found: Sequence[Finding]) -> dict[str, Any]:
+    """Return a layer's line of the summary."""
+    own = [one for one in found if one.layer == name]
+    severity = own[0].severity if own else "sound"
+    passed = not own and layer.first_nonfinite is not None
+    return {
+        "name": name or "the model",
+        "label": label("note" if passed else severity),
+        "finding": "inf or NaN passed on"
+        if passed
+        else ", ".join(dict.fromkeys(one.code for one in own)) or "nothing found",
+        "reach": reach(layer),
+        "growth": growth(layer),
+    }
+
+
+def _curve(flow: Mapping[str, LayerView]) -> Plot | None:
+    """Return the figure that stands at the top; none where numbers are inf or NaN."""
+    if any(layer.first_nonfinite is not None for layer in flow.values()):
+        return None
+    if all(layer.one_loss for layer in flow.values()):
+        drawing = draw(flow, "steps")
+    elif len(flow) > 1:
+        drawing = draw(flow, "overview")
+    else:
+        drawing = draw(flow, "lag", bounds=False)
+    return None if drawing.empty else plot(replace(drawing, equations=()), "curve-plot")
 
 
 def _layer(
@@ -148,7 +213,6 @@ def _layer(
 ) -> dict[str, Any]:
     """Return what the template needs of one layer."""
     layer = flow[name]
-    colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
     plots: list[Plot] = []
     # What somebody asked for by name says itself why it cannot be drawn.
     if kinds is LAYER_KINDS and not layer.jacobian_steps:
@@ -160,10 +224,8 @@ def _layer(
     return {
         "id": f"layer-{index}",
         "name": name,
-        "verdict": diagnosis.verdict.name,
-        "colour": colour,
-        "sign": sign,
-        "headline": "" if diagnosis.headline() == diagnosis.verdict.name else diagnosis.headline(),
+        "verdict": diagnosis.headline(),
+        "label": label(palette.VERDICTS[diagnosis.verdict.name]),
         "meaning": meaning(layer),
         "began": began(layer),
         "advice": diagnosis.advice,
@@ -191,6 +253,11 @@ def meaning(layer: LayerView, fraction: float = 0.01) -> str:
     longest = len(layer.lag_profile()) - 1 if window is None else window
     if layer.first_nonfinite is not None:
         return "There are values that are not finite, so no update of these weights can be used."
+    top = layer.lag_profile().nan_to_num(0)
+    if float(top.max()) > 100:
+        factor, lag = float(top.max()), int(top.argmax())
+        shown = f"{factor:,.0f}" if factor < 1e6 else number(factor, 2)
+        return f"The gradient grows {shown}-fold over {steps(lag)} back."
     if horizon >= longest:
         return (
             f"The gradient keeps at least {percent(fraction)} of its size over "
@@ -199,7 +266,7 @@ def meaning(layer: LayerView, fraction: float = 0.01) -> str:
     # Of a scalar, each step's part is followed by itself, whatever the parts make together.
     what = "What enters at one step" if layer.split == "step" else "The gradient"
     return (
-        f"{what} falls below {percent(fraction)} of its size at lag 0 after {horizon} of the "
+        f"{what} falls below {percent(fraction)} of its first size after {horizon} of the "
         f"{steps(longest)} that were measured."
     )
 
@@ -254,11 +321,21 @@ def _value(value: float | None) -> str:
 
 def _facts(layer: LayerView) -> str:
     dtype = str(layer.norms.dtype).removeprefix("torch.")
+    own = units(layer)
     return (
         f"{layer.kind} cell, {steps(layer.T)}, {layer.B} "
-        f"batch {'row' if layer.B == 1 else 'rows'}, state of {layer.S}, "
-        f"{layer.norms.shape[0]} {'loss' if layer.norms.shape[0] == 1 else 'losses'}, {dtype}"
+        f"batch {'row' if layer.B == 1 else 'rows'}, {own} {'unit' if own == 1 else 'units'}, "
+        f"{_losses(layer)}, {dtype}"
     )
+
+
+def _losses(layer: LayerView) -> str:
+    """Return how many losses there are; of a scalar, where its gradient enters."""
+    count = layer.norms.shape[0]
+    if layer.split != "step":
+        return "1 loss" if count == 1 else f"{count} losses"
+    count = int((layer.enters > 0).any(1).sum())
+    return f"one loss, whose gradient enters at {steps(count)}"
 
 
 def _summary(flow: Mapping[str, LayerView], runs: Mapping[str, int]) -> str:
@@ -270,7 +347,4 @@ def _summary(flow: Mapping[str, LayerView], runs: Mapping[str, int]) -> str:
     )
     spans = sorted({layer.T for layer in flow.values()})
     reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"
-    return (
-        f"{count} recurrent {'layer' if count == 1 else 'layers'}, {reach}. Measured exactly: "
-        f"each loss’s gradient, taken apart by the step that it reaches.{which}"
-    )
+    return f"{count} recurrent {'layer' if count == 1 else 'layers'}, {reach}.{which}"

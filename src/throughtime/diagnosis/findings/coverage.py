@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...cells import GRU, LSTM, Elman
+from ...flow import LayerView
 from ...flow.nonfinite import all_finite
 from ..look import Seen
 
-__all__ = ["Coverage", "all_measured", "as_default", "coverage", "remedy"]
+__all__ = ["Coverage", "all_measured", "as_default", "coverage", "each_step", "remedy"]
 
 
 class Coverage(NamedTuple):
@@ -56,6 +57,26 @@ def coverage(seen: Seen, fraction: float) -> Coverage:
     # One step by itself may be small by chance: what counts is that its neighbours are, too.
     around = torch.nn.functional.max_pool1d(level.nan_to_num(0).T, 3, 1, 1).T
     return Coverage(level, inside, inside & ~counts & (around < fraction))
+
+
+def each_step(layer: LayerView, fraction: float = 0.01) -> Tensor:
+    """Return what each step of a typical row gets, relative to the last ones, (T,).
+
+    It is NaN where no loss can reach the step. Typical is the row with the median number of steps
+    that get too little, which is the one that a finding speaks of.
+
+    Args:
+        layer: a layer's flow.
+        fraction: what share still counts as arriving.
+    """
+    seen = Seen(layer.name, layer, (), False)
+    rows = seen.reached.nonzero().flatten()
+    if not len(rows) or not seen.finite_back:
+        return torch.full((layer.T,), torch.nan)
+    cover = coverage(seen, fraction)
+    few = cover.silent[:, rows].sum(0)
+    row = int(rows[int(few.argsort()[len(few) // 2])])
+    return torch.where(cover.inside[:, row], cover.level[:, row], torch.nan)
 
 
 def all_measured(seen: Seen) -> bool:

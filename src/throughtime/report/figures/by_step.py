@@ -1,0 +1,85 @@
+"""What each step gets of the whole gradient, in all layers: which steps can teach them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...diagnosis.findings.coverage import each_step
+from ...flow import LayerView
+from .. import palette
+from ..arrange import array
+from ..numbers import number, percent, steps
+from .base import Drawing, layout, level, log_axis
+
+__all__ = ["draw"]
+
+
+def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
+    """Draw what each step gets of all losses together, beside what the last ones get (eq. 9).
+
+    Args:
+        flow: a Flow.
+        fraction: what share still counts as arriving.
+    """
+    lines = {name: array(each_step(layer, fraction)) for name, layer in flow.items()}
+    seen = np.concatenate(list(lines.values()))
+    seen = np.log10(seen[np.isfinite(seen) & (seen > 0)])
+    low, high = (min(seen.min(), -2.0), max(seen.max(), 0.0)) if len(seen) else (-2.0, 0.0)
+    room = max(0.06 * (high - low), 0.2)
+    T = max(map(len, lines.values()))
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines" if len(line) > 12 else "lines+markers",
+            "x": np.arange(1, len(line) + 1),
+            "y": np.where(np.isfinite(line) & (line > 0), line, np.nan),
+            "name": name or "the model",
+            "line": {
+                "color": palette.COLORWAY[i % len(palette.COLORWAY)],
+                "width": 2.25,
+                "dash": palette.DASHES[i % len(palette.DASHES)],
+            },
+            "hovertemplate": f"{name} %{{y:.2e}}<extra></extra>",
+        }
+        for i, (name, line) in enumerate(lines.items())
+    ]
+    data.append(level(fraction, 1, max(T, 2), f"limit: {percent(fraction)}"))
+    return Drawing(
+        heading="What does each step get of the gradient?",
+        caption=_caption(lines, fraction),
+        note="In a typical row of the batch.",
+        equations=(5, 9),
+        data=data,
+        layout=layout(
+            "step of the sequence",
+            "share of what the last steps get",
+            whole=T,
+            yaxis=log_axis(low - room, high + room),
+            showlegend=True,
+            hovermode="x unified",
+        ),
+        height=360,
+        empty=not len(seen),
+    )
+
+
+def _caption(lines: Mapping[str, np.ndarray], fraction: float) -> str:
+    words = [_of_one(name or "the model", line, fraction) for name, line in lines.items()]
+    if len(words) > 4:
+        words = [*words[:4], f"{len(words) - 4} more layers are drawn too."]
+    return " ".join(words)
+
+
+def _of_one(name: str, line: np.ndarray, fraction: float) -> str:
+    there = np.isfinite(line)
+    if not there.any():
+        return f"In {name} nothing finite arrives at any step."
+    top = float(np.nanmax(line))
+    if top > 100:
+        return f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times as much."
+    many, of = int((line[there] >= fraction).sum()), int(there.sum())
+    if many == of:
+        return f"In {name} all {steps(of)} get {percent(fraction)} or more."
+    return f"In {name} {steps(many)} of {of} get {percent(fraction)} or more, the others less."
