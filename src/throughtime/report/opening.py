@@ -1,4 +1,4 @@
-"""How a page begins: what is wrong, how it is known, what to change; or what sound does not mean."""
+"""How a page begins: what is wrong, how that is known, what to change; or what sound means."""
 
 from __future__ import annotations
 
@@ -41,6 +41,20 @@ TITLES = {
     "vanishes": "The early steps get almost no gradient",
     "underflow": "The gradient is too small for this number format",
 }
+# What it does to the model, in a sentence.
+MEANS = {
+    "vanishes": "What happens in those steps can hardly teach the model anything.",
+    "explodes": "Those steps rule the whole update, and may throw the weights far off.",
+    "input-scale": "What is saturated hardly reacts to its input any more, so little is learnt.",
+    "saturated": "What is saturated hardly reacts any more, so little is learnt.",
+    "dead-units": "Such a unit gets no gradient, so it does not come back by itself.",
+    "reads-padding": "The gradient has to cross the padding before it meets the text.",
+    "state-cut": "Nothing before the cut can be learnt from what comes after it.",
+    "no-gradient": "Its weights never change.",
+    "parameter-unreached": "It never changes.",
+    "input-nonfinite": "One such number makes the loss NaN and, by the next update, every weight.",
+    "rows-without-gradient": "The others are not learnt from; often two axes were swapped.",
+}
 # A note on reach is about less than the warning of the same code.
 NOTES = {"vanishes": "How far back this reaches"}
 
@@ -50,7 +64,7 @@ NEXT = (
     "Do inputs and labels belong together? Look at a few of them as the model gets them.",
     "Is the learning rate right? Try ten times less and ten times more.",
     "How far back does your task need to look? Say so, and it is held against that: "
-    "tt.examine(flow, lag=…). A longer sequence than this one may still be too long.",
+    "tt.examine(flow, lag=…). A longer sequence may still be too long.",
     "Measure again after some hundred updates: weights move, and what is sound now may not stay so.",
 )
 
@@ -96,7 +110,7 @@ def cards(found: Sequence[Finding], flow: Mapping[str, LayerView]) -> list[dict[
                     "label": label(group.first.severity),
                     "what": group.first.what,
                     "title": _title(group),
-                }  # fmt: skip
+                }
             )
             by_code.setdefault(group.first.code, card)
             continue
@@ -121,12 +135,21 @@ def _card(group: Group, flow: Mapping[str, LayerView]) -> dict[str, Any]:
         "title": _title(group),
         "where": group.where,
         "what": first.what,
+        "means": _means(first),
         "alike": named(others) if others else "",
         "known": known(first.evidence),
         "remedy": first.remedy,
         "paste": line(first, flow, group.layers),
         "symptoms": [],
     }
+
+
+def _means(finding: Finding) -> str:
+    """Return what a finding does to the model; of steps that get little, where that was measured."""
+    if finding.severity == "note":
+        return ""
+    moved = any("share of dE/d" in one.quantity for one in finding.evidence)
+    return "" if finding.code == "vanishes" and not moved else MEANS.get(finding.code, "")
 
 
 def known(evidence: Sequence[Evidence]) -> str:
@@ -156,8 +179,7 @@ def reach(layer: LayerView) -> str:
         return "not measurable"
     if layer.one_loss:
         each = each_step(layer)
-        each = each[each.isfinite()]
-        return f"{int((each >= 0.01).sum())} of {steps(len(each))}"
+        return f"{each.reached} of {steps(each.steps)}"
     return f"{layer.horizon_text()} of {steps(len(layer.lag_profile()) - 1)}"
 
 
@@ -181,7 +203,7 @@ def growth(layer: LayerView) -> str:
 
 def _of_one_loss(layer: LayerView) -> str:
     """Return what the first step gets, beside the last ones."""
-    each = each_step(layer)
+    each = each_step(layer).level
     there = each.isfinite().nonzero().flatten()
     if not len(there):
         return "–"

@@ -47,8 +47,11 @@ def _chrono(module: str, layer: LayerView) -> str:
 def _gated(module: str, layer: LayerView) -> str:
     return (
         f"old = {module}\n"
-        f"{module} = torch.nn.GRU(old.input_size, old.hidden_size, old.num_layers,\n"
-        "    batch_first=old.batch_first, bidirectional=old.bidirectional)\n"
+        f"{module} = torch.nn.GRU(\n"
+        "    old.input_size, old.hidden_size, old.num_layers,\n"
+        "    batch_first=old.batch_first,\n"
+        "    bidirectional=old.bidirectional,\n"
+        ")\n"
         f"{_chrono(module, layer)}"
     )
 

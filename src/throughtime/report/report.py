@@ -166,6 +166,7 @@ def _sound() -> dict[str, Any]:
         "what": "On this batch the gradient arrives at the steps that were measured, all numbers "
         "are finite, and data, wiring and units show no fault. That does not mean that the model "
         "learns your task: it means that the recurrence is not what stops it.",
+        "means": "",
         "alike": "",
         "known": "",
         "remedy": "",

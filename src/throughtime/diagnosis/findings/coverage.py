@@ -13,7 +13,7 @@ from ...flow import LayerView
 from ...flow.nonfinite import all_finite
 from ..look import Seen
 
-__all__ = ["Coverage", "all_measured", "as_default", "coverage", "each_step", "remedy"]
+__all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
 
 
 class Coverage(NamedTuple):
@@ -59,11 +59,32 @@ def coverage(seen: Seen, fraction: float) -> Coverage:
     return Coverage(level, inside, inside & ~counts & (around < fraction))
 
 
-def each_step(layer: LayerView, fraction: float = 0.01) -> Tensor:
-    """Return what each step of a typical row gets, relative to the last ones, (T,).
+class EachStep(NamedTuple):
+    """What each step of a typical row gets.
 
-    It is NaN where no loss can reach the step. Typical is the row with the median number of steps
-    that get too little, which is the one that a finding speaks of.
+    Attributes:
+        level: (T,), relative to the last steps; NaN where no loss can reach the step.
+        silent: (T,) bool, the steps that get too little.
+    """
+
+    level: Tensor
+    silent: Tensor
+
+    @property
+    def reached(self) -> int:
+        """How many steps get enough."""
+        return self.steps - int(self.silent.sum())
+
+    @property
+    def steps(self) -> int:
+        """How many steps a loss could reach."""
+        return int(self.level.isfinite().sum())
+
+
+def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
+    """Return what each step gets in the row that a finding speaks of.
+
+    It is the one with the median number of steps that get too little.
 
     Args:
         layer: a layer's flow.
@@ -72,11 +93,12 @@ def each_step(layer: LayerView, fraction: float = 0.01) -> Tensor:
     seen = Seen(layer.name, layer, (), False)
     rows = seen.reached.nonzero().flatten()
     if not len(rows) or not seen.finite_back:
-        return torch.full((layer.T,), torch.nan)
+        return EachStep(torch.full((layer.T,), torch.nan), torch.zeros(layer.T, dtype=torch.bool))
     cover = coverage(seen, fraction)
     few = cover.silent[:, rows].sum(0)
     row = int(rows[int(few.argsort()[len(few) // 2])])
-    return torch.where(cover.inside[:, row], cover.level[:, row], torch.nan)
+    level = torch.where(cover.inside[:, row], cover.level[:, row], torch.nan)
+    return EachStep(level, cover.silent[:, row])
 
 
 def all_measured(seen: Seen) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...diagnosis.findings.coverage import each_step
+from ...diagnosis.findings.coverage import EachStep, each_step
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array
@@ -23,7 +23,8 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
         flow: a Flow.
         fraction: what share still counts as arriving.
     """
-    lines = {name: array(each_step(layer, fraction)) for name, layer in flow.items()}
+    each = {name: each_step(layer, fraction) for name, layer in flow.items()}
+    lines = {name: array(one.level) for name, one in each.items()}
     seen = np.concatenate(list(lines.values()))
     seen = np.log10(seen[np.isfinite(seen) & (seen > 0)])
     low, high = (min(seen.min(), -2.0), max(seen.max(), 0.0)) if len(seen) else (-2.0, 0.0)
@@ -48,7 +49,7 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
     data.append(level(fraction, 1, max(T, 2), f"limit: {percent(fraction)}"))
     return Drawing(
         heading="What does each step get of the gradient?",
-        caption=_caption(lines, fraction),
+        caption=_caption(each, fraction),
         note="In a typical row of the batch.",
         equations=(5, 9),
         data=data,
@@ -65,21 +66,21 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
     )
 
 
-def _caption(lines: Mapping[str, np.ndarray], fraction: float) -> str:
-    words = [_of_one(name or "the model", line, fraction) for name, line in lines.items()]
+def _caption(each: Mapping[str, EachStep], fraction: float) -> str:
+    words = [_of_one(name or "the model", one, fraction) for name, one in each.items()]
     if len(words) > 4:
         words = [*words[:4], f"{len(words) - 4} more layers are drawn too."]
     return " ".join(words)
 
 
-def _of_one(name: str, line: np.ndarray, fraction: float) -> str:
-    there = np.isfinite(line)
-    if not there.any():
+def _of_one(name: str, one: EachStep, fraction: float) -> str:
+    line = array(one.level)
+    if not one.steps:
         return f"In {name} nothing finite arrives at any step."
     top = float(np.nanmax(line))
     if top > 100:
         return f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times as much."
-    many, of = int((line[there] >= fraction).sum()), int(there.sum())
+    many, of = one.reached, one.steps
     if many == of:
         return f"In {name} all {steps(of)} get {percent(fraction)} or more."
     return f"In {name} {steps(many)} of {of} get {percent(fraction)} or more, the others less."

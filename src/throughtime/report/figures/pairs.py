@@ -11,7 +11,7 @@ from ...flow import LayerView
 from .. import palette
 from ..arrange import STEPS, Pairs, by_pair
 from ..numbers import number, power, ratio, steps
-from .base import Drawing, decades, label, layout
+from .base import Drawing, decades, label, layout, log_axis
 
 __all__ = ["draw"]
 
@@ -24,10 +24,11 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
         most: above so many steps, each n-th is drawn.
     """
     pairs = by_pair(layer, most)
-    one = len(pairs.t) < 2
     horizon = int(layer.horizon())
+    if len(pairs.t) < 2:
+        return _one_line(layer, pairs, horizon)
     return Drawing(
-        heading="Which steps does each loss reach?",
+        heading=_heading(layer),
         caption=_caption(layer, pairs, horizon),
         note=_note(layer, pairs),
         equations=(3, 4, 5, 9),
@@ -41,7 +42,7 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
         ],
         layout=layout(
             "k: the step that the gradient reaches",
-            "t: the step of the loss",
+            _line_of(layer, "t: the step of the loss", "t: the step where the gradient enters"),
             whole=layer.T,
             xaxis={"range": [-0.5, layer.T + 0.5], "showgrid": False},
             yaxis={
@@ -51,7 +52,73 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
             margin={"l": 8, "r": 12, "t": 64, "b": 8},
             annotations=[_scale_label(), *_horizon_label(pairs, horizon)],
         ),
-        height=250 if one else 520,
+        height=520,
+        empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
+    )
+
+
+def _heading(layer: LayerView) -> str:
+    return _line_of(
+        layer,
+        "Which steps does each loss reach?",
+        "Which steps does the gradient reach from where it enters?",
+    )
+
+
+def _line_of(layer: LayerView, loss: str, entry: str) -> str:
+    """Return words for a line of the map: a loss, or of a scalar a step at which it enters."""
+    return entry if layer.split == "step" else loss
+
+
+def _one_line(layer: LayerView, pairs: Pairs, horizon: int) -> Drawing:
+    """Draw a single line of the map as a curve: a strip of colours says less."""
+    norm = pairs.norm[0] if len(pairs.t) else np.zeros(0)
+    y = np.where(np.isfinite(norm) & (norm > 0), norm, np.nan)
+    seen = np.log10(y[np.isfinite(y)])
+    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (-1.0, 0.0)
+    room = max(0.08 * (high - low), 0.3)
+    marks = [(pairs.zero, low - room, "exactly 0", palette.UNDERFLOW),
+             (pairs.broken, high + room, "not finite (inf or NaN)", palette.NONFINITE)]  # fmt: skip
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if len(y) < 12 else "lines",
+            "x": pairs.k[: len(y)],
+            "y": y,
+            "name": "gradient",
+            "line": {"color": palette.MEASURED, "width": 2.5},
+            "hovertemplate": "step %{x}: %{y:.2e}<extra></extra>",
+        }
+    ]
+    for where, edge, name, colour in marks:
+        if where.any():
+            x = pairs.k[where[0]]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "x": x,
+                    "y": np.full(len(x), 10.0 ** np.clip(edge, -300, 300)),
+                    "name": name,
+                    "marker": {"color": colour, "size": 6, "symbol": "x"},
+                    "hovertemplate": f"step %{{x}}: {name}<extra></extra>",
+                }
+            )
+    return Drawing(
+        heading=_heading(layer),
+        caption=_caption(layer, pairs, horizon),
+        note=_note(layer, pairs),
+        equations=(3, 4, 5, 9),
+        data=data,
+        layout=layout(
+            "k: the step that the gradient reaches",
+            "size of the gradient there",
+            whole=layer.T,
+            xaxis={"range": [-0.5, layer.T + 0.5]},
+            yaxis=log_axis(low - room, high + room),
+            showlegend=len(data) > 1,
+        ),
+        height=300,
         empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
     )
 
@@ -205,12 +272,19 @@ def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
         return "Every norm is exactly 0: no loss sends a gradient into this layer."
     if not seen.any():
         return "Every norm is inf or NaN: no loss can teach this layer until that is mended."
-    text = (
+    lines = (
         "Each line is one loss; from its own step on the diagonal it runs back in time to the left."
         if len(pairs.t) > 1
         else "There is one loss; from its own step it runs back in time to the left."
     )
-    text += _last_line(pairs)
+    entries = (
+        "There is one loss. Each line is a step at which its gradient enters this layer, from what "
+        "reads the output there or from the layer above; it runs back in time to the left."
+        if len(pairs.t) > 1
+        else "There is one loss, and its gradient enters at one step; it runs back in time to the "
+        "left."
+    )
+    text = _line_of(layer, lines, entries) + _last_line(layer, pairs)
     if pairs.broken.any():
         first = int(pairs.t[np.flatnonzero(pairs.broken.any(1))[0]])
         text += f" From the loss at step {first} on there are gradients that are not finite."
@@ -226,7 +300,7 @@ def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
     return f"{text}\n{_what_follows(pairs, horizon, longest)}"
 
 
-def _last_line(pairs: Pairs) -> str:
+def _last_line(layer: LayerView, pairs: Pairs) -> str:
     """Describe what the last loss has at its own step, and at the earliest where any arrives."""
     line = pairs.norm[-1]
     there = np.flatnonzero(np.isfinite(line))
@@ -239,8 +313,9 @@ def _last_line(pairs: Pairs) -> str:
     else:
         compared = f"{ratio(change)} {'of' if change < 0 else 'times'} that"
     return (
-        f" The gradient of the loss at step {pairs.t[-1]} has a norm of {number(near, 2)} at step "
-        f"{pairs.k[there[-1]]} and of {number(far, 2)} at step {pairs.k[there[0]]}, {compared}."
+        f" The gradient {_line_of(layer, 'of the loss', 'that enters')} at step {pairs.t[-1]} has "
+        f"a norm of {number(near, 2)} at step {pairs.k[there[-1]]} and of {number(far, 2)} at step "
+        f"{pairs.k[there[0]]}, {compared}."
     )
 
 
