@@ -90,7 +90,7 @@ def _of_each(seen: Seen) -> Growth:
 def _finding(seen: Seen, found: Growth, growth: float) -> Finding:
     rate = math.log(found.factor) / max(found.lag, 1)
     factor = found.factor
-    times = f"{factor:,.0f}-fold" if factor < 1e6 else f"{factor:.0e}-fold"
+    times = f"{factor:,.0f}-fold" if factor < 1e9 else f"{factor:.1e}-fold"
     plain = isinstance(seen.cell, Elman)
     return Finding(
         "explodes",
