@@ -12,12 +12,13 @@ from torch import nn
 
 import throughtime as tt
 from throughtime.diagnosis.examining import ranked
-from throughtime.diagnosis.finding import Finding, Findings
+from throughtime.diagnosis.finding import Finding
 from throughtime.diagnosis.findings import FINDINGS
 from throughtime.diagnosis.findings.decay import vanishes
 from throughtime.diagnosis.findings.growth import explodes
 from throughtime.diagnosis.findings.padding import reads_padding
 from throughtime.diagnosis.findings.saturation import input_scale
+from throughtime.diagnosis.found import Findings
 from throughtime.diagnosis.look import Look
 from throughtime.errors import InputTypeError, InputValueError
 

@@ -65,7 +65,7 @@ NEXT = (
     "Is the learning rate right? Try ten times less and ten times more.",
     "How far back does your task need to look? Say so, and it is held against that: "
     "tt.examine(flow, lag=…). A longer sequence may still be too long.",
-    "Measure again after some hundred updates: weights move, and what is sound now may not stay so.",
+    "Measure again after some hundred updates: what is sound now may not stay so.",
 )
 
 
@@ -145,7 +145,7 @@ def _card(group: Group, flow: Mapping[str, LayerView]) -> dict[str, Any]:
 
 
 def _means(finding: Finding) -> str:
-    """Return what a finding does to the model; of steps that get little, where that was measured."""
+    """Return what a finding does to the model, where that was measured."""
     if finding.severity == "note":
         return ""
     moved = any("share of dE/d" in one.quantity for one in finding.evidence)

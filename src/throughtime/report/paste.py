@@ -65,12 +65,10 @@ OF_LAYER: dict[str, Callable[[str, LayerView], str]] = {
 # These change the data, the numbers or the training.
 OF_MODEL: dict[str, str] = {
     "clip": (
-        "loss.backward()\n"
-        "tt.remedies.clip_gradient_(model.parameters(), most=1.0)  # before optimizer.step()"
+        "# at each update, between loss.backward() and optimizer.step()\n"
+        "tt.remedies.clip_gradient_(model.parameters(), most=1.0)"
     ),
-    "standardise": (
-        "mean, std = x_train.mean((0, 1)), x_train.std((0, 1))  # by feature\nx = (x - mean) / std"
-    ),
+    "standardise": ("mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std"),
     "lengths": (
         "packed = torch.nn.utils.rnn.pack_padded_sequence(\n"
         "    x, lengths, enforce_sorted=False)  # lengths: the steps of each row; batch_first=…"
@@ -101,11 +99,17 @@ def line(finding: Finding, flow: Mapping[str, LayerView], layers: tuple[str, ...
         layers: those in which it was found.
     """
     fix = finding.fix
+    if finding.code == "explodes" and fix == "orthogonal":
+        return f"# once, before training\n{_of_layers(fix, flow, layers)}\n{OF_MODEL['clip']}"
     if fix in OF_MODEL:
         return OF_MODEL[fix]
     if fix not in OF_LAYER:
         return BY_CODE.get(finding.code, "")
-    # A marked loop has no module; of several layers of one module one stands for it.
+    return _of_layers(fix, flow, layers)
+
+
+def _of_layers(fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...]) -> str:
+    """Return a line for each module; a marked loop has none, and several layers may share one."""
     modules = {
         expression(flow[name].name): flow[name]
         for name in layers

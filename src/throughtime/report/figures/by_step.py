@@ -46,6 +46,20 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
         }
         for i, (name, line) in enumerate(lines.items())
     ]
+    zero = [name for name, line in lines.items() if (line == 0).any()]
+    for name in zero[:1]:
+        x = np.flatnonzero(lines[name] == 0) + 1
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": x[:: max(len(x) // 40, 1)],
+                "y": np.full(len(x[:: max(len(x) // 40, 1)]), 10.0 ** max(low - room / 2, -300)),
+                "name": "exactly 0",
+                "marker": {"symbol": "triangle-down", "size": 8, "color": palette.UNDERFLOW},
+                "hovertemplate": "step %{x}: exactly 0<extra></extra>",
+            }
+        )
     data.append(level(fraction, 1, max(T, 2), f"limit: {percent(fraction)}"))
     return Drawing(
         heading="What does each step get of the gradient?",
@@ -57,6 +71,7 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
             "step of the sequence",
             "share of what the last steps get",
             whole=T,
+            xaxis={"range": [0.5, T + 0.5]},
             yaxis=log_axis(low - room, high + room),
             showlegend=True,
             hovermode="x unified",

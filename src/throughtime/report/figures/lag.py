@@ -15,6 +15,12 @@ from .base import Drawing, guide, label, layout, level, log_axis
 
 __all__ = ["bounds_of", "draw"]
 
+COMPARED = (
+    "Compared with where the gradient enters. A finding compares with one step later, since the "
+    "way from output to state is no way through time, and may count a few steps more."
+)
+GROWS = 100  # from so many times its start on, a gradient is said to grow
+
 
 def draw(layer: LayerView, *, fraction: float = 0.01, bounds: bool = True) -> Drawing:
     """Draw the norms by lag, relative to lag 0, with their spread, horizon and bounds (eq. 7).
@@ -33,10 +39,11 @@ def draw(layer: LayerView, *, fraction: float = 0.01, bounds: bool = True) -> Dr
     data += _bound_lines(gain, tight)
     data.append(level(fraction, 0, max(len(profile) - 1, 1), f"{percent(fraction)} of the start"))
     data += _marks(lags, low, high)
+    grows = np.nanmax(profile, initial=0) > GROWS  # then a horizon says nothing
     return Drawing(
         heading="How far back does the gradient last?",
         caption=_caption(layer, lags, profile, horizon, fraction, gain, tight),
-        note=_note(layer, lags, tight, len(profile) - 1) if bounds else "",
+        note=_note(layer, lags, tight, len(profile) - 1) if bounds else COMPARED,
         equations=(4, 6, 7, 8) if bounds else (),
         data=data,
         empty=not np.isfinite(profile).any(),
@@ -46,8 +53,8 @@ def draw(layer: LayerView, *, fraction: float = 0.01, bounds: bool = True) -> Dr
             whole=len(profile),
             xaxis={"rangemode": "tozero", "range": [0, max(len(profile) - 1, 1)]},
             yaxis=log_axis(low, high),
-            shapes=[guide("x", horizon)],
-            annotations=_labels(horizon, len(profile) - 1),
+            shapes=[] if grows else [guide("x", horizon)],
+            annotations=[] if grows else _labels(horizon, len(profile) - 1),
             showlegend=True,
             hovermode="x unified",
         ),
@@ -218,7 +225,7 @@ def _what_it_shows(
     zeros = np.nonzero(lags.zero >= 0.5)[0]
     if last == 0:
         return "Only lag 0 was measured: every loss is seen at its own step, none further back."
-    if np.nanmax(profile) > 100:
+    if np.nanmax(profile) > GROWS:
         top = int(np.nanargmax(profile))
         return (
             f"The gradient grows on its way back: {steps(top)} back it is typically "
@@ -234,8 +241,8 @@ def _what_it_shows(
     left = f"{number(end, 2)} of that" if end > 0 else "exactly 0"
     text = (
         f"The gradient falls below {percent(fraction)} of its start after "
-        f"{steps(horizon)}; {steps(last)} back it is {left}. What lies more than {steps(horizon)} "
-        "before a loss hardly moves these weights."
+        f"{steps(horizon)}; {steps(last)} back it is {left}. A single loss hardly "
+        f"reaches what lies more than {steps(horizon)} before it."
     )
     if len(zeros):
         text += (
