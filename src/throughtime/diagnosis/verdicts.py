@@ -210,8 +210,8 @@ def _decided(
 # What top, far and fall are called, by the unit in which they were measured.
 NAMES = {
     "lag": (
-        "largest gradient, compared with the loss's own step",
-        "gradient at the far end, compared with the loss's own step",
+        "largest gradient, compared with its start",
+        "gradient at the far end, compared with its start",
         "change per step back (natural logarithm)",
     ),
     "step": (

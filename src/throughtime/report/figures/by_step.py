@@ -94,8 +94,14 @@ def _of_one(name: str, one: EachStep, fraction: float) -> str:
         return f"In {name} nothing finite arrives at any step."
     top = float(np.nanmax(line))
     if top > 100:
-        return f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times as much."
+        return (
+            f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times what the last "
+            "steps get."
+        )
     many, of = one.reached, one.steps
     if many == of:
-        return f"In {name} all {steps(of)} get {percent(fraction)} or more."
-    return f"In {name} {steps(many)} of {of} get {percent(fraction)} or more, the others less."
+        return f"In {name} all {steps(of)} get {percent(fraction)} or more of what the last get."
+    return (
+        f"In {name} {steps(many)} of {of} get {percent(fraction)} or more of what the last get, the "
+        "others less."
+    )
