@@ -1,4 +1,4 @@
-"""How a page begins: the cause, how it is known, what to change, and nothing that contradicts it."""
+"""How a page begins: the cause, how it is known, what to change, and no contradiction."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def test_nan_in_the_input_comes_with_no_curve_no_horizon_and_no_clipping():
     html = report.report_html(trace.flow(losses))
     said = told(html)
     assert "input[17, 2, 1]" in said and "Error" in said and "not measurable" in said
-    assert "curve-plot" not in html and "clip" not in html.lower()
+    body = html[html.index("<body>") : html.index('id="plotly-js"')]
+    assert "curve-plot" not in body and "clip" not in body.lower()
     assert "input[17, 2, 1]" in repr(trace.flow(losses))
 
 
@@ -119,7 +120,8 @@ def test_growth_is_told_as_growth():
 
 
 def test_shares_are_counted_from_the_heavy_end(flows):
-    grown = draw(flows("exploding"), "weights").caption
+    late = flow_of(linear(1.5), T=30, losses=lambda each: each[-1:])
+    grown = draw(late, "weights").caption
     assert grown.startswith("The first ") and "beginning of the sequence almost alone" in grown
     assert draw(flows("one loss"), "weights").caption.startswith("The last ")
 
@@ -127,7 +129,7 @@ def test_shares_are_counted_from_the_heavy_end(flows):
 @pytest.mark.parametrize("kind", ["lag", "overview"])
 def test_the_threshold_is_named_in_the_legend_not_on_the_curves(flows, kind):
     drawing = draw(flows("vanishing"), kind, None if kind == "overview" else "l0")
-    assert any(line["name"] == "1 % of the start" for line in drawing.data)
+    assert any(line.get("name") == "1 % of the start" for line in drawing.data)
     assert not any("%" in note["text"] for note in drawing.layout.get("annotations", []))
 
 
@@ -161,7 +163,7 @@ def test_many_runs_are_told_once():
     torch.manual_seed(0)
     model = nn.GRU(4, 8)
     with tt.trace(model) as trace:
-        loss = sum(model(torch.randn(40, 2, 4))[0][-1].pow(2).mean() for _ in range(8))
+        loss = sum(model(torch.randn(80, 2, 4))[0][-1].pow(2).mean() for _ in range(8))
     flow = trace.flow(loss)
     said = told(report.report_html(flow))
     assert "in l0 (8 runs)" in said and said.count("get less than 1 %") == 1

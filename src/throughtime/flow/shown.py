@@ -48,13 +48,13 @@ def text_of(
     """
     judged = found is not None
     head = ("layer", *(("finding",) if judged else ()), "cell", "steps", "rows", "units",
-            "reaches", "left there")  # fmt: skip
+            "reaches", "left")  # fmt: skip
     rows, notes = [head], []
     for name, count in least(flow).items():
         layer, own = flow[name], name or "the model"
         broken = layer.first_nonfinite
         profile = layer.lag_profile()
-        reach = f"{layer.horizon_text()} of {len(profile) - 1} steps"
+        reach = f"{layer.horizon_text()} of {len(profile) - 1}"
         left = _at_farthest(profile, layer.window_ends)
         rows.append(
             (
@@ -73,7 +73,9 @@ def text_of(
         if broken:
             kind = {"nan": "NaN"}.get(broken.kind, broken.kind)
             notes.append(f"{own}: the first {kind} is {broken.where}, step {broken.step}")
-    notes.append("reaches: steps back over which a typical gradient keeps 1 %")
+    notes.append(
+        "reaches: steps back over which a typical gradient keeps 1 %; left: of it, at the end"
+    )
     notes += [f"not followed: {path or 'the model'} {why}" for path, why in skipped.items()]
     lines = _columns(rows)
     lines += [_folded(note) for note in notes]
@@ -115,11 +117,13 @@ def _at_farthest(profile: Tensor, window: int | None) -> str:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows as lines; where they are too long, names on lines of their own."""
+    """Return the rows as lines; where they are too long, names and findings above."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     apart = sum(widths) + 2 * (len(widths) - 1) > WIDTH
     if apart:
-        widths[0] = len(rows[0][0])
+        before = rows[0].index("cell")
+        rows = [("  ".join(row[:before]), *row[before:]) for row in rows]
+        widths = [len(rows[0][0]), *widths[before:]]
     out = []
     for row in rows:
         cells = list(row)

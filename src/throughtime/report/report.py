@@ -163,8 +163,8 @@ def _sound() -> dict[str, Any]:
         "code": "",
         "title": "What this says, and what it does not",
         "where": "",
-        "what": "On this batch every step gets its share of the gradient, all numbers are finite, and "
-        "data, wiring and units show no fault. That does not mean that the model "
+        "what": "On this batch every step gets its share of the gradient, all numbers are finite, "
+        "and data, wiring and units show no fault. That does not mean that the model "
         "learns your task: it means that the recurrence is not what stops it.",
         "means": "",
         "alike": "",

@@ -65,20 +65,17 @@ class EachStep(NamedTuple):
     Attributes:
         level: (T,), relative to the last steps; NaN where no loss can reach the step.
         silent: (T,) bool, the steps that get too little.
+        steps: how many steps a loss could reach.
     """
 
     level: Tensor
     silent: Tensor
+    steps: int
 
     @property
     def reached(self) -> int:
         """How many steps get enough."""
         return self.steps - int(self.silent.sum())
-
-    @property
-    def steps(self) -> int:
-        """How many steps a loss could reach."""
-        return int(self.level.isfinite().sum())
 
 
 def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
@@ -93,12 +90,13 @@ def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
     seen = Seen(layer.name, layer, (), False)
     rows = seen.reached.nonzero().flatten()
     if not len(rows) or not seen.finite_back:
-        return EachStep(torch.full((layer.T,), torch.nan), torch.zeros(layer.T, dtype=torch.bool))
+        nothing = torch.full((layer.T,), torch.nan)
+        return EachStep(nothing, nothing.isfinite(), 0)
     cover = coverage(seen, fraction)
     few = cover.silent[:, rows].sum(0)
     row = int(rows[int(few.argsort()[len(few) // 2])])
     level = torch.where(cover.inside[:, row], cover.level[:, row], torch.nan)
-    return EachStep(level, cover.silent[:, row])
+    return EachStep(level, cover.silent[:, row], int(cover.inside[:, row].sum()))
 
 
 def all_measured(seen: Seen) -> bool:

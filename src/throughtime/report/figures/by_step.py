@@ -95,8 +95,8 @@ def _of_one(name: str, one: EachStep, fraction: float) -> str:
     top = float(np.nanmax(line))
     if top > 100:
         return (
-            f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times what the last "
-            "steps get."
+            f"In {name} step {int(np.nanargmax(line)) + 1} gets {number(top, 2)} times what the "
+            "last steps get."
         )
     many, of = one.reached, one.steps
     if many == of:
