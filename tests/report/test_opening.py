@@ -121,7 +121,7 @@ def test_growth_is_told_as_growth():
 
 def test_shares_are_counted_from_the_heavy_end(flows):
     late = flow_of(linear(1.5), T=30, losses=lambda each: each[-1:])
-    grown = draw(late, "weights").caption
+    grown = draw(late, "weights", names=("weight_ih",)).caption
     assert grown.startswith("The first ") and "beginning of the sequence almost alone" in grown
     assert draw(flows("one loss"), "weights").caption.startswith("The last ")
 

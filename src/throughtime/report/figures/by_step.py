@@ -90,7 +90,7 @@ def _caption(each: Mapping[str, EachStep], fraction: float) -> str:
 
 def _of_one(name: str, one: EachStep, fraction: float) -> str:
     line = array(one.level)
-    if not one.steps:
+    if not np.isfinite(line).any():
         return f"In {name} nothing finite arrives at any step."
     top = float(np.nanmax(line))
     if top > 100:
@@ -102,6 +102,6 @@ def _of_one(name: str, one: EachStep, fraction: float) -> str:
     if many == of:
         return f"In {name} all {steps(of)} get {percent(fraction)} or more of what the last get."
     return (
-        f"In {name} {steps(many)} of {of} get {percent(fraction)} or more of what the last get, the "
-        "others less."
+        f"In {name} {steps(many)} of {of} get {percent(fraction)} or more of what the last get, "
+        "the others less."
     )
