@@ -14,7 +14,7 @@ __all__ = ["NOT_SAID", "Findings"]
 NOT_SAID = (
     "Every step of this batch gets its share of the gradient, and all numbers are finite. That "
     "does not say that the model learns: look at the data and their labels, at the learning rate, "
-    "and whether it can learn one small batch by heart; say by lag= how far back your task needs it."
+    "and whether it can learn one small batch by heart; name by lag= how far back your task looks."
 )
 
 

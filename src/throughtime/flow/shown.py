@@ -20,11 +20,30 @@ F = TypeVar("F")
 class Judged(Protocol):
     """What this room needs to know of a finding."""
 
-    code: str
-    severity: str
-    layer: str | None
-    what: str
-    remedy: str
+    @property
+    def code(self) -> str:
+        """What is wrong, in a word."""
+        ...
+
+    @property
+    def severity(self) -> str:
+        """How bad it is."""
+        ...
+
+    @property
+    def layer(self) -> str | None:
+        """Where; None: in the whole model."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """What is wrong, in a sentence."""
+        ...
+
+    @property
+    def remedy(self) -> str:
+        """What to change."""
+        ...
 
 
 def units(layer: LayerView) -> int:
@@ -49,7 +68,8 @@ def text_of(
     judged = found is not None
     head = ("layer", *(("finding",) if judged else ()), "cell", "steps", "rows", "units",
             "reaches", "left")  # fmt: skip
-    rows, notes = [head], []
+    rows: list[tuple[str, ...]] = [head]
+    notes: list[str] = []
     for name, count in least(flow).items():
         layer, own = flow[name], name or "the model"
         broken = layer.first_nonfinite

@@ -11,7 +11,8 @@ from ...flow import LayerView
 from .. import palette
 from ..arrange import STEPS, Pairs, by_pair
 from ..numbers import number, power, ratio, steps
-from .base import Drawing, decades, label, layout, log_axis
+from .base import Drawing, decades, label, layout
+from .one_line import one_line
 
 __all__ = ["draw"]
 
@@ -26,7 +27,8 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
     pairs = by_pair(layer, most)
     horizon = int(layer.horizon())
     if len(pairs.t) < 2:
-        return _one_line(layer, pairs, horizon)
+        words = (_heading(layer), _caption(layer, pairs, horizon), _note(layer, pairs))
+        return one_line(layer, pairs, *words)
     return Drawing(
         heading=_heading(layer),
         caption=_caption(layer, pairs, horizon),
@@ -68,59 +70,6 @@ def _heading(layer: LayerView) -> str:
 def _line_of(layer: LayerView, loss: str, entry: str) -> str:
     """Return words for a line of the map: a loss, or of a scalar a step at which it enters."""
     return entry if layer.split == "step" else loss
-
-
-def _one_line(layer: LayerView, pairs: Pairs, horizon: int) -> Drawing:
-    """Draw a single line of the map as a curve: a strip of colours says less."""
-    norm = pairs.norm[0] if len(pairs.t) else np.zeros(0)
-    y = np.where(np.isfinite(norm) & (norm > 0), norm, np.nan)
-    seen = np.log10(y[np.isfinite(y)])
-    low, high = (float(seen.min()), float(seen.max())) if len(seen) else (-1.0, 0.0)
-    room = max(0.08 * (high - low), 0.3)
-    marks = [(pairs.zero, low - room, "exactly 0", palette.UNDERFLOW),
-             (pairs.broken, high + room, "not finite (inf or NaN)", palette.NONFINITE)]  # fmt: skip
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers" if len(y) < 12 else "lines",
-            "x": pairs.k[: len(y)],
-            "y": y,
-            "name": "gradient",
-            "line": {"color": palette.MEASURED, "width": 2.5},
-            "hovertemplate": "step %{x}: %{y:.2e}<extra></extra>",
-        }
-    ]
-    for where, edge, name, colour in marks:
-        if where.any():
-            x = pairs.k[where[0]]
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": x,
-                    "y": np.full(len(x), 10.0 ** np.clip(edge, -300, 300)),
-                    "name": name,
-                    "marker": {"color": colour, "size": 6, "symbol": "x"},
-                    "hovertemplate": f"step %{{x}}: {name}<extra></extra>",
-                }
-            )
-    return Drawing(
-        heading=_heading(layer),
-        caption=_caption(layer, pairs, horizon),
-        note=_note(layer, pairs),
-        equations=(3, 4, 5, 9),
-        data=data,
-        layout=layout(
-            "k: the step that the gradient reaches",
-            "size of the gradient there",
-            whole=layer.T,
-            xaxis={"range": [-0.5, layer.T + 0.5]},
-            yaxis=log_axis(low - room, high + room),
-            showlegend=len(data) > 1,
-        ),
-        height=300,
-        empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
-    )
 
 
 def _range(pairs: Pairs) -> tuple[float, float]:
