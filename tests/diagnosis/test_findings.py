@@ -12,12 +12,13 @@ from torch import nn
 
 import throughtime as tt
 from throughtime.diagnosis.examining import ranked
-from throughtime.diagnosis.finding import Finding, Findings
+from throughtime.diagnosis.finding import Finding
 from throughtime.diagnosis.findings import FINDINGS
 from throughtime.diagnosis.findings.decay import vanishes
 from throughtime.diagnosis.findings.growth import explodes
 from throughtime.diagnosis.findings.padding import reads_padding
 from throughtime.diagnosis.findings.saturation import input_scale
+from throughtime.diagnosis.found import Findings
 from throughtime.diagnosis.look import Look
 from throughtime.errors import InputTypeError, InputValueError
 
@@ -78,7 +79,8 @@ def test_every_code_of_the_design_has_its_row():
 def test_a_sound_flow_gives_an_empty_list():
     found = tt.examine(flow_of(nn.LSTM(3, 8), torch.randn(5, 4, 3), each))
     assert found == [] and isinstance(found, list)
-    assert repr(found) == "nothing found" and "nothing" in found._repr_html_()
+    assert repr(found).startswith("nothing found\n") and "learning rate" in repr(found)
+    assert "nothing" in found._repr_html_()
 
 
 def test_findings_are_plain_data_that_json_takes():

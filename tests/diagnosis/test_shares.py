@@ -289,7 +289,7 @@ def test_a_horizon_that_is_the_windows_end_is_shown_as_at_least_that():
     flow = trace.flow(losses, window=5)
     one = flow["l0"]
     assert one.horizon() == one.window_ends == 5
-    assert one.horizon_text() == "≥ 5" and "≥ 5 of 50 steps" in repr(flow)
+    assert one.horizon_text() == "≥ 5" and "≥ 5 of 50" in repr(flow)
     whole = trace.flow(losses)["l0"]
     assert whole.window_ends is None and whole.horizon_text() == "50"
     short = trace.flow(losses, window=50)["l0"]

@@ -28,11 +28,15 @@ FLAGS = (
     "--v=0",
 )
 # Pages lie in frames, so that one can be narrower than a window may be, and one browser opens all.
-# Each frame is looked at once it has drawn its figures, or after the time is up.
+# Each frame is unfolded, and looked at once it has drawn its figures, or after the time is up.
 FRAME = """<iframe srcdoc="{page}" style="border:0;width:{width}px;height:2000px"></iframe>"""
 AROUND = """<!DOCTYPE html><body style="margin:0">{frames}<pre id="found"></pre><script>
 var tries = 0, frames = Array.from(document.querySelectorAll("iframe"));
-function ready(f) {{ return f.contentDocument.documentElement.dataset.drawn; }}
+function ready(f) {{
+  var doc = f.contentDocument, drawn = doc.documentElement.dataset.drawn;
+  doc.querySelectorAll("details").forEach(function (folded) {{ folded.open = true; }});
+  return drawn && Number(drawn) >= doc.querySelectorAll(".plot").length;
+}}
 function look(f) {{
   var doc = f.contentDocument, root = doc.documentElement;
   return {{

@@ -35,7 +35,7 @@ def test_it_says_verdict_horizon_and_profile(flows):
     flow = flows("vanishing")
     text = printed(flow)
     assert "VANISHING" in text and f"{flow['l0'].horizon()} of 40" in text
-    assert f"lag 40: {number(float(flow['l0'].lag_profile()[-1]), 2)}" in text
+    assert f"at 40: {number(float(flow['l0'].lag_profile()[-1]), 2)}" in text
 
 
 def test_it_says_where_the_first_bad_number_stands(flows):

@@ -56,11 +56,6 @@ def profile(
     else:
         console = results()
         console.print(table(flow, diagnosis))
-        for name, judged in diagnosis.items():
-            console.print(f"\n[bold]{name}: {judged.headline()}[/bold]")
-            for evidence in judged.evidence:
-                console.print(f"  {evidence}", markup=False)
-            console.print(f"  {judged.advice}", markup=False)
         console.print(f"\nReport: [bold]{report}[/bold]")
     if any(judged.verdict is Verdict.NONFINITE for judged in diagnosis.values()):
         raise typer.Exit(1)

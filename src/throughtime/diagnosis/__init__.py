@@ -1,8 +1,25 @@
-"""Verdicts on a flow and findings in it, each with its evidence."""
+"""Verdicts on a flow and findings in it, each with its evidence.
 
+``flow`` may not import this room, so this room tells it how a printed flow is judged.
+"""
+
+from ..flow import Flow
+from .diagnoses import Diagnoses
 from .evidence import Diagnosis, Evidence, Verdict
 from .examining import examine
 from .finding import Finding
+from .found import Findings
 from .verdicts import diagnose
 
-__all__ = ["Diagnosis", "Evidence", "Finding", "Verdict", "diagnose", "examine"]
+__all__ = [
+    "Diagnoses",
+    "Diagnosis",
+    "Evidence",
+    "Finding",
+    "Findings",
+    "Verdict",
+    "diagnose",
+    "examine",
+]
+
+Flow.judge = examine

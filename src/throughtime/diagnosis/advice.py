@@ -51,7 +51,7 @@ def advice(found: Found, layer: LayerView, fraction: float) -> str:
     """
     verdict, cell, bad = found.verdict, layer.cell, layer.first_nonfinite
     if verdict is Verdict.NONFINITE and bad is not None:
-        return _after_nonfinite(bad)
+        return _after_nonfinite(bad, layer)
     if verdict is Verdict.EXPLODING:
         return _in_some_rows(found) + _after_exploding(found, layer)
     if verdict is Verdict.VANISHING and not bool(found.rows.reached.any()):
@@ -142,7 +142,7 @@ def _healthy(found: Found) -> str:
     return words + beside
 
 
-def _after_nonfinite(bad: NonFinite) -> str:
+def _after_nonfinite(bad: NonFinite, layer: LayerView) -> str:
     if bad.direction == "input":
         return "The input itself is inf or NaN there, though the states are not: clean the data."
     if bad.direction == "weight":
@@ -152,6 +152,10 @@ def _after_nonfinite(bad: NonFinite) -> str:
             "States and adjoints are finite, but a term of the weights' gradient overflows, or "
             "has no derivative there: scale the loss or the input down."
         )
+    if bad.direction == "forward" and bad.step > 0:
+        read = layer.tape.x[bad.step - 1, bad.row]
+        if not bool(read.isfinite().all()):
+            return "What this layer reads at that step is inf or NaN itself: begin there."
     if bad.kind == "inf" and bad.direction == "forward":
         return (
             "The state itself overflows: use a saturating nonlinearity, or lower the gain of W_h. "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,8 +11,9 @@ from typing import Any
 
 from ..flow.export import VERSION, check_format, plain
 
-__all__ = ["Diagnosis", "Evidence", "Verdict", "percent"]
+__all__ = ["WIDTH", "Diagnosis", "Evidence", "Verdict", "indented", "percent"]
 
+WIDTH = 80  # of what is printed
 
 FORMAT = "throughtime.diagnosis"
 
@@ -18,6 +21,19 @@ FORMAT = "throughtime.diagnosis"
 def percent(share: float) -> str:
     """Return a share of rows in words: "40 %", "0.5 %"."""
     return f"{100 * share:.3g} %"
+
+
+def indented(text: str, first: str, then: str) -> str:
+    """Return a text broken into lines for a terminal of 80 columns.
+
+    Args:
+        text: one paragraph.
+        first: what the first line begins with.
+        then: what the others begin with.
+    """
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=then, break_on_hyphens=False
+    )
 
 
 class Verdict(Enum):
@@ -67,11 +83,12 @@ class Evidence:
 
     def __str__(self) -> str:
         """Return one line."""
-        held = "stands beside" if self.threshold is None else f"threshold {self.threshold:.3g}"
-        return f"{self.quantity} = {self.value:.4g} at {self.where} ({held}; {self.equation})"
+        finite = self.threshold is not None and math.isfinite(self.threshold)
+        held = f" (limit {self.threshold:.3g})" if finite else ""
+        return f"{self.quantity}: {self.value:.4g}{held}, {self.where}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """The verdict on one layer.
 
@@ -144,6 +161,9 @@ class Diagnosis:
         )
 
     def __str__(self) -> str:
-        """Return a few lines."""
-        lines = [f"{self.layer}: {self.headline()}", *(f"  {e}" for e in self.evidence)]
-        return "\n".join((*lines, f"  {self.advice}"))
+        """Return a few lines, none longer than 80 characters."""
+        lines = [indented(str(e), "  ", "    ") for e in self.evidence]
+        head = indented(f"{self.layer}: {self.headline()}", "", "  ")
+        return "\n".join((head, *lines, indented(self.advice, "  ", "  ")))
+
+    __repr__ = __str__

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from ..errors import InputTypeError, InputValueError
 from ..flow import Flow, LayerView
-from .finding import SEVERITIES, Finding, Findings
+from .finding import SEVERITIES, Finding
 from .findings import FINDINGS, SEARCHES
+from .found import Findings
 from .look import Look
 
 __all__ = ["examine"]
@@ -26,7 +27,7 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
         lag: how many steps back the task needs, where that is known.
 
     Returns:
-        A list of `Finding`.
+        A list of `Finding`, which prints as a short table.
 
     Raises:
         InputTypeError: ``flow`` is no flow, or ``lag`` no integer.

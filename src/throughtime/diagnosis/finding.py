@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..flow.export import VERSION, check_format
-from .evidence import Evidence
+from .evidence import Evidence, indented
 
-__all__ = ["SEVERITIES", "Finding", "Findings"]
+__all__ = ["SEVERITIES", "Finding"]
 
 # From the most harmful to what is only worth knowing.
 SEVERITIES = ("error", "warning", "note")
 FORMAT = "throughtime.finding"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finding:
     """What is wrong, how it is known, and what to change.
 
@@ -75,34 +75,11 @@ class Finding:
         return cls(**{**kept, "evidence": evidence})
 
     def __str__(self) -> str:
-        """Return a few lines."""
+        """Return a few lines, none longer than 80 characters."""
         where = f" in {self.layer}" if self.layer else ""
         after = "" if self.follows is None else f" (follows from {self.follows})"
-        head = f"{self.severity}: {self.code}{where}{after}"
-        return "\n".join((head, f"  {self.what}", f"  {self.remedy}"))
+        head = indented(f"{self.severity}: {self.code}{where}{after}", "", "    ")
+        what, remedy = self.what, f"What to change: {self.remedy}"
+        return "\n".join((head, indented(what, "    ", "    "), indented(remedy, "    ", "    ")))
 
-
-class Findings(list[Finding]):
-    """A list of findings that shows itself as a short table."""
-
-    def __repr__(self) -> str:
-        """Return a few lines for each finding."""
-        if not self:
-            return "nothing found"
-        return "\n".join(map(str, self))
-
-    def _repr_html_(self) -> str:
-        """Return a table for a notebook."""
-        from html import escape
-
-        if not self:
-            return "<p>nothing found</p>"
-        head = "".join(f"<th>{name}</th>" for name in ("", "code", "layer", "what", "what to do"))
-        rows = (
-            (f.severity, f.code, f.layer or "the model", f.what, f.remedy)  # what a reader acts on
-            for f in self
-        )
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    __repr__ = __str__

@@ -21,14 +21,14 @@ class Seen:
 
     Attributes:
         layer: its flow.
-        name: its name.
+        name: its name in the flow, which need not be its own.
         fed_by: the names of the earlier layers that it hangs on directly.
         frozen: whether none of its parameters wants a gradient.
     """
 
-    def __init__(self, layer: LayerView, fed_by: tuple[str, ...], frozen: bool) -> None:
-        """Take the layer."""
-        self.layer, self.name, self.fed_by, self.frozen = layer, layer.name, fed_by, frozen
+    def __init__(self, name: str, layer: LayerView, fed_by: tuple[str, ...], frozen: bool) -> None:
+        """Take the layer, by the name that the flow has for it."""
+        self.layer, self.name, self.fed_by, self.frozen = layer, name, fed_by, frozen
 
     @property
     def called(self) -> str:
@@ -156,7 +156,8 @@ class Look:
         fed = {} if self.facts is None else self.facts.fed_by
         frozen = () if self.facts is None else self.facts.frozen
         self.seen = [
-            Seen(layer, tuple(fed.get(name, ())), name in frozen) for name, layer in flow.items()
+            Seen(name, layer, tuple(fed.get(name, ())), name in frozen)
+            for name, layer in flow.items()
         ]
 
     def feeds(self, name: str) -> list[Seen]:

@@ -13,6 +13,7 @@ from ..errors import InputTypeError, InputValueError
 from ..flow import LayerView, NonFinite
 from ..flow.view import gain
 from .advice import Found, advice
+from .diagnoses import Diagnoses
 from .evidence import Diagnosis, Evidence, Verdict
 from .rows import Rows, by_lag
 from .total import Total, by_step, total
@@ -25,7 +26,7 @@ SHARE = 0.05
 
 def diagnose(
     flow: Mapping[str, LayerView], *, fraction: float = 0.01, growth: float = 100.0
-) -> dict[str, Diagnosis]:
+) -> Diagnoses:
     """Judge each layer from what was measured; the bounds stand beside and never decide (eq. 8).
 
     Each batch row is judged by itself, and `Diagnosis.shares` says for which share of the rows
@@ -61,7 +62,7 @@ def diagnose(
         growth: what multiple of the lag-0 norm counts as exploding.
 
     Returns:
-        A `Diagnosis` for each layer's name.
+        A `Diagnosis` for each layer's name, in a dict that prints as a short table.
 
     Raises:
         InputTypeError: ``flow`` is no flow.
@@ -88,7 +89,7 @@ def diagnose(
         raise InputValueError(
             f"thresholds must be 0 < fraction < 1 < growth; got {fraction}, {growth}."
         )
-    return {name: _judge(name, layer, fraction, growth) for name, layer in flow.items()}
+    return Diagnoses({name: _judge(name, layer, fraction, growth) for name, layer in flow.items()})
 
 
 def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagnosis:
@@ -116,7 +117,9 @@ def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagn
         decided = [Evidence(what, value, math.inf, where, "eq. 10", True)]
     elif not bool(rows.reached.any()):
         largest = float(layer.total_norms.nan_to_num(0).max())
-        decided = [Evidence("largest norm dE/ds_k", largest, 0.0, "every step", "eq. 9", True)]
+        decided = [
+            Evidence("largest gradient of a step", largest, 0.0, "every step", "eq. 9", True)
+        ]
     else:
         decided = _decided(rows, verdict, group, fraction, growth)
     beside = [
@@ -207,14 +210,14 @@ def _decided(
 # What top, far and fall are called, by the unit in which they were measured.
 NAMES = {
     "lag": (
-        "largest norm, relative to lag 0",
-        "norm, relative to lag 0",
-        "rate of the norm, nats per step",
+        "largest gradient, compared with its start",
+        "gradient at the far end, compared with its start",
+        "change per step back (natural logarithm)",
     ),
     "step": (
-        "largest norm dE/ds_k, relative to all that entered since",
-        "norm dE/ds_k, relative to the largest that entered since",
-        "rate of the norm, nats per step",
+        "largest gradient of a step, compared with all that entered since",
+        "gradient at the far end, compared with the largest that entered since",
+        "change per step back (natural logarithm)",
     ),
 }
 
@@ -253,7 +256,7 @@ def _coverage(whole: Total, group: Tensor, fraction: float) -> Evidence | None:
     k = int(least.argmin())
     if not math.isfinite(float(least[k])):
         return None
-    name = "smallest norm dE/ds_k of all losses together, relative to the largest that entered"
+    name = "least that a step gets of all losses together, compared with the largest that entered"
     return Evidence(f"{name} since", float(least[k]), None, f"step {k}", "eq. 9")
 
 
@@ -262,7 +265,7 @@ def _beside(layer: LayerView, found: Found, fraction: float) -> list[Evidence]:
     rows, evidence = found.rows, []
     L = int(rows.length.max())
     if rows.unit == "lag":
-        name = f"horizon, the last lag with at least {fraction:g} of the norm"
+        name = f"horizon: steps back with at least {fraction:g} of the gradient"
         where = f"lags 0 to {L}"
         evidence.append(Evidence(name, float(found.horizon(layer, fraction)), None, where, "eq. 9"))
     if rows.followed:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from ..errors import LayerNotFoundError
 from . import export
 from .facts import Facts
 from .layer_flow import LayerFlow
-from .view import least
+from .shown import Judged, judged, text_of
 
 __all__ = ["Flow"]
 
@@ -28,10 +26,12 @@ class Flow(Mapping[str, LayerFlow]):
         facts: what the trace knows of the model beyond its layers; None of a flow built by hand.
         skipped: by path, the modules that look recurrent and were not followed, and why.
         html: how a notebook shows a flow; the report sets it.
+        judge: what finds what is wrong with a flow that is printed; diagnosis sets it.
     """
 
     facts: Facts | None = None
     html: Callable[[Flow], str] | None = None
+    judge: Callable[[Flow], Sequence[Judged]] | None = None
 
     def __init__(
         self, layers: dict[str, LayerFlow], split: str, skipped: Mapping[str, str] | None = None
@@ -85,45 +85,11 @@ class Flow(Mapping[str, LayerFlow]):
         return export.to_dict(self, self.split, norms=norms)
 
     def __repr__(self) -> str:
-        """Return a short table."""
-        return _table(self)
+        """Return a short table, and what is wrong first, within 80 columns."""
+        found = judged(self, type(self).judge)
+        return text_of(self, self.skipped, found)
 
     def _repr_html_(self) -> str | None:
         """Show table and figures in a notebook."""
         html = type(self).html
         return None if html is None else html(self)
-
-
-def _at_farthest(profile: Tensor, window: int | None) -> str:
-    """Return the profile at the last lag; where a window ends before it, at the window's end."""
-    if window is None:
-        return f"{float(profile[-1]):.3g}"
-    return f"{float(profile[window]):.3g} (lag {window})"
-
-
-def _table(flow: Flow) -> str:
-    """Return one line for each layer; of several runs the one that reaches least, and a count."""
-    head = ("layer", "cell", "T", "B", "S", "horizon (1 %)", "at farthest lag", "first non-finite")
-    rows: list[tuple[str, ...]] = [head]
-    for name, count in least(flow).items():
-        layer, own = flow[name], name or "the model"
-        profile = layer.lag_profile()
-        bad = layer.first_nonfinite
-        rows.append(
-            (
-                own if count == 1 else f"{own} (least of {count} runs)",
-                layer.kind,
-                str(layer.T),
-                str(layer.B),
-                str(layer.S),
-                f"{layer.horizon_text()} of {len(profile) - 1} steps",
-                _at_farthest(profile, layer.window_ends),
-                "none" if bad is None else f"{bad.kind}, {bad.direction}, step {bad.step}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    notes = [f"not followed: {path or 'the model'} {why}" for path, why in flow.skipped.items()]
-    return "\n".join((lines[0], "  ".join("─" * w for w in widths), *lines[1:], *notes))

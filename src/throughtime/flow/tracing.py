@@ -32,6 +32,11 @@ class Trace:
         self.recording = Recording()
         self.beginning = None if model is None else Beginning.of(model)
 
+    def __repr__(self) -> str:
+        """Return what was watched, and how much of it ran."""
+        calls = len(self.recording.calls)
+        return f"Trace({calls} recurrent {'call' if calls == 1 else 'calls'})"
+
     def flow(
         self,
         losses: Tensor,

@@ -18,11 +18,13 @@ __all__ = [
     "MEASURED",
     "NONFINITE",
     "SCHEMES",
+    "SEVERITIES",
     "SPREAD",
     "TIGHT",
     "UNDERFLOW",
     "VERDICTS",
     "Scheme",
+    "Severity",
     "css_variables",
     "plotly_template",
 ]
@@ -43,12 +45,35 @@ FONT = (
     '"Noto Sans", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", system-ui, sans-serif'
 )
 
-# A verdict is told by its word and its sign too, never by colour alone.
+
+class Severity(NamedTuple):
+    """How a severity looks: a filled label, told by its word and its sign too.
+
+    Attributes:
+        word: for a reader.
+        colour: of the label; none of these is a colour of the data.
+        ink: of the word on it.
+        sign: before the word.
+    """
+
+    word: str
+    colour: str
+    ink: str
+    sign: str
+
+
+SEVERITIES = {
+    "error": Severity("Error", "#b4182d", "#ffffff", "✕"),
+    "warning": Severity("Warning", "#f2c230", "#231b00", "!"),
+    "note": Severity("Note", "#5d6776", "#ffffff", "i"),
+    "sound": Severity("No fault found", "#3f6b1f", "#ffffff", "✓"),
+}
+# How bad each verdict is.
 VERDICTS = {
-    "HEALTHY": ("#13976f", "●"),
-    "VANISHING": ("#2b7bba", "▼"),
-    "EXPLODING": ("#d95f0e", "▲"),
-    "NONFINITE": ("#c2418c", "✕"),
+    "HEALTHY": "sound",
+    "VANISHING": "warning",
+    "EXPLODING": "warning",
+    "NONFINITE": "error",
 }
 
 

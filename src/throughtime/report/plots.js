@@ -25,6 +25,7 @@
   var plots = Array.prototype.slice.call(document.querySelectorAll(".plot"));
 
   function draw(div) {
+    if (!div.clientWidth) return Promise.resolve();  // folded away: drawn when it is unfolded
     var figure = read(div.id + "-data");
     // On a narrow screen a figure no taller than it is wide, and fewer ticks.
     var narrow = div.clientWidth < 560;
@@ -38,10 +39,12 @@
     }
     return Plotly.react(div, figure.data, layout, {
       responsive: true, displaylogo: false, displayModeBar: false
-    });
+    }).then(function () { drawn.add(div); tell(); });
   }
+  var drawn = new Set();
+  function tell() { document.documentElement.dataset.drawn = String(drawn.size); }
   function all() { return Promise.all(plots.map(draw)); }
-  all().then(function () { document.documentElement.dataset.drawn = String(plots.length); });
+  all().then(tell);
   dark.addEventListener("change", all);
   // A page that changes its width without the window's doing so (a phone turned, a pane dragged).
   var widths = new WeakMap();
@@ -54,4 +57,17 @@
   });
   plots.forEach(function (div) { observer.observe(div); });
   }
+
+  // A link to what is folded away unfolds it.
+  function unfold() {
+    var place = location.hash && document.getElementById(location.hash.slice(1));
+    for (; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  }
+  document.addEventListener("click", function (event) {
+    var link = event.target.closest("a[href^='#']");
+    var place = link && document.getElementById(link.getAttribute("href").slice(1));
+    for (; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  });
+  addEventListener("hashchange", unfold);
+  unfold();
 })();

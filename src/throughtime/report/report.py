@@ -1,14 +1,15 @@
-"""The report on a flow: verdicts, evidence, figures, and what they cannot tell."""
+"""The report on a flow: what is wrong and what to change; then the measurements."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..diagnosis import Diagnosis, Evidence, diagnose
+from ..diagnosis import Diagnosis, Evidence, Finding, diagnose, examine
 from ..errors import InputValueError
 from ..flow import LayerView
 from ..flow.view import least
@@ -17,38 +18,19 @@ from .equations import EQUATIONS
 from .figures import draw
 from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
-from .numbers import number, percent, steps
+from .numbers import number
+from .opening import NEXT, cards, growth, headline, label, reach
 from .page import Plot, check_writable, plot, render, write
+from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
 
 if TYPE_CHECKING:
     import os
 
-__all__ = ["LIMITS", "began", "meaning", "report_html", "write_report"]
+__all__ = ["report_html", "write_report"]
 
 # What is drawn of Jacobians, and so only where a state connects the steps.
 OF_A_STATE = ("jacobian", "lyapunov")
-# So many runs of one layer are shown each by itself.
-MANY = 3
 LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
-
-LIMITS = (
-    "All of it was measured with these weights on this batch, at one moment of training. Other "
-    "data, or the same network after an update, may behave otherwise.",
-    "A norm says how much of a gradient arrives, not whether it points where learning is. That a "
-    "gradient reaches a step does not mean that the network will learn from it; where none "
-    "arrives, it cannot.",
-    "The norms are those of the gradient itself. Adam and its kin divide by a running size, so a "
-    "weight that gets only small gradients may still move; what is small compared with the other "
-    "steps of the same weight stays small.",
-    "The typical value at a lag is a median: single pairs of steps can lie far from it. The map "
-    "shows them.",
-    "A bound below 1 proves vanishing. A bound above 1 proves nothing, and no verdict here rests "
-    "on one.",
-    "The horizon is counted along one layer's time. Attention, skip connections or a second layer "
-    "may carry the same information another way.",
-    "A value that is exactly 0 may be underflow: the true one is below what its floating-point "
-    "type can hold. Measuring in float64 tells the two apart.",
-)
 
 
 def write_report(
@@ -56,15 +38,21 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
+    findings: Sequence[Finding] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
+    It begins with what is wrong, how that is known and what to change; then come the curve and, to
+    be unfolded, everything that was measured.
+
     Args:
-        flow: what ``trace.flow`` returned.
+        flow: what ``trace.flow`` returned; or layers of several flows by names of your own, such
+            as ``{"before": flow["l0"], "after": other["l0"]}``, which are shown side by side.
         path: of the HTML file; its folder must exist. A file that is there is replaced.
         diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
+        findings: what `examine` returned for it, where it was told the lag that the task needs.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -90,13 +78,15 @@ def write_report(
         'flow.html'
     """
     target = check_writable(path)
-    return write(report_html(flow, diagnosis=diagnosis, words=words, title=title), target)
+    html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
+    return write(html, target)
 
 
 def report_html(
     flow: Mapping[str, LayerView],
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
+    findings: Sequence[Finding] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -107,6 +97,7 @@ def report_html(
     Args:
         flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
+        findings: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
         kinds: which figures each layer gets.
@@ -117,25 +108,79 @@ def report_html(
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
+    found = examine(flow) if findings is None else findings
+    opening = cards(found, flow)
     runs = least(flow)
     if max(runs.values()) > MANY:  # a page of the same again: one run of each layer stands for all
         flow = {name: flow[name] for name in runs}
     if diagnosis is None:
         diagnosis = diagnose(flow)
     layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
-    several = len(layers) > 1
+    wrong = [card for card in opening if card["label"]["severity"] != "note"]
     return render(
         "report.html.j2",
-        title=title or "The gradient’s way back through time",
-        summary=_summary(flow, runs),
-        several=several,
+        title=title or headline(found),
+        titled=title is not None,
+        summary=summary(flow, runs),
+        several=len(layers) > 1,
+        cards=opening if wrong else [_sound(), *opening],
+        next=NEXT,
+        rows=[_row(name, layer, found) for name, layer in flow.items()],
+        curve=_curve(flow),
         layers=layers,
-        overview=plot(draw(flow, "overview"), "overview-plot") if several else None,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
         brief=brief,
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     )
+
+
+def _sound() -> dict[str, Any]:
+    """Return the card of a model in which nothing is wrong."""
+    return {
+        "label": label("sound"),
+        "code": "",
+        "title": "What this says, and what it does not",
+        "where": "",
+        "what": "On this batch every step gets its share of the gradient, all numbers are finite, "
+        "and data, wiring and units show no fault. That does not mean that the model "
+        "learns your task: it means that the recurrence is not what stops it.",
+        "means": "",
+        "alike": "",
+        "known": "",
+        "remedy": "",
+        "paste": "",
+        "symptoms": [],
+    }
+
+
+def _row(name: str, layer: LayerView, found: Sequence[Finding]) -> dict[str, Any]:
+    """Return a layer's line of the summary."""
+    own = [one for one in found if one.layer == name]
+    severity = own[0].severity if own else "sound"
+    passed = not own and layer.first_nonfinite is not None
+    return {
+        "name": name or "the model",
+        "label": label("note" if passed else severity),
+        "finding": "inf or NaN passed on"
+        if passed
+        else ", ".join(dict.fromkeys(one.code for one in own)) or "nothing found",
+        "reach": reach(layer),
+        "growth": growth(layer),
+    }
+
+
+def _curve(flow: Mapping[str, LayerView]) -> Plot | None:
+    """Return the figure that stands at the top; none where numbers are inf or NaN."""
+    if any(layer.first_nonfinite is not None for layer in flow.values()):
+        return None
+    if all(layer.one_loss for layer in flow.values()):
+        drawing = draw(flow, "steps")
+    elif len(flow) > 1:
+        drawing = draw(flow, "overview")
+    else:
+        drawing = draw(flow, "lag", bounds=False)
+    return None if drawing.empty else plot(replace(drawing, equations=()), "curve-plot")
 
 
 def _layer(
@@ -148,7 +193,6 @@ def _layer(
 ) -> dict[str, Any]:
     """Return what the template needs of one layer."""
     layer = flow[name]
-    colour, sign = palette.VERDICTS.get(diagnosis.verdict.name, (palette.GUIDE, "■"))
     plots: list[Plot] = []
     # What somebody asked for by name says itself why it cannot be drawn.
     if kinds is LAYER_KINDS and not layer.jacobian_steps:
@@ -160,15 +204,13 @@ def _layer(
     return {
         "id": f"layer-{index}",
         "name": name,
-        "verdict": diagnosis.verdict.name,
-        "colour": colour,
-        "sign": sign,
-        "headline": "" if diagnosis.headline() == diagnosis.verdict.name else diagnosis.headline(),
+        "verdict": diagnosis.headline(),
+        "label": label(palette.VERDICTS[diagnosis.verdict.name]),
         "meaning": meaning(layer),
         "began": began(layer),
         "advice": diagnosis.advice,
         "evidence": [_evidence(row) for row in diagnosis.evidence],
-        "facts": _facts(layer),
+        "facts": facts(layer),
         "biased": biased(layer),
         "plots": plots,
     }
@@ -177,62 +219,6 @@ def _layer(
 def _words(layer: LayerView, words: Sequence[str], id: str) -> Plot:
     shaded = shade(layer, words)
     return plot(draw_words(layer, words=words), id, html=words_html(shaded) + legend_html())
-
-
-def meaning(layer: LayerView, fraction: float = 0.01) -> str:
-    """Describe in one sentence how far back the gradient of a layer lasts.
-
-    Args:
-        layer: the flow of one layer.
-        fraction: what the horizon's gradient must still be of lag 0.
-    """
-    horizon = int(layer.horizon(fraction))
-    window = layer.window_ends
-    longest = len(layer.lag_profile()) - 1 if window is None else window
-    if layer.first_nonfinite is not None:
-        return "There are values that are not finite, so no update of these weights can be used."
-    if horizon >= longest:
-        return (
-            f"The gradient keeps at least {percent(fraction)} of its size over "
-            f"{'the one step' if longest == 1 else f'all {longest} steps'} measured."
-        )
-    # Of a scalar, each step's part is followed by itself, whatever the parts make together.
-    what = "What enters at one step" if layer.split == "step" else "The gradient"
-    return (
-        f"{what} falls below {percent(fraction)} of its size at lag 0 after {horizon} of the "
-        f"{steps(longest)} that were measured."
-    )
-
-
-def began(layer: LayerView) -> str:
-    """Describe where a layer first turned inf or NaN; an empty string where it did not.
-
-    Args:
-        layer: the flow of one layer.
-    """
-    first = layer.first_nonfinite
-    if first is None:
-        return ""
-    kind = {"nan": "NaN"}.get(first.kind, first.kind)
-    at = f"at step {first.step}, batch row {first.row}, unit {first.unit}"
-    return f"First {kind}: {first.where}, {at}."
-
-
-def biased(layer: LayerView) -> str:
-    """Describe what training leaves out where a layer's schedule truncates; else an empty string.
-
-    Args:
-        layer: the flow of one layer.
-    """
-    if layer.through.exact:
-        return ""
-    shares = layer.dropped(layer.through)
-    name = "weight_hh" if "weight_hh" in shares else max(shares, key=lambda n: shares[n])
-    return (
-        f"This layer is trained under {layer.through}, whose gradient is biased. What is shown "
-        f"here is the exact one; the part of it that training leaves out is "
-        f"{percent(shares[name])} of it in size, for {name}."
-    )
 
 
 def _evidence(row: Evidence) -> dict[str, Any]:
@@ -250,27 +236,3 @@ def _evidence(row: Evidence) -> dict[str, Any]:
 
 def _value(value: float | None) -> str:
     return "–" if value is None else number(value)
-
-
-def _facts(layer: LayerView) -> str:
-    dtype = str(layer.norms.dtype).removeprefix("torch.")
-    return (
-        f"{layer.kind} cell, {steps(layer.T)}, {layer.B} "
-        f"batch {'row' if layer.B == 1 else 'rows'}, state of {layer.S}, "
-        f"{layer.norms.shape[0]} {'loss' if layer.norms.shape[0] == 1 else 'losses'}, {dtype}"
-    )
-
-
-def _summary(flow: Mapping[str, LayerView], runs: Mapping[str, int]) -> str:
-    count, several = len(flow), max(runs.values())
-    which = (
-        ""
-        if several <= MANY
-        else (f" Of up to {several} runs of a layer the one that reaches fewest steps is shown.")
-    )
-    spans = sorted({layer.T for layer in flow.values()})
-    reach = steps(spans[0]) if len(spans) == 1 else f"{spans[0]} to {steps(spans[-1])}"
-    return (
-        f"{count} recurrent {'layer' if count == 1 else 'layers'}, {reach}. Measured exactly: "
-        f"each loss’s gradient, taken apart by the step that it reaches.{which}"
-    )

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..diagnosis import Diagnosis, diagnose
-from ..flow import LayerView
+from ..diagnosis import Diagnosis, Finding, diagnose, examine
+from ..diagnosis.found import NOT_SAID
+from ..diagnosis.grouping import grouped
+from ..flow import LayerView, NonFinite
 from ..flow.view import least
 from .arrange import array
 from .numbers import number, percent
@@ -15,12 +17,16 @@ from .numbers import number, percent
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["FlowTable", "sparkline", "table"]
 
-STYLES = {"HEALTHY": "green", "VANISHING": "blue", "EXPLODING": "red", "NONFINITE": "magenta"}
+# By how bad it is: a verdict, and a finding.
+STYLES = {"HEALTHY": "green", "VANISHING": "yellow", "EXPLODING": "yellow", "NONFINITE": "red"}
+SEVERE = {"error": "red", "warning": "yellow", "note": "dim"}
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 DECADES = 8.0
+LEGEND = "bars: logarithmic, full at the start, empty at 10⁻⁸ of it; 0: exactly 0; !: inf"
 
 
 def sparkline(profile: Sequence[float], width: int = 20, *, ascii_only: bool = False) -> str:
@@ -55,13 +61,16 @@ def _bar(value: float, bars: str) -> str:
 
 
 def table(
-    flow: Mapping[str, LayerView], diagnosis: Mapping[str, Diagnosis] | None = None
+    flow: Mapping[str, LayerView],
+    diagnosis: Mapping[str, Diagnosis] | None = None,
+    findings: Sequence[Finding] | None = None,
 ) -> FlowTable:
-    """Return a Rich table of a flow: verdict, horizon, profile, first non-finite (eq. 7, 10).
+    """Return a flow for Rich to print: verdict, horizon and profile, then what is wrong (eq. 7).
 
     Args:
         flow: what ``trace.flow`` returned.
         diagnosis: what `diagnose` returned for it; judged here where absent.
+        findings: what `examine` returned for it; examined here where absent.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -71,19 +80,53 @@ def table(
         >>> table(flow).build().columns[2].header
         'horizon'
     """
-    return FlowTable(flow, diagnose(flow) if diagnosis is None else diagnosis)
+    judged = diagnose(flow) if diagnosis is None else diagnosis
+    return FlowTable(flow, judged, examine(flow) if findings is None else findings)
 
 
 class FlowTable:
     """A table that Rich prints, in the characters that the terminal has."""
 
-    def __init__(self, flow: Mapping[str, LayerView], diagnosis: Mapping[str, Diagnosis]) -> None:
+    def __init__(
+        self,
+        flow: Mapping[str, LayerView],
+        diagnosis: Mapping[str, Diagnosis],
+        findings: Sequence[Finding],
+    ) -> None:
         """Take what `table` was given."""
-        self.flow, self.diagnosis = flow, diagnosis
+        self.flow, self.diagnosis, self.findings = flow, diagnosis, findings
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Return the table for this terminal."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        """Return what is wrong, and the table, for this terminal."""
+        yield from self._findings()
         yield self.build(ascii_only=options.ascii_only)
+        yield from self._below(options.ascii_only)
+
+    def _findings(self) -> Iterator[Text]:
+        """Return what is wrong, each kind once, and what to change."""
+        from rich.text import Text
+
+        for group in grouped(self.findings):
+            first = group.first
+            after = "" if first.follows is None else f" (follows from {first.follows})"
+            yield Text.assemble(
+                (first.severity, f"bold {SEVERE[first.severity]}"),
+                (f" {first.code}", "bold"),
+                f" in {group.where}{after}: {first.what}",
+            )
+            yield Text(f"What to change: {first.remedy}\n")
+        if not self.findings:
+            yield Text.assemble(("nothing found", "bold green"), f". {NOT_SAID}\n")
+
+    def _below(self, ascii_only: bool) -> Iterator[Text]:
+        """Return how the bars are meant, and where the first inf or NaN is."""
+        from rich.text import Text
+
+        for name in least(self.flow):
+            first = self.flow[name].first_nonfinite
+            if first is not None:
+                yield Text(f"{name or 'the model'}: first {_first(first)}")
+        yield Text(LEGEND.replace("10⁻⁸", "1e-8") if ascii_only else LEGEND, "dim")
 
     def build(self, *, ascii_only: bool = False) -> Table:
         """Return it as a plain Rich table.
@@ -94,11 +137,9 @@ class FlowTable:
         from rich.table import Table
         from rich.text import Text
 
-        broken = any(layer.first_nonfinite is not None for layer in self.flow.values())
         out = Table(box=None, pad_edge=False, header_style="dim")
-        heads = ["layer", "verdict", "horizon", "profile by lag", "of lag 0"]
-        for head in heads + ["first bad step"] * broken:
-            out.add_column(head, no_wrap=True)
+        for head in ("layer", "verdict", "horizon", "by steps back", "left of the start"):
+            out.add_column(head, overflow="fold", no_wrap=head not in ("layer", "verdict"))
         for name, count in least(self.flow).items():
             layer = self.flow[name]
             profile = array(layer.lag_profile()).tolist()
@@ -110,10 +151,10 @@ class FlowTable:
                 ),
                 Text.assemble((verdict, f"bold {STYLES.get(verdict, '')}"), _shares(judged)),
                 _horizon(layer, len(profile) - 1, ascii_only),
-                sparkline(profile, ascii_only=ascii_only),
+                sparkline(profile, 16, ascii_only=ascii_only),
                 _at_lags(profile, ascii_only),
             ]
-            out.add_row(*row, *([_first(layer)] if broken else []))
+            out.add_row(*row)
         return out
 
 
@@ -138,9 +179,9 @@ def _at_lags(profile: list[float], ascii_only: bool) -> str:
     last = max((lag for lag, value in enumerate(profile) if not math.isnan(value)), default=0)
     lags = [lag for lag in (1, 10, 100, 1000) if lag < last] + [last]
     show = "{:.1e}".format if ascii_only else lambda value: number(value, 2)
-    return "\n".join(f"lag {lag}: {show(profile[lag])}" for lag in lags[-3:])
+    return "\n".join(f"at {lag}: {show(profile[lag])}" for lag in lags[-3:])
 
 
-def _first(layer: LayerView) -> str:
-    first = layer.first_nonfinite
-    return "none" if first is None else f"{first.kind}, step {first.step}\n{first.direction}"
+def _first(first: NonFinite) -> str:
+    kind = {"nan": "NaN"}.get(first.kind, first.kind)
+    return f"{kind}, step {first.step}, {first.where}"

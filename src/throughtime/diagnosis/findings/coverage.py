@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...cells import GRU, LSTM, Elman
+from ...flow import LayerView
 from ...flow.nonfinite import all_finite
 from ..look import Seen
 
-__all__ = ["Coverage", "all_measured", "as_default", "coverage", "remedy"]
+__all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
 
 
 class Coverage(NamedTuple):
@@ -56,6 +57,46 @@ def coverage(seen: Seen, fraction: float) -> Coverage:
     # One step by itself may be small by chance: what counts is that its neighbours are, too.
     around = torch.nn.functional.max_pool1d(level.nan_to_num(0).T, 3, 1, 1).T
     return Coverage(level, inside, inside & ~counts & (around < fraction))
+
+
+class EachStep(NamedTuple):
+    """What each step of a typical row gets.
+
+    Attributes:
+        level: (T,), relative to the last steps; NaN where no loss can reach the step.
+        silent: (T,) bool, the steps that get too little.
+        steps: how many steps a loss could reach.
+    """
+
+    level: Tensor
+    silent: Tensor
+    steps: int
+
+    @property
+    def reached(self) -> int:
+        """How many steps get enough."""
+        return self.steps - int(self.silent.sum())
+
+
+def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
+    """Return what each step gets in the row that a finding speaks of.
+
+    It is the one with the median number of steps that get too little.
+
+    Args:
+        layer: a layer's flow.
+        fraction: what share still counts as arriving.
+    """
+    seen = Seen(layer.name, layer, (), False)
+    rows = seen.reached.nonzero().flatten()
+    if not len(rows) or not seen.finite_back:
+        nothing = torch.full((layer.T,), torch.nan)
+        return EachStep(nothing, nothing.isfinite(), 0)
+    cover = coverage(seen, fraction)
+    few = cover.silent[:, rows].sum(0)
+    row = int(rows[int(few.argsort()[len(few) // 2])])
+    level = torch.where(cover.inside[:, row], cover.level[:, row], torch.nan)
+    return EachStep(level, cover.silent[:, row], int(cover.inside[:, row].sum()))
 
 
 def all_measured(seen: Seen) -> bool:

@@ -54,7 +54,7 @@ def _unread(seen: Seen, feeds: list[str]) -> Finding:
         "note" if seen.frozen else "error",
         seen.name,
         f"No loss sends any gradient into {seen.called}: {why}.",
-        (Evidence("largest norm dE/ds_k", largest, 0.0, "every step", "eq. 9", True),),
+        (Evidence("largest gradient of a step", largest, 0.0, "every step", "eq. 9", True),),
         remedy,
     )
 

@@ -67,7 +67,7 @@ def _of_all(seen: Seen) -> Growth:
     grown = torch.where(after > 0, layer.total_norms[1:].double() / after, 0)
     step, row = divmod(int(grown.argmax()), layer.B)
     lag = int(seen.last_of_episode(seen.enters)[step, row]) - step - 1
-    what = "norm dE/ds_k over the sum of all that entered since"
+    what = "largest gradient of a step, compared with all that entered since"
     return Growth(float(grown.max()), lag, f"step {step + 1}, row {row}", what)
 
 
@@ -82,7 +82,7 @@ def _of_each(seen: Seen) -> Growth:
     grown = torch.where((enters > 0) & (own > 0), norms.amax(1) / own, 0)
     loss, row = divmod(int(grown.argmax()), layer.B)
     step = int(norms[loss, :, row].argmax()) + 1
-    what = f"norm of loss {int(layer.loss_index[loss])}, relative to its own step"
+    what = f"largest gradient of loss {int(layer.loss_index[loss])}, compared with its own step"
     lag = max(int(enters[loss, row]) - step, 0)
     return Growth(float(grown.max()), lag, f"step {step}, row {row}", what)
 
@@ -90,7 +90,7 @@ def _of_each(seen: Seen) -> Growth:
 def _finding(seen: Seen, found: Growth, growth: float) -> Finding:
     rate = math.log(found.factor) / max(found.lag, 1)
     factor = found.factor
-    times = f"{factor:,.0f}-fold" if factor < 1e6 else f"{factor:.0e}-fold"
+    times = f"{factor:,.0f}-fold" if factor < 1e9 else f"{factor:.1e}-fold"
     plain = isinstance(seen.cell, Elman)
     return Finding(
         "explodes",
@@ -100,7 +100,13 @@ def _finding(seen: Seen, found: Growth, growth: float) -> Finding:
         f"{100 * math.expm1(rate):.0f} % a step: the first steps drown the last.",
         (
             Evidence(found.what, factor, growth, found.where, "eq. 9", True),
-            Evidence("rate of the norm, nats a step", rate, None, f"{found.lag} steps", "eq. 9"),
+            Evidence(
+                "change per step back (natural logarithm)",
+                rate,
+                None,
+                f"{found.lag} steps",
+                "eq. 9",
+            ),
         ),
         "Clip the gradient's norm, and start from an orthogonal W_h, which stretches nothing."
         if plain

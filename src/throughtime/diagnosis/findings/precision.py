@@ -72,7 +72,12 @@ def _finding(seen: Seen, row: int, step: int, exact: float, steps: int) -> Findi
         f"{dtype}; at step {step} it would be {exact:.2g} in float64.",
         (
             Evidence(
-                "norm dE/ds_k in float64", exact, 0.0, f"step {step}, row {row}", "eq. 10", True
+                "gradient of that step in float64",
+                exact,
+                0.0,
+                f"step {step}, row {row}",
+                "eq. 10",
+                True,
             ),
         ),
         "Nothing that far back is learned; a wider dtype shows the numbers, but only a path that "

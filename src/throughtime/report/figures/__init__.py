@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import InputTypeError, InputValueError, LayerNotFoundError
 from ...flow import LayerView
-from . import jacobian, lag, lyapunov, overview, pairs, weights, words
+from . import by_step, jacobian, lag, lyapunov, overview, pairs, weights, words
 from .base import Drawing
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "jacobian": Kind(jacobian.draw),
     "lyapunov": Kind(lyapunov.draw),
     "overview": Kind(overview.draw, of_layer=False),
+    "steps": Kind(by_step.draw, of_layer=False),
 }
 
 
@@ -83,22 +84,23 @@ def figure(
 ) -> Figure:
     """Draw one figure of a flow (eq. 3 to 7), with what it shows as its subtitle.
 
-    ============  ==============================================================  ==============
-    kind          shows                                                           options
-    ============  ==============================================================  ==============
-    "lag"         ‖∂E_t/∂s_k‖ by lag t − k, against both bounds of eq. 7          fraction
-    "map"         log10 ‖∂E_t/∂s_k‖ over all pairs (t, k)                         most
-    "words"       the words, shaded by the gradient that reaches them             words, loss, row
-    "weights"     the share of each step in dE/dW (eq. 5)                         names
-    "jacobian"    singular values of J_t by step (eq. 4)                          row, most
-    "lyapunov"    the Lyapunov spectrum                                           n
-    "overview"    the lag profiles of all layers                                  fraction
-    ============  ==============================================================  ==============
+    ============  ==========================================================  ================
+    kind          shows                                                       options
+    ============  ==========================================================  ================
+    "lag"         ‖∂E_t/∂s_k‖ by lag t − k, against both bounds of eq. 7      fraction, bounds
+    "map"         log10 ‖∂E_t/∂s_k‖ over all pairs (t, k)                     most
+    "words"       the words, shaded by the gradient that reaches them         words, loss, row
+    "weights"     the share of each step in dE/dW (eq. 5)                     names
+    "jacobian"    singular values of J_t by step (eq. 4)                      row, most
+    "lyapunov"    the Lyapunov spectrum                                       n
+    "overview"    the lag profiles of all layers                              fraction
+    "steps"       what each step gets of all losses, in all layers            fraction
+    ============  ==========================================================  ================
 
     Args:
         flow: what ``trace.flow`` returned: T steps, B rows, V losses for each layer.
         kind: one of the kinds above.
-        layer: which layer; needed where the flow has several (and not for "overview").
+        layer: which layer; needed where the flow has several (and not for "overview" and "steps").
         options: of that kind.
 
     Cost:

@@ -7,52 +7,61 @@ from typing import Any
 
 import numpy as np
 
-from ...flow import LayerView, view
+from ...flow import LayerView, NonFinite, view
 from .. import palette
 from ..arrange import ByLag, affordable, array, by_lag, spectrum
 from ..numbers import number, percent, ratio, steps
-from .base import Drawing, guide, label, layout, log_axis
+from .base import Drawing, guide, label, layout, level, log_axis
 
-__all__ = ["bounds", "draw"]
+__all__ = ["bounds_of", "draw"]
+
+COMPARED = (
+    "Compared with where the gradient enters. A finding compares with one step later, since the "
+    "way from output to state is no way through time, and may count a few steps more."
+)
+GROWS = 100  # from so many times its start on, a gradient is said to grow
 
 
-def draw(layer: LayerView, *, fraction: float = 0.01) -> Drawing:
+def draw(layer: LayerView, *, fraction: float = 0.01, bounds: bool = True) -> Drawing:
     """Draw the norms by lag, relative to lag 0, with their spread, horizon and bounds (eq. 7).
 
     Args:
         layer: the flow of one layer.
         fraction: what the horizon's gradient must still be of lag 0.
+        bounds: whether the bounds are drawn, and described; they cost decompositions.
     """
     lags = by_lag(layer)
     profile = array(layer.lag_profile())
     horizon = int(layer.horizon(fraction))
-    gain, tight = bounds(layer, len(profile) - 1)
+    gain, tight = bounds_of(layer, len(profile) - 1) if bounds else (None, np.zeros(1))
     low, high = _range(lags, profile)
     data = [*_spread(lags, low), _profile(profile, lags)]
     data += _bound_lines(gain, tight)
+    data.append(level(fraction, 0, max(len(profile) - 1, 1), f"{percent(fraction)} of the start"))
     data += _marks(lags, low, high)
+    grows = np.nanmax(profile, initial=0) > GROWS  # then a horizon says nothing
     return Drawing(
         heading="How far back does the gradient last?",
         caption=_caption(layer, lags, profile, horizon, fraction, gain, tight),
-        note=_note(layer, lags, tight, len(profile) - 1),
-        equations=(4, 6, 7, 8),
+        note=_note(layer, lags, tight, len(profile) - 1) if bounds else COMPARED,
+        equations=(4, 6, 7, 8) if bounds else (),
         data=data,
         empty=not np.isfinite(profile).any(),
         layout=layout(
-            "lag t − k: steps between the loss and the state",
-            "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
+            "steps back (lag t − k)",
+            "gradient, compared with its start",
             whole=len(profile),
             xaxis={"rangemode": "tozero", "range": [0, max(len(profile) - 1, 1)]},
             yaxis=log_axis(low, high),
-            shapes=[guide("x", horizon), guide("y", fraction)],
-            annotations=_labels(horizon, fraction, len(profile) - 1),
+            shapes=[] if grows else [guide("x", horizon)],
+            annotations=[] if grows else _labels(horizon, len(profile) - 1),
             showlegend=True,
             hovermode="x unified",
         ),
     )
 
 
-def bounds(layer: LayerView, longest: int) -> tuple[float | None, np.ndarray]:
+def bounds_of(layer: LayerView, longest: int) -> tuple[float | None, np.ndarray]:
     """Return log10(β_W·β_f), and log10 Π‖J_j‖₂ over the last 0, 1, 2, … steps of row 0 (eq. 7).
 
     The first is None where the cell has no such constant. The second may be shorter than
@@ -159,7 +168,7 @@ def _marks(lags: ByLag, low: float, high: float) -> list[dict[str, Any]]:
     return out
 
 
-def _labels(horizon: int, fraction: float, longest: int) -> list[dict[str, Any]]:
+def _labels(horizon: int, longest: int) -> list[dict[str, Any]]:
     side = "right" if horizon > longest / 2 else "left"
     return [
         label(
@@ -170,15 +179,7 @@ def _labels(horizon: int, fraction: float, longest: int) -> list[dict[str, Any]]
             yanchor="top",
             xanchor=side,
             xshift=-5 if side == "right" else 5,
-        ),
-        label(
-            f"{percent(fraction)} of lag 0",
-            x=1 if side == "left" else 0,
-            xref="x domain",
-            y=math.log10(fraction),
-            xanchor="right" if side == "left" else "left",
-            yanchor="top",
-        ),
+        )
     ]
 
 
@@ -194,19 +195,29 @@ def _caption(
     if not np.nansum(lags.pairs):
         return "No loss sends a gradient into this layer, so there is nothing by lag."
     last = int(np.nonzero(lags.pairs)[0][-1])
-    shows = _what_it_shows(lags, profile, last, horizon, fraction, str(layer.norms.dtype))
+    shows = _what_it_shows(layer, lags, profile, last, horizon, fraction)
     return "\n".join(filter(None, [shows, _what_the_bounds_say(last, profile, gain, tight)]))
 
 
 def _what_it_shows(
-    lags: ByLag, profile: np.ndarray, last: int, horizon: int, fraction: float, dtype: str
+    layer: LayerView,
+    lags: ByLag,
+    profile: np.ndarray,
+    last: int,
+    horizon: int,
+    fraction: float,
 ) -> str:
+    dtype, bad = str(layer.norms.dtype), layer.first_nonfinite
     broken = np.nonzero(lags.broken > 0)[0]
     if len(broken):
         return (
             f"From lag {broken[0]} on there are gradients that are not finite (inf, and NaN that "
-            "follows from it). No update made of them can be used: see where it began, and clip "
-            "the gradient or lower the recurrent gain."
+            f"follows from it). No update made of them can be used: {_begin_with(bad)}."
+        )
+    if bad is not None:
+        return (
+            "This is what the rows that stayed finite show. No update made of this batch can be "
+            f"used: {_begin_with(bad)}."
         )
     if not np.isfinite(profile[: last + 1]).any():
         return "Every gradient that enters this layer is 0 at its own step: there is no profile."
@@ -214,24 +225,24 @@ def _what_it_shows(
     zeros = np.nonzero(lags.zero >= 0.5)[0]
     if last == 0:
         return "Only lag 0 was measured: every loss is seen at its own step, none further back."
-    if np.nanmax(profile) > 100:
+    if np.nanmax(profile) > GROWS:
         top = int(np.nanargmax(profile))
         return (
-            f"The gradient grows on its way back: at lag {top} it is typically "
-            f"{number(profile[top], 2)} times that at lag 0. Early steps drown out the late ones, "
+            f"The gradient grows on its way back: {steps(top)} back it is typically "
+            f"{number(profile[top], 2)} times its start. Early steps drown out the late ones, "
             "and a longer sequence overflows: clip the gradient, or lower the recurrent gain."
         )
     if horizon >= last:
         return (
             f"At the longest lag measured, {steps(last)}, the gradient is typically still "
-            f"{percent(end)} of that at lag 0. Distance alone does not keep this layer from "
+            f"{percent(end)} of its start. Distance alone does not keep this layer from "
             "learning anything that lies within these steps."
         )
     left = f"{number(end, 2)} of that" if end > 0 else "exactly 0"
     text = (
-        f"The gradient falls below {percent(fraction)} of its size at lag 0 after "
-        f"{steps(horizon)}; at lag {last} it is {left}. What lies more than {steps(horizon)} "
-        "before a loss hardly moves these weights."
+        f"The gradient falls below {percent(fraction)} of its start after "
+        f"{steps(horizon)}; {steps(last)} back it is {left}. A single loss hardly "
+        f"reaches what lies more than {steps(horizon)} before it."
     )
     if len(zeros):
         text += (
@@ -239,6 +250,15 @@ def _what_it_shows(
             f"{dtype.removeprefix('torch.')}: too small for it, or cut off; nothing arrives."
         )
     return text
+
+
+def _begin_with(bad: NonFinite | None) -> str:
+    """Return what to do first about a number that is not finite; clipping rarely is it."""
+    if bad is None:
+        return "look at the losses"
+    if bad.direction == "backward" and bad.kind == "inf":
+        return "lower the gain of W_h, so that the gradient does not grow on its backward pass"
+    return f"begin where the first one is, {bad.where}, step {bad.step}"
 
 
 def _what_the_bounds_say(

@@ -63,7 +63,7 @@ def draw(layer: LayerView, *, n: int = 32) -> Drawing:
         "name": "median of the rows",
         "line": {"color": palette.MEASURED, "width": 2},
         "marker": {"size": 7},
-        "hovertemplate": "exponent %{x}: %{y:.3f} nats per step<extra></extra>",
+        "hovertemplate": "exponent %{x}: %{y:.3f} per step<extra></extra>",
     }
     low, high = _range(shown)
     return Drawing(
@@ -74,7 +74,7 @@ def draw(layer: LayerView, *, n: int = 32) -> Drawing:
         data=[*(dots if layer.B > 1 else []), line, level(0, 0.5, n + 0.5, "0: keeps its size")],
         layout=layout(
             "exponent, largest first",
-            "nats per step",
+            "growth per step (natural log)",
             whole=n,
             xaxis={"range": [0.5, n + 0.5]},
             yaxis={"range": [low, high]},
@@ -97,7 +97,7 @@ def _caption(middle: np.ndarray, T: int) -> str:
     largest = middle[0]
     if not math.isfinite(largest):
         return "The largest exponent is not finite: nothing lasts even one step, or all overflows."
-    text = f"The largest exponent is {number(largest)} nats per step: "
+    text = f"The largest exponent is {number(largest)} per step: "
     if abs(largest) < FLAT:
         return text + (
             "in its best direction the gradient neither grows nor decays, so distance by itself "

@@ -10,7 +10,7 @@ from ...flow import LayerView
 from .. import palette
 from ..arrange import array
 from ..numbers import percent, steps
-from .base import Drawing, guide, label, layout, log_axis
+from .base import Drawing, layout, level, log_axis
 
 __all__ = ["draw"]
 
@@ -47,28 +47,19 @@ def draw(flow: Mapping[str, LayerView], *, fraction: float = 0.01) -> Drawing:
                 "hovertemplate": f"{name} %{{y:.2e}}<extra></extra>",
             }
         )
+    longest = max(map(len, profiles.values()), default=1) - 1
+    data.append(level(fraction, 0, max(longest, 1), f"{percent(fraction)} of the start"))
     return Drawing(
-        heading="Which layer forgets first?",
+        heading="How far back does the gradient reach in each layer?",
         caption=_caption(horizons, profiles, broken),
         equations=(4, 7),
         data=data,
         layout=layout(
-            "lag t − k: steps between the loss and the state",
-            "‖∂E<sub>t</sub>/∂s<sub>k</sub>‖ relative to lag 0",
-            whole=max(map(len, profiles.values()), default=0),
+            "steps back (lag t − k)",
+            "gradient, compared with its start",
+            whole=longest + 1,
             xaxis={"rangemode": "tozero"},
             yaxis=log_axis(low - room, high + room),
-            shapes=[guide("y", fraction)],
-            annotations=[
-                label(
-                    f"{percent(fraction)} of lag 0",
-                    x=1,
-                    xref="x domain",
-                    xanchor="right",
-                    y=np.log10(fraction),
-                    yanchor="top",
-                )
-            ],
             showlegend=True,
             hovermode="x unified",
         ),

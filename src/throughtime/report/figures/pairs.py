@@ -12,6 +12,7 @@ from .. import palette
 from ..arrange import STEPS, Pairs, by_pair
 from ..numbers import number, power, ratio, steps
 from .base import Drawing, decades, label, layout
+from .one_line import one_line
 
 __all__ = ["draw"]
 
@@ -24,10 +25,12 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
         most: above so many steps, each n-th is drawn.
     """
     pairs = by_pair(layer, most)
-    one = len(pairs.t) < 2
     horizon = int(layer.horizon())
+    if len(pairs.t) < 2:
+        words = (_heading(layer), _caption(layer, pairs, horizon), _note(layer, pairs))
+        return one_line(layer, pairs, *words)
     return Drawing(
-        heading="Which steps does each loss reach?",
+        heading=_heading(layer),
         caption=_caption(layer, pairs, horizon),
         note=_note(layer, pairs),
         equations=(3, 4, 5, 9),
@@ -41,7 +44,7 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
         ],
         layout=layout(
             "k: the step that the gradient reaches",
-            "t: the step of the loss",
+            _line_of(layer, "t: the step of the loss", "t: the step where the gradient enters"),
             whole=layer.T,
             xaxis={"range": [-0.5, layer.T + 0.5], "showgrid": False},
             yaxis={
@@ -51,9 +54,22 @@ def draw(layer: LayerView, *, most: int = STEPS) -> Drawing:
             margin={"l": 8, "r": 12, "t": 64, "b": 8},
             annotations=[_scale_label(), *_horizon_label(pairs, horizon)],
         ),
-        height=250 if one else 520,
+        height=520,
         empty=not (np.isfinite(pairs.norm) | pairs.zero | pairs.broken).any(),
     )
+
+
+def _heading(layer: LayerView) -> str:
+    return _line_of(
+        layer,
+        "Which steps does each loss reach?",
+        "Which steps does the gradient reach from where it enters?",
+    )
+
+
+def _line_of(layer: LayerView, loss: str, entry: str) -> str:
+    """Return words for a line of the map: a loss, or of a scalar a step at which it enters."""
+    return entry if layer.split == "step" else loss
 
 
 def _range(pairs: Pairs) -> tuple[float, float]:
@@ -205,12 +221,19 @@ def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
         return "Every norm is exactly 0: no loss sends a gradient into this layer."
     if not seen.any():
         return "Every norm is inf or NaN: no loss can teach this layer until that is mended."
-    text = (
+    lines = (
         "Each line is one loss; from its own step on the diagonal it runs back in time to the left."
         if len(pairs.t) > 1
         else "There is one loss; from its own step it runs back in time to the left."
     )
-    text += _last_line(pairs)
+    entries = (
+        "There is one loss. Each line is a step at which its gradient enters this layer, from what "
+        "reads the output there or from the layer above; it runs back in time to the left."
+        if len(pairs.t) > 1
+        else "There is one loss, and its gradient enters at one step; it runs back in time to the "
+        "left."
+    )
+    text = _line_of(layer, lines, entries) + _last_line(layer, pairs)
     if pairs.broken.any():
         first = int(pairs.t[np.flatnonzero(pairs.broken.any(1))[0]])
         text += f" From the loss at step {first} on there are gradients that are not finite."
@@ -226,7 +249,7 @@ def _caption(layer: LayerView, pairs: Pairs, horizon: int) -> str:
     return f"{text}\n{_what_follows(pairs, horizon, longest)}"
 
 
-def _last_line(pairs: Pairs) -> str:
+def _last_line(layer: LayerView, pairs: Pairs) -> str:
     """Describe what the last loss has at its own step, and at the earliest where any arrives."""
     line = pairs.norm[-1]
     there = np.flatnonzero(np.isfinite(line))
@@ -239,8 +262,9 @@ def _last_line(pairs: Pairs) -> str:
     else:
         compared = f"{ratio(change)} {'of' if change < 0 else 'times'} that"
     return (
-        f" The gradient of the loss at step {pairs.t[-1]} has a norm of {number(near, 2)} at step "
-        f"{pairs.k[there[-1]]} and of {number(far, 2)} at step {pairs.k[there[0]]}, {compared}."
+        f" The gradient {_line_of(layer, 'of the loss', 'that enters')} at step {pairs.t[-1]} has "
+        f"a norm of {number(near, 2)} at step {pairs.k[there[-1]]} and of {number(far, 2)} at step "
+        f"{pairs.k[there[0]]}, {compared}."
     )
 
 

@@ -89,13 +89,15 @@ def _caption(layer: LayerView, name: str, share: np.ndarray) -> str:
     size = np.abs(share)
     if size.sum() == 0:
         return f"No step has a share in the gradient of {name}."
-    fraction = np.cumsum(size[::-1]) / size.sum()
-    need = int(np.searchsorted(fraction, 0.9)) + 1
     early = share[: T // 2].sum()
+    last, first = _needed(size[::-1]), _needed(size)
+    end, need = ("first", first) if first < last else ("last", last)  # from the heavy end
     text = (
-        f"The last {steps(need)} of {T} make up 90 % of the shares in {name}'s gradient, counted "
+        f"The {end} {steps(need)} of {T} make up 90 % of the shares in {name}'s gradient, counted "
         f"by size; the first half of the sequence has {percent(float(early))} of the sum. "
     )
+    if need < T / 3 and end == "first":
+        return text + "An update follows the beginning of the sequence almost alone."
     if need < T / 3:
         return text + (
             "An update follows the end of the sequence almost alone: if what matters lies earlier, "
@@ -107,3 +109,8 @@ def _caption(layer: LayerView, name: str, share: np.ndarray) -> str:
         "An update takes in steps from most of the sequence. That says where in it, not over which "
         "distance: each step may be taught by its nearest losses alone."
     )
+
+
+def _needed(size: np.ndarray) -> int:
+    """Return how many entries from the beginning make up 90 % of the sum."""
+    return int(np.searchsorted(np.cumsum(size) / size.sum(), 0.9)) + 1

@@ -1,0 +1,118 @@
+"""The line to paste for a finding, with the layer's own name.
+
+A fix has a line here by its name in the table of remedies; where a finding has none, its code may.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from ..diagnosis import Finding
+from ..flow import LayerView
+
+__all__ = ["expression", "line"]
+
+SUFFIX = re.compile(r"(?:^|\.)l\d+(?:_reverse)?$")
+
+
+def expression(name: str) -> str:
+    """Return how the module of a layer is written.
+
+    Args:
+        name: the layer's own name.
+
+    Example:
+        >>> expression("encoder.0.rnn.l1_reverse"), expression("l0@2")
+        ('model.encoder[0].rnn', 'model')
+    """
+    path = SUFFIX.sub("", name.partition("@")[0])
+    written = "model"
+    for part in path.split(".") if path else ():
+        if part.isdigit():
+            written += f"[{part}]"
+        else:
+            written += f".{part}" if part.isidentifier() else f"[{part!r}]"
+    return written
+
+
+def _chrono(module: str, layer: LayerView) -> str:
+    longest = max(layer.T, 3)
+    return (
+        f"# {longest}: how many steps back your task needs\n"
+        f"tt.remedies.chrono_({module}, longest={longest})"
+    )
+
+
+def _gated(module: str, layer: LayerView) -> str:
+    return (
+        f"old = {module}\n"
+        f"{module} = torch.nn.GRU(\n"
+        "    old.input_size, old.hidden_size, old.num_layers,\n"
+        "    batch_first=old.batch_first,\n"
+        "    bidirectional=old.bidirectional,\n"
+        ")\n"
+        f"{_chrono(module, layer)}"
+    )
+
+
+# By the name of the fix; these change a layer, whose module is named in them.
+OF_LAYER: dict[str, Callable[[str, LayerView], str]] = {
+    "chrono": _chrono,
+    "gated-cell": _gated,
+    "orthogonal": lambda module, _: f"tt.remedies.orthogonal_({module})",
+}
+# These change the data, the numbers or the training.
+OF_MODEL: dict[str, str] = {
+    "clip": (
+        "# at each update, between loss.backward() and optimizer.step()\n"
+        "tt.remedies.clip_gradient_(model.parameters(), most=1.0)"
+    ),
+    "standardise": ("mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std"),
+    "lengths": (
+        "packed = torch.nn.utils.rnn.pack_padded_sequence(\n"
+        "    x, lengths, enforce_sorted=False)  # lengths: the steps of each row; batch_first=…"
+    ),
+    "dtype": "model, x = model.double(), x.double()  # or at least float32 instead of half",
+}
+# By the code of a finding, where no remedy is named.
+BY_CODE: dict[str, str] = {
+    "input-nonfinite": 'assert torch.isfinite(x).all(), "inf or NaN in the data"',
+    "reverse-reads-one-step": (
+        "H = output.shape[-1] // 2  # with batch_first\n"
+        "last = torch.cat((output[:, -1, :H], output[:, 0, H:]), -1)"
+    ),
+    "rows-without-gradient": (
+        "print(x.shape)  # (time, batch, features); with batch_first=True the batch comes first"
+    ),
+    "initial-state-nonfinite": "state = None  # begin from zeros again",
+    "state-on-old-graph": "state = tuple(s.detach() for s in state)  # between two batches",
+}
+
+
+def line(finding: Finding, flow: Mapping[str, LayerView], layers: tuple[str, ...]) -> str:
+    """Return what to paste; an empty string where that cannot be said in a line.
+
+    Args:
+        finding: what is wrong.
+        flow: the layers.
+        layers: those in which it was found.
+    """
+    fix = finding.fix
+    if finding.code == "explodes" and fix == "orthogonal":
+        return f"# once, before training\n{_of_layers(fix, flow, layers)}\n{OF_MODEL['clip']}"
+    if fix in OF_MODEL:
+        return OF_MODEL[fix]
+    if fix not in OF_LAYER:
+        return BY_CODE.get(finding.code, "")
+    return _of_layers(fix, flow, layers)
+
+
+def _of_layers(fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...]) -> str:
+    """Return a line for each module; a marked loop has none, and several layers may share one."""
+    modules = {
+        expression(flow[name].name): flow[name]
+        for name in layers
+        if name in flow and flow[name].cell is not None
+    }
+    return "\n".join(OF_LAYER[fix](module, layer) for module, layer in modules.items())
