@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch.utils import checkpoint
 
 from ..errors import UnsupportedError
+from .stance import ForAll
 
 __all__ = ["kept_whole", "refuse_reentrant"]
 
 
-@contextmanager
-def kept_whole() -> Iterator[None]:
+def kept_whole() -> AbstractContextManager[None]:
     """Let non-reentrant checkpointing keep its activations within a block.
 
     It would run the model again during each of the flow's backward passes, after the trace, when
     the layers no longer record. Results are the same; memory is that without checkpointing.
     """
+    return WHOLE.block()
+
+
+def _keep_whole() -> Callable[[], object]:
     name = "_checkpoint_without_reentrant_generator"
     before = getattr(checkpoint, name)
 
@@ -29,11 +33,15 @@ def kept_whole() -> Iterator[None]:
         yield
 
     setattr(checkpoint, name, plainly)
-    try:
-        yield
-    finally:
+
+    def undo() -> None:
         if getattr(checkpoint, name) is plainly:
             setattr(checkpoint, name, before)
+
+    return undo
+
+
+WHOLE = ForAll(_keep_whole)
 
 
 def refuse_reentrant(path: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from ..cells import GRU, LSTM, Elman
@@ -122,15 +124,18 @@ def _follow_cell(
 ) -> Any:
     """Run a cell of ``torch.nn`` as it is, and take down its step."""
     refuse_reentrant(watcher.path)
-    out = watch.plain(*args, **named)
-    parts = out if isinstance(out, tuple) else (out,)
-    if not _records(parts):
-        return out
+    # A parametrized weight is computed once, for both: spectral_norm changes each time it is asked.
+    with parametrize.cached() if parametrize.is_parametrized(watch.module) else nullcontext():
+        out = watch.plain(*args, **named)
+        parts = out if isinstance(out, tuple) else (out,)
+        if not _records(parts):
+            return out
+        cell = _cell_over(watcher.recording, watch.module)
     given = dict(zip(("input", "hx"), args, strict=False)) | named
     x, hx = given["input"], given.get("hx")
     state = () if hx is None else hx if isinstance(hx, tuple | list) else (hx,)
     step = aliased(watcher.recording, Key("step", watcher.path), parts, tuple(state))
-    step.cell = _cell_over(watcher.recording, watch.module)
+    step.cell = cell
     step.x, step.module, step.rows = x, watch.module, 0 if parts[0].dim() > 1 else None
     if state and all(part.requires_grad and alias_of(part) is None for part in state):
         # A decoder may read its first state on the way to its first input, too.
@@ -174,6 +179,9 @@ def follow_step(
     weights: dict[str, Tensor] = {}
     with OwnAliases(watch.module, weights):
         out = watch.plain(*args, **named)
+    for was, now in () if begin is None else zip(begin.raw, begin.out, strict=True):
+        if now._version:  # written into: the caller's own is to have it, too
+            was.copy_(now)
     leaves, shape = pytree.tree_flatten(out)
     kept = {
         name: now.tensor

@@ -29,7 +29,8 @@ def direct_boundaries(
     """Return by run whether each of its calls begins from the state that the one before left.
 
     Rows whose state was zeroed in between count too. Random gradients are sent over all such
-    places in one backward pass that stops at recorded states: each must arrive as it left.
+    places in one backward pass that stops at recorded states: each must arrive as it left, and
+    other states that the place seems to hang on must get no more than their own.
 
     Args:
         recording: the trace's.
@@ -48,21 +49,45 @@ def direct_boundaries(
                 direct[run.name][place] = type(pieces[last]) is StepSegment
             if not direct[run.name][place]:
                 asked.append((run.name, place, last, number))
-    for (name, place, last, number), arrived in zip(
-        asked, _arrivals(recording, pieces, asked), strict=True
-    ):
-        seed, g = arrived
+    others = [_others(recording, pieces, ancestry, last, number) for _, _, last, number in asked]
+    at = list(dict.fromkeys((*(last for _, _, last, _ in asked), *(n for o in others for n in o))))
+    sent, found = _arrivals(recording, pieces, asked, at)
+    expected: dict[int, Tensor] = {}
+    for (_, _, last, number), seed in zip(asked, sent, strict=True):
         zeroed = (pieces[number].tape.s[0] == 0).all(-1)
-        expected = torch.where(zeroed[:, None], 0, seed)
+        expected[last] = torch.where(zeroed[:, None], 0, seed)
+    own = {n: _as_sent(found[n], expected.get(n)) for n in at}
+    for (name, place, last, number), beside in zip(asked, others, strict=True):
+        zeroed = (pieces[number].tape.s[0] == 0).all(-1)
         began = torch.where(zeroed[:, None], 0, left_state(recording.calls[last]))
         direct[name][place] = (
-            g is not None
-            and g.shape[-1] == seed.shape[-1]
-            and alike(g[-1], expected)
-            and not bool((g[:-1] != 0).any())
+            found[last] is not None
+            and own[last]
             and alike(pieces[number].tape.s[0], began)
+            and all(own[n] for n in beside)
         )
     return direct
+
+
+def _others(
+    recording: Recording, pieces: dict[int, Segment], ancestry: Ancestry, last: int, number: int
+) -> list[int]:
+    """Return the calls, other than the one before, that a call's state seems to hang on."""
+    behind = {n for n, _ in ancestry.behind(given_state(recording.calls[number]))}
+    return sorted(n for n in behind - {last} if n in pieces)
+
+
+def _as_sent(g: Tensor | None, expected: Tensor | None) -> bool:
+    """Check whether at a call's last state arrives what was sent there, and nothing else."""
+    if g is None:
+        return expected is None
+    if expected is None:
+        return not bool((g != 0).any())
+    return (
+        g.shape[-1] == expected.shape[-1]
+        and alike(g[-1], expected)
+        and not bool((g[:-1] != 0).any())
+    )
 
 
 def _alike(a: Segment, b: Segment) -> bool:
@@ -75,8 +100,10 @@ def _alike(a: Segment, b: Segment) -> bool:
     )
 
 
-def _arrivals(recording: Recording, pieces: dict[int, Segment], asked: Sequence[Any]):
-    """Return what is sent from each call's initial state, and what arrives at the one before."""
+def _arrivals(
+    recording: Recording, pieces: dict[int, Segment], asked: Sequence[Any], at: Sequence[int]
+) -> tuple[list[Tensor], dict[int, Tensor | None]]:
+    """Return what is sent from each call's initial state, and what arrives at some calls."""
     outputs: list[Tensor] = []
     seeds: list[Tensor] = []
     sent: list[Tensor] = []
@@ -90,10 +117,9 @@ def _arrivals(recording: Recording, pieces: dict[int, Segment], asked: Sequence[
                 outputs.append(end)
                 seeds.append(g)
     if not outputs:
-        return [(seed, None) for seed in sent]
-    lasts = [pieces[last] for _, _, last, _ in asked]
-    found = arrivals(recording, outputs, seeds, lasts, cut=True)
-    return list(zip(sent, found, strict=True))
+        return sent, dict.fromkeys(at)
+    found = arrivals(recording, outputs, seeds, [pieces[n] for n in at], cut=True)
+    return sent, dict(zip(at, found, strict=True))
 
 
 def same_weights(a: AbstractCell, b: AbstractCell | None) -> bool:

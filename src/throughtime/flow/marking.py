@@ -49,16 +49,17 @@ def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tu
     Args:
         name: what the run is called in the flow. One call is one step.
         state: the state's parts, of any shape, the same at each step.
-        batch_dim: which axis holds the batch rows; by default the first where there are two or
-            more, and none, so that B = 1, where there is one.
+        batch_dim: which axis of every part holds the batch rows; by default the first where all
+            parts have two axes or more and as many rows; else none, so that B = 1.
 
     Returns:
         The one tensor, or a tuple of them.
 
     Raises:
         InputTypeError: no tensor, or one of another type than floating point.
-        InputValueError: a batch axis that is not there.
-        ShapeError: another number of parts, or other shapes, than at the step before.
+        InputValueError: a batch axis that is not there, or is another one in each part.
+        ShapeError: another number of parts, or other shapes, than at the step before; parts of
+            unequal batches.
         GraphError: the state of the step before, unchanged; a call outside the traced model.
 
     Example:
@@ -89,9 +90,10 @@ def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tu
     before = next((call for call in reversed(recording.calls) if call.key == key), None)
     if isinstance(before, Step):
         _check_shapes(name, state, before)
+    rows = _rows(name, state, batch_dim)
     step = aliased(recording, key, state)
     frame = sys._getframe(1)
-    step.rows, step.site = _rows(state, batch_dim), (frame.f_code, frame.f_lasti)
+    step.rows, step.site = rows, (frame.f_code, frame.f_lasti)
     return step.out[0] if len(state) == 1 else step.out
 
 
@@ -164,10 +166,24 @@ def _check_shapes(name: str, state: tuple[Tensor, ...], before: Step) -> None:
         )
 
 
-def _rows(state: tuple[Tensor, ...], batch_dim: int | None) -> int | None:
-    if batch_dim is not None:
-        return _axis("batch_dim", batch_dim, min(part.dim() for part in state))
-    return 0 if min(part.dim() for part in state) > 1 else None
+def _rows(name: str, state: tuple[Tensor, ...], batch_dim: int | None) -> int | None:
+    """Return the axis of the batch rows, the same in all parts; None: there is none."""
+    axes = {part.dim() for part in state}
+    if batch_dim is None:
+        alike = min(axes) > 1 and len({part.shape[0] for part in state}) == 1
+        return 0 if alike else None
+    rows = _axis("batch_dim", batch_dim, min(axes))
+    if batch_dim < 0 and len(axes) > 1:
+        raise InputValueError(
+            f"batch_dim={batch_dim} is another axis in each part of {sorted(axes)} axes; count it "
+            "from the front."
+        )
+    if len({part.shape[rows] for part in state}) > 1:
+        raise ShapeError(
+            f'the parts of tt.mark("{name}", …) must have as many rows along batch_dim={batch_dim};'
+            f" got shapes {[tuple(part.shape) for part in state]}."
+        )
+    return rows
 
 
 def _axis(name: str, value: int, axes: int) -> int:

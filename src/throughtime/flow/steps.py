@@ -112,5 +112,5 @@ class StepSegment(GraphSegment):
         return list(self.step.given)
 
     def initial_seeds(self, g: Tensor) -> list[Tensor]:
-        """Return the gradient of the state before, in the shapes of its parts."""
-        return unflat(g, self.step.given, self.step.rows)
+        """Return the gradient of the state before, in the shapes of its parts; it may be none."""
+        return unflat(g, self.step.given, self.step.rows) if self.step.given else []
