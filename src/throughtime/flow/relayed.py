@@ -12,8 +12,9 @@ from ..node.recording import Recording
 from .direct import Direct, arrivals, attribute
 from .layout import Layout
 from .relay import Entries, Relay
-from .run_flow import AxisFlow, RunFlow, Source
+from .run_flow import AxisFlow, RunFlow
 from .segments import Back, Segment
+from .source import Source
 from .windows import chosen, chunks, leave_out
 
 __all__ = ["relayed"]
