@@ -33,6 +33,7 @@ from throughtime.tasks import Adding, Copying, TemporalOrder
 from throughtime.tasks.base import Batch
 
 UNITS, ROWS, RATE, CLIP, LOOK = 64, 32, 3e-3, 1.0, 100
+SEEDS = 10
 CELLS = {"LSTM": tt.LSTM, "GRU": tt.GRU, "tanh": tt.RNN}
 
 
@@ -227,10 +228,22 @@ def page(lines: list[dict[str, Any]], command: str) -> str:
             f"{len(lines)} runs on {platform.machine()}, {os.cpu_count()} cores, torch "
             f"{torch.__version__}, {sum(_seconds(line) for line in lines) / 60:.0f} minutes.",
             "",
+            *missing(groups),
             f"Produced by `{command}`; every run is a line of `benchmarks/study_remedies.jsonl`.",
             "",
         ]
     )
+
+
+def missing(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+    """Return what of the whole study has not been run."""
+    short = [
+        f"{task} with {cell} ({len(groups.get((task, cell), []))} of {SEEDS} seeds)"
+        for task in SETTINGS
+        for cell in CELLS
+        if len(groups.get((task, cell), [])) < SEEDS
+    ]
+    return [f"Not yet complete: {', '.join(short)}.", ""] if short else []
 
 
 def _seconds(line: dict[str, Any]) -> float:
@@ -257,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=["LSTM", "GRU", "tanh"])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument(
         "--lines", type=Path, default=Path(__file__).with_name("study_remedies.jsonl")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import GraphError, InputTypeError, InputValueError, ThroughTimeError
 from .base import Case, Losses, Remedy, copied
 from .places import places_of
+from .progress_bar import Advance, progress
 from .ranking import Interval, further, harm, helps, interval, lead
 from .reach import Measured, farthest, measure
 from .table import REMEDIES
@@ -24,8 +25,6 @@ __all__ = ["treat"]
 
 # The share of the steps that some loss must reach for nothing to be missing.
 COVERED = 0.99
-# Is called with a name at each beginning, and with how many steps there are to come.
-Advance = Callable[[str, int], None]
 
 
 def treat(
@@ -89,7 +88,7 @@ def treat(
         ('chrono', 'chrono_(model, longest=59)')
     """
     chosen = _checked(model, losses, lag, only, train, seeds, updates)
-    with undisturbed() as state, _progress() as advance:
+    with undisturbed() as state, progress() as advance:
         return _treat(model, losses, lag, chosen, train, (seeds, updates), state, advance)
 
 
@@ -342,26 +341,3 @@ def _checked(
         if name not in REMEDIES:
             raise InputValueError(f"only must be of {', '.join(REMEDIES)}; got {name!r}.")
     return [REMEDIES[name] for name in names]
-
-
-@contextmanager
-def _progress() -> Iterator[Advance]:
-    """Show a bar on a terminal; yield what is called at each beginning, with steps to come."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda name, more: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("", total=0, completed=-1)
-        total = 0
-
-        def advance(name: str, more: int) -> None:
-            nonlocal total
-            total += more
-            bar.update(task, description=name, total=total, advance=1)
-
-        yield advance
