@@ -163,7 +163,9 @@ def test_many_runs_are_told_once():
     torch.manual_seed(0)
     model = nn.GRU(4, 8)
     with tt.trace(model) as trace:
-        loss = sum(model(torch.randn(80, 2, 4))[0][-1].pow(2).mean() for _ in range(8))
+        loss = torch.stack(
+            [model(torch.randn(80, 2, 4))[0][-1].pow(2).mean() for _ in range(8)]
+        ).sum()
     flow = trace.flow(loss)
     said = told(report.report_html(flow))
     assert "in l0 (8 runs)" in said and said.count("of the gradient that the last") == 1

@@ -136,12 +136,22 @@ def _card(group: Group, flow: Mapping[str, LayerView]) -> dict[str, Any]:
         "where": group.where,
         "what": first.what,
         "means": _means(first),
-        "alike": named(others) if others else "",
+        "alike": _others(first.layer, others),
         "known": known(first.evidence),
         "remedy": first.remedy,
         "paste": line(first, flow, group.layers),
         "symptoms": [],
     }
+
+
+def _others(first: str | None, others: Sequence[str]) -> str:
+    """Return where else the same holds, in words; empty: nowhere."""
+    if not others:
+        return ""
+    own = {name.partition("@")[0] for name in (first or "", *others)}
+    if len(own) > 1:
+        return named(others)
+    return "its other run" if len(others) == 1 else f"its {len(others)} other runs"
 
 
 def _means(finding: Finding) -> str:
