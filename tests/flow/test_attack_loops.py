@@ -197,3 +197,41 @@ def test_parts_of_unequal_batches_are_refused_where_the_axis_was_named():
 def test_an_axis_from_the_end_is_refused_where_parts_differ_in_axes():
     with pytest.raises(InputValueError, match="from the front"):
         marked((3, 2), (3, 3, 2), batch_dim=-2)
+
+
+class Planner(nn.Module):
+    """Tries out two steps before each one that it takes, and hears what came of them."""
+
+    poke: Poke = staticmethod(untouched)
+
+    def __init__(self, detach: bool) -> None:
+        super().__init__()
+        self.cell, self.out, self.detach = nn.GRUCell(I, H), nn.Linear(H, I), detach
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, said = torch.zeros(B, H), []
+        for t in range(len(x)):
+            plan = state.detach() if self.detach else state
+            for _ in range(2 if t else 0):
+                plan = self.cell(self.out(plan), plan)
+            (state,) = self.poke(t + 1, self.cell(x[t] + self.out(plan), state))
+            said.append(self.out(state))
+        return torch.stack(said)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_plan_tried_out_between_two_steps_does_not_end_the_run(detach):
+    layer = compare(Planner(detach), torch.randn(T, B, I), "cell")
+    assert layer.T == T and not layer.cuts
+
+
+def test_a_method_may_mark_whatever_its_first_argument_is_called():
+    class Own(nn.Module):
+        def step(module, h: Tensor) -> Tensor:  # noqa: N805
+            return tt.mark("h", torch.tanh(h * torch.ones((), requires_grad=True)))  # pyright: ignore
+
+    model, h = Own(), torch.ones(B, H)
+    with tt.trace(model) as trace:
+        for _ in range(4):
+            h = model.step(h)
+    assert trace.flow(h.sum())["h"].T == 4

@@ -215,8 +215,7 @@ def _runs(model: nn.Module) -> bool:
     frame = sys._getframe(3)
     while frame is not None:
         code = frame.f_code
-        takes_self = code.co_argcount > 0 and code.co_varnames[0] == "self"
-        if takes_self and id(frame.f_locals.get("self")) in own:
+        if code.co_argcount and id(frame.f_locals.get(code.co_varnames[0])) in own:
             return True
         frame = frame.f_back
     return False
