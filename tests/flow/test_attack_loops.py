@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -212,7 +213,7 @@ class Planner(nn.Module):
         state, said = torch.zeros(B, H), []
         for t in range(len(x)):
             plan = state.detach() if self.detach else state
-            for _ in range(2 if t else 0):
+            for _ in range(2 if 0 < t < len(x) - 2 else 0):
                 plan = self.cell(self.out(plan), plan)
             (state,) = self.poke(t + 1, self.cell(x[t] + self.out(plan), state))
             said.append(self.out(state))
@@ -235,3 +236,47 @@ def test_a_method_may_mark_whatever_its_first_argument_is_called():
         for _ in range(4):
             h = model.step(h)
     assert trace.flow(h.sum())["h"].T == 4
+
+
+@dataclass
+class Belief:
+    """What a step returns: a state, and what is none."""
+
+    h: Tensor
+    note: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The same, of fixed content."""
+
+    h: Tensor
+    note: str
+
+
+@pytest.mark.parametrize("kind", [Belief, Frozen])
+def test_a_step_may_take_and_return_a_dataclass(kind):
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.turn = nn.Linear(I, H), nn.Linear(H, H)
+
+        def forward(self, x: Tensor, belief):
+            return kind(torch.tanh(self.lift(x) + self.turn(belief.h)), belief.note + "!")
+
+    step, x = Step(), torch.randn(T, B, I)
+    with tt.trace(step, steps=[step]) as trace:
+        belief = kind(torch.zeros(B, H), "")
+        for x_t in x:
+            belief = step(x_t, belief)
+        loss = belief.h.pow(2).sum()
+    assert belief.note == "!" * T and type(belief) is kind
+    layer = trace.flow(loss)[""]
+    assert layer.T == T
+    J = torch.eye(H).expand(B, H, H)
+    h = torch.zeros(B, H)
+    for t, x_t in enumerate(x):
+        h = torch.tanh(step.lift(x_t) + step.turn(h)).detach()
+        if t >= 3:
+            J = (1 - h**2)[..., None] * (step.turn.weight @ J)
+    assert_close(layer.jacobian_product(T, 3), J.detach(), rtol=1e-9)

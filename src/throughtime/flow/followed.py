@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
@@ -22,7 +21,7 @@ from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording
 from ..torch_state import is_transformed
 from .checkpoints import refuse_reentrant
-from .held import OwnAliases, held, is_state, put_in
+from .held import OwnAliases, held, is_state, put_in, spread
 from .watch import Entry, Watch, Watcher
 
 __all__ = ["entry_of", "follow_step", "left_out"]
@@ -163,7 +162,7 @@ def follow_step(
     recording, key = watcher.recording, Key("step", watcher.path)
     if not torch.is_grad_enabled() or is_transformed(()):
         return watch.plain(*args, **named)
-    leaves, shape = pytree.tree_flatten((args, named))
+    leaves, back = spread((args, named))
     places = [n for n, leaf in enumerate(leaves) if is_state(leaf)]
     given = tuple(leaves[n] for n in places)
     before = held(watch.module)
@@ -175,14 +174,14 @@ def follow_step(
         given = begin.out
         for n, part in zip(places, given, strict=True):
             leaves[n] = part
-    args, named = pytree.tree_unflatten(leaves, shape)
+    args, named = back(leaves)
     weights: dict[str, Tensor] = {}
     with OwnAliases(watch.module, weights):
         out = watch.plain(*args, **named)
     for was, now in () if begin is None else zip(begin.raw, begin.out, strict=True):
         if now._version:  # written into: the caller's own is to have it, too
             was.copy_(now)
-    leaves, shape = pytree.tree_flatten(out)
+    leaves, back = spread(out)
     kept = {
         name: now.tensor
         for name, now in held(watch.module).items()
@@ -200,7 +199,7 @@ def follow_step(
     instead = dict(zip(tensors, step.out, strict=True))
     if kept:
         put_in(watch.module, instead)
-    return pytree.tree_unflatten([instead.get(id(leaf), leaf) for leaf in leaves], shape)
+    return back([instead.get(id(leaf), leaf) for leaf in leaves])
 
 
 def _records(parts: tuple[Any, ...]) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from operator import is_
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Kept", "OwnAliases", "held", "is_state", "put_in"]
+__all__ = ["Kept", "OwnAliases", "held", "is_state", "put_in", "spread"]
 
 # What every module has, whoever wrote it.
 PLAIN = frozenset(vars(nn.Module())) | {"forward"}
@@ -102,6 +105,51 @@ class OwnAliases:
 def is_state(leaf: object) -> bool:
     """Check whether something could be a state: a floating-point tensor."""
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def spread(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """Return what stands in nested tuples, lists, dictionaries and dataclasses, and a way back.
+
+    Args:
+        tree: what a module takes or returns.
+
+    Returns:
+        The leaves, and a function that puts others in their places. A dataclass is copied then,
+        unless all that it holds stays.
+    """
+    tops, shape = pytree.tree_flatten(tree)
+    inside = [spread(vars(top).copy()) if _is_record(top) else None for top in tops]
+    leaves = [
+        leaf
+        for top, own in zip(tops, inside, strict=True)
+        for leaf in ([top] if own is None else own[0])
+    ]
+
+    def back(others: Sequence[Any]) -> Any:
+        rest = iter(others)
+        return pytree.tree_unflatten(
+            [
+                next(rest) if own is None else _refilled(top, own, [next(rest) for _ in own[0]])
+                for top, own in zip(tops, inside, strict=True)
+            ],
+            shape,
+        )
+
+    return leaves, back
+
+
+def _is_record(leaf: object) -> bool:
+    return (
+        is_dataclass(leaf) and not isinstance(leaf, type | nn.Module) and hasattr(leaf, "__dict__")
+    )
+
+
+def _refilled(record: Any, own: tuple[list[Any], Any], leaves: list[Any]) -> Any:
+    if all(map(is_, own[0], leaves)):
+        return record
+    new = copy.copy(record)
+    vars(new).update(own[1](leaves))
+    return new
 
 
 def _places(module: nn.Module) -> Iterator[Place]:
