@@ -145,6 +145,8 @@ def test_traces_that_end_in_the_order_they_began_leave_torch_as_it_was():
     assert checkpoint._checkpoint_without_reentrant_generator is not before[0]
     two.__exit__(None, None, None)
     assert (checkpoint._checkpoint_without_reentrant_generator, frames._stance) == before
+    h = torch.ones(2, requires_grad=True)
+    assert tt.mark("h", h) is h
 
 
 class InPlace(nn.Module):
@@ -280,3 +282,44 @@ def test_a_step_may_take_and_return_a_dataclass(kind):
         if t >= 3:
             J = (1 - h**2)[..., None] * (step.turn.weight @ J)
     assert_close(layer.jacobian_product(T, 3), J.detach(), rtol=1e-9)
+
+
+class Remembers(nn.Module):
+    """Keeps its state in a dictionary or a list that its caller gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.turn = nn.Linear(I, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor, memory) -> Tensor:
+        memory[0] = torch.tanh(self.lift(x) + self.turn(memory[0]))
+        return memory[0] * 1.0
+
+
+@pytest.mark.parametrize("kind", [list, lambda h: dict(enumerate(h))])
+def test_a_step_may_write_into_a_container_of_its_caller(kind):
+    step, x = Remembers(), torch.randn(T, B, I)
+
+    def run() -> tuple[Tensor, Tensor]:
+        memory = kind([torch.zeros(B, H)])
+        said = torch.stack([step(x_t, memory) for x_t in x])
+        return said, memory[0]
+
+    said, last = run()
+    with tt.trace(step, steps=[step]):
+        traced = run()
+    assert torch.equal(traced[0], said) and torch.equal(traced[1], last)
+
+
+def test_a_state_that_is_put_into_the_callers_dictionary_is_followed():
+    step, x, memory = Remembers(), torch.randn(T, B, I), {0: torch.zeros(B, H)}
+    with tt.trace(step, steps=[step]) as trace:
+        losses = torch.stack([step(x_t, memory).pow(2).sum() for x_t in x])
+    layer = trace.flow(losses)[""]
+    J = torch.eye(H).expand(B, H, H)
+    h = torch.zeros(B, H)
+    for t, x_t in enumerate(x):
+        h = torch.tanh(step.lift(x_t) + step.turn(h)).detach()
+        if t >= 3:
+            J = (1 - h**2)[..., None] * (step.turn.weight @ J)
+    assert_close(layer.jacobian_product(T, 3)[..., :H, :H], J.detach(), rtol=1e-9)
