@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -144,6 +145,8 @@ def test_traces_that_end_in_the_order_they_began_leave_torch_as_it_was():
     assert checkpoint._checkpoint_without_reentrant_generator is not before[0]
     two.__exit__(None, None, None)
     assert (checkpoint._checkpoint_without_reentrant_generator, frames._stance) == before
+    h = torch.ones(2, requires_grad=True)
+    assert tt.mark("h", h) is h
 
 
 class InPlace(nn.Module):
@@ -197,3 +200,126 @@ def test_parts_of_unequal_batches_are_refused_where_the_axis_was_named():
 def test_an_axis_from_the_end_is_refused_where_parts_differ_in_axes():
     with pytest.raises(InputValueError, match="from the front"):
         marked((3, 2), (3, 3, 2), batch_dim=-2)
+
+
+class Planner(nn.Module):
+    """Tries out two steps before each one that it takes, and hears what came of them."""
+
+    poke: Poke = staticmethod(untouched)
+
+    def __init__(self, detach: bool) -> None:
+        super().__init__()
+        self.cell, self.out, self.detach = nn.GRUCell(I, H), nn.Linear(H, I), detach
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, said = torch.zeros(B, H), []
+        for t in range(len(x)):
+            plan = state.detach() if self.detach else state
+            for _ in range(2 if 0 < t < len(x) - 2 else 0):
+                plan = self.cell(self.out(plan), plan)
+            (state,) = self.poke(t + 1, self.cell(x[t] + self.out(plan), state))
+            said.append(self.out(state))
+        return torch.stack(said)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_plan_tried_out_between_two_steps_does_not_end_the_run(detach):
+    layer = compare(Planner(detach), torch.randn(T, B, I), "cell")
+    assert layer.T == T and not layer.cuts
+
+
+def test_a_method_may_mark_whatever_its_first_argument_is_called():
+    class Own(nn.Module):
+        def step(module, h: Tensor) -> Tensor:  # noqa: N805
+            return tt.mark("h", torch.tanh(h * torch.ones((), requires_grad=True)))  # pyright: ignore
+
+    model, h = Own(), torch.ones(B, H)
+    with tt.trace(model) as trace:
+        for _ in range(4):
+            h = model.step(h)
+    assert trace.flow(h.sum())["h"].T == 4
+
+
+@dataclass
+class Belief:
+    """What a step returns: a state, and what is none."""
+
+    h: Tensor
+    note: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The same, of fixed content."""
+
+    h: Tensor
+    note: str
+
+
+@pytest.mark.parametrize("kind", [Belief, Frozen])
+def test_a_step_may_take_and_return_a_dataclass(kind):
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.turn = nn.Linear(I, H), nn.Linear(H, H)
+
+        def forward(self, x: Tensor, belief):
+            return kind(torch.tanh(self.lift(x) + self.turn(belief.h)), belief.note + "!")
+
+    step, x = Step(), torch.randn(T, B, I)
+    with tt.trace(step, steps=[step]) as trace:
+        belief = kind(torch.zeros(B, H), "")
+        for x_t in x:
+            belief = step(x_t, belief)
+        loss = belief.h.pow(2).sum()
+    assert belief.note == "!" * T and type(belief) is kind
+    layer = trace.flow(loss)[""]
+    assert layer.T == T
+    J = torch.eye(H).expand(B, H, H)
+    h = torch.zeros(B, H)
+    for t, x_t in enumerate(x):
+        h = torch.tanh(step.lift(x_t) + step.turn(h)).detach()
+        if t >= 3:
+            J = (1 - h**2)[..., None] * (step.turn.weight @ J)
+    assert_close(layer.jacobian_product(T, 3), J.detach(), rtol=1e-9)
+
+
+class Remembers(nn.Module):
+    """Keeps its state in a dictionary or a list that its caller gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.turn = nn.Linear(I, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor, memory) -> Tensor:
+        memory[0] = torch.tanh(self.lift(x) + self.turn(memory[0]))
+        return memory[0] * 1.0
+
+
+@pytest.mark.parametrize("kind", [list, lambda h: dict(enumerate(h))])
+def test_a_step_may_write_into_a_container_of_its_caller(kind):
+    step, x = Remembers(), torch.randn(T, B, I)
+
+    def run() -> tuple[Tensor, Tensor]:
+        memory = kind([torch.zeros(B, H)])
+        said = torch.stack([step(x_t, memory) for x_t in x])
+        return said, memory[0]
+
+    said, last = run()
+    with tt.trace(step, steps=[step]):
+        traced = run()
+    assert torch.equal(traced[0], said) and torch.equal(traced[1], last)
+
+
+def test_a_state_that_is_put_into_the_callers_dictionary_is_followed():
+    step, x, memory = Remembers(), torch.randn(T, B, I), {0: torch.zeros(B, H)}
+    with tt.trace(step, steps=[step]) as trace:
+        losses = torch.stack([step(x_t, memory).pow(2).sum() for x_t in x])
+    layer = trace.flow(losses)[""]
+    J = torch.eye(H).expand(B, H, H)
+    h = torch.zeros(B, H)
+    for t, x_t in enumerate(x):
+        h = torch.tanh(step.lift(x_t) + step.turn(h)).detach()
+        if t >= 3:
+            J = (1 - h**2)[..., None] * (step.turn.weight @ J)
+    assert_close(layer.jacobian_product(T, 3)[..., :H, :H], J.detach(), rtol=1e-9)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
@@ -19,10 +18,10 @@ from ..layers.recurrent import Recurrent, run_cell
 from ..layers.recurrent_kinds import left_alone
 from ..layers.stack import run
 from ..node.alias import alias_of, aliased
-from ..node.recording import Key, Recording
+from ..node.recording import Key, Recording, Step
 from ..torch_state import is_transformed
 from .checkpoints import refuse_reentrant
-from .held import OwnAliases, held, is_state, put_in
+from .held import OwnAliases, held, is_state, put_in, refilled, spread
 from .watch import Entry, Watch, Watcher
 
 __all__ = ["entry_of", "follow_step", "left_out"]
@@ -163,9 +162,8 @@ def follow_step(
     recording, key = watcher.recording, Key("step", watcher.path)
     if not torch.is_grad_enabled() or is_transformed(()):
         return watch.plain(*args, **named)
-    leaves, shape = pytree.tree_flatten((args, named))
-    places = [n for n, leaf in enumerate(leaves) if is_state(leaf)]
-    given = tuple(leaves[n] for n in places)
+    given = tuple(leaf for leaf in spread((args, named)) if is_state(leaf))
+    known = set(map(id, given))
     before = held(watch.module)
     came = (*given, *(kept.tensor for kept in before.values()))
     begin = None
@@ -173,22 +171,28 @@ def follow_step(
         # A sequence may begin: what arrives at its first state has to be told from the rest.
         begin = aliased(recording, Key("begin", watcher.path), given)
         given = begin.out
-        for n, part in zip(places, given, strict=True):
-            leaves[n] = part
-    args, named = pytree.tree_unflatten(leaves, shape)
+        aliases = iter(given)
+        known |= set(map(id, given))
+        args, named = refilled(
+            (args, named), lambda leaf: next(aliases) if is_state(leaf) else leaf
+        )
     weights: dict[str, Tensor] = {}
-    with OwnAliases(watch.module, weights):
-        out = watch.plain(*args, **named)
-    for was, now in () if begin is None else zip(begin.raw, begin.out, strict=True):
-        if now._version:  # written into: the caller's own is to have it, too
-            was.copy_(now)
-    leaves, shape = pytree.tree_flatten(out)
+    try:
+        with OwnAliases(watch.module, weights):
+            out = watch.plain(*args, **named)
+    finally:
+        if begin is not None:
+            _give_back((args, named), begin)
+    leaves = spread(out)
     kept = {
         name: now.tensor
         for name, now in held(watch.module).items()
         if name not in before or not now.same(before[name])
     }
-    results = [leaf for leaf in (*leaves, *kept.values()) if is_state(leaf) and leaf.requires_grad]
+    # A module may put its state into a dictionary or a list of its caller's.
+    put = [leaf for leaf in spread((args, named)) if is_state(leaf) and id(leaf) not in known]
+    every = (*leaves, *put, *kept.values())
+    results = [leaf for leaf in every if is_state(leaf) and leaf.requires_grad]
     tensors = {id(leaf): leaf for leaf in results}
     if not tensors:
         return out
@@ -200,7 +204,18 @@ def follow_step(
     instead = dict(zip(tensors, step.out, strict=True))
     if kept:
         put_in(watch.module, instead)
-    return pytree.tree_unflatten([instead.get(id(leaf), leaf) for leaf in leaves], shape)
+    if put:
+        refilled((args, named), lambda leaf: instead.get(id(leaf), leaf))
+    return refilled(out, lambda leaf: instead.get(id(leaf), leaf))
+
+
+def _give_back(arguments: Any, begin: Step) -> None:
+    """Let a step's arguments hold the caller's tensors again, with what was written into them."""
+    own = {id(alias): was for alias, was in zip(begin.out, begin.raw, strict=True)}
+    refilled(arguments, lambda leaf: own.get(id(leaf), leaf))
+    for was, alias in zip(begin.raw, begin.out, strict=True):
+        if alias._version:
+            was.copy_(alias)
 
 
 def _records(parts: tuple[Any, ...]) -> bool:

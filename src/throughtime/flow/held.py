@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Kept", "OwnAliases", "held", "is_state", "put_in"]
+__all__ = ["Kept", "OwnAliases", "held", "is_state", "put_in", "refilled", "spread"]
 
 # What every module has, whoever wrote it.
 PLAIN = frozenset(vars(nn.Module())) | {"forward"}
@@ -104,6 +105,49 @@ class OwnAliases:
 def is_state(leaf: object) -> bool:
     """Check whether something could be a state: a floating-point tensor."""
     return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def spread(tree: Any) -> list[Any]:
+    """Return what stands in nested tuples, lists, dictionaries and dataclasses, in order.
+
+    Args:
+        tree: what a module takes or returns.
+    """
+    leaves: list[Any] = []
+    refilled(tree, lambda leaf: (leaves.append(leaf), leaf)[1])
+    return leaves
+
+
+def refilled(tree: Any, put: Callable[[Any], Any], deep: int = 2 * DEEP) -> Any:
+    """Return a tree with other leaves, in the order of `spread`.
+
+    Lists, dictionaries and dataclasses stay the same objects, since a module may write into those
+    that it is given, and its caller reads them there.
+
+    Args:
+        tree: what a module takes or returns.
+        put: from a leaf to what stands in its place.
+        deep: how many levels are looked through.
+    """
+    if deep and isinstance(tree, dict | list):
+        for key in list(tree if isinstance(tree, dict) else range(len(tree))):
+            if (new := refilled(tree[key], put, deep - 1)) is not tree[key]:
+                tree[key] = new
+        return tree
+    if deep and _is_record(tree):
+        refilled(vars(tree), put, deep - 1)
+        return tree
+    leaves, shape = pytree.tree_flatten(tree, is_leaf=lambda inner: inner is not tree)
+    if not deep or (len(leaves) == 1 and leaves[0] is tree):
+        return put(tree)
+    laid = [refilled(leaf, put, deep - 1) for leaf in leaves]
+    same = all(new is old for new, old in zip(laid, leaves, strict=True))
+    return tree if same else pytree.tree_unflatten(laid, shape)
+
+
+def _is_record(tree: object) -> bool:
+    plain = not isinstance(tree, type | nn.Module) and hasattr(tree, "__dict__")
+    return plain and is_dataclass(tree)
 
 
 def _places(module: nn.Module) -> Iterator[Place]:

@@ -32,11 +32,12 @@ _TAKERS: ContextVar[tuple[Taker, ...]] = ContextVar("takers", default=())
 @contextmanager
 def taking_marks(recording: Recording, model: nn.Module | None) -> Iterator[None]:
     """Let a trace take down the marks that are made within a block."""
-    token = _TAKERS.set((*_TAKERS.get(), Taker(recording, model)))
+    own = Taker(recording, model)
+    _TAKERS.set((*_TAKERS.get(), own))
     try:
         yield
-    finally:
-        _TAKERS.reset(token)
+    finally:  # not by a token: traces may end in any order
+        _TAKERS.set(tuple(taker for taker in _TAKERS.get() if taker is not own))
 
 
 def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tuple[Tensor, ...]:
@@ -215,8 +216,7 @@ def _runs(model: nn.Module) -> bool:
     frame = sys._getframe(3)
     while frame is not None:
         code = frame.f_code
-        takes_self = code.co_argcount > 0 and code.co_varnames[0] == "self"
-        if takes_self and id(frame.f_locals.get("self")) in own:
+        if code.co_argcount and id(frame.f_locals.get(code.co_varnames[0])) in own:
             return True
         frame = frame.f_back
     return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -45,23 +45,54 @@ def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
     Raises:
         GraphError: a state that is marked in pieces.
     """
+    came_from = _came_from(recording, ancestry)
+    goes_on = _goes_on(came_from)
     runs: list[Run] = []
-    open_runs: dict[Key, dict[int, Run]] = {}
-    for number, call in enumerate(recording.calls):
-        if call.key.kind == "begin":
-            continue
-        ends = open_runs.setdefault(call.key, {})
-        last, cut = _continued(recording.calls, ancestry, number, ends)
-        run = None if last is None else ends.pop(last)
-        if run is None:
+    of: dict[int, Run] = {}
+    for number, (last, cut) in came_from.items():
+        call = recording.calls[number]
+        if last is None or goes_on[last] != number:
             runs.append(run := Run(call.key, _numbered(runs, call.key)))
+        else:
+            run = of[last]
+        run.cut.append(cut and bool(run.numbers))
         run.numbers.append(number)
-        run.cut.append(cut and last is not None)
-        ends[number] = run
+        of[number] = run
         _refuse_pieces([recording.calls[n] for n in run.numbers[-3:]])
         if isinstance(call, Step) and call.begin is not None and len(run.numbers) > 1:
             call.begin.gate.state = frozenset()  # the state before it is another step's
     return runs
+
+
+def _came_from(recording: Recording, ancestry: Ancestry) -> dict[int, tuple[int | None, bool]]:
+    """Return for each call the one that it continues, and whether the state was detached."""
+    found: dict[int, tuple[int | None, bool]] = {}
+    seen: dict[Key, dict[int, None]] = {}
+    ends: dict[Key, dict[int, None]] = {}
+    for number, call in enumerate(recording.calls):
+        if call.key.kind == "begin":
+            continue
+        earlier, open_ends = seen.setdefault(call.key, {}), ends.setdefault(call.key, {})
+        last, cut = _continued(recording.calls, ancestry, number, earlier, open_ends)
+        found[number] = last, cut
+        if last is not None:
+            open_ends.pop(last, None)
+        earlier[number] = open_ends[number] = None
+    return found
+
+
+def _goes_on(came_from: Mapping[int, tuple[int | None, bool]]) -> dict[int, int]:
+    """Return by what call each one is continued in its own run.
+
+    Where several continue it, as where a plan is tried out between two steps, it is the one from
+    which most steps follow, and one that got the state with its graph before one that did not.
+    """
+    best: dict[int, tuple[bool, int, int]] = {}
+    for number, (last, cut) in reversed(came_from.items()):
+        follow = 1 + (best[number][1] if number in best else 0)
+        if last is not None:
+            best[last] = max(best.get(last, (False, 0, 0)), (not cut, follow, -number))
+    return {last: -number for last, (_, _, number) in best.items()}
 
 
 def _refuse_pieces(last: Sequence[Call | Step]) -> None:
@@ -91,17 +122,21 @@ def _numbered(runs: list[Run], key: Key) -> str:
 
 
 def _continued(
-    calls: Sequence[Call | Step], ancestry: Ancestry, number: int, ends: dict[int, Run]
+    calls: Sequence[Call | Step],
+    ancestry: Ancestry,
+    number: int,
+    earlier: Mapping[int, None],
+    ends: Mapping[int, None],
 ) -> tuple[int | None, bool]:
     """Return the call that this one continues, and whether the state was detached in between."""
     call = calls[number]
-    if call.key.kind == "axis" or not ends:
+    if call.key.kind == "axis" or not earlier:
         return None, False
     state = given_state(call)
     behind = {n for n, _ in ancestry.behind(state, call.key)}
-    fits = [n for n in sorted(behind) if n in ends and _rows(calls[n]) == _rows(call)]
+    fits = [n for n in behind if n in earlier and _rows(calls[n]) == _rows(call)]
     if fits:
-        return fits[-1], False
+        return max(fits, key=lambda n: (n in ends, n)), False
     if behind:
         return None, False
     if isinstance(call, Step) and call.key.kind == "mark":
