@@ -230,7 +230,7 @@ def test_a_plan_tried_out_between_two_steps_does_not_end_the_run(detach):
 
 def test_a_method_may_mark_whatever_its_first_argument_is_called():
     class Own(nn.Module):
-        def step(module, h: Tensor) -> Tensor:  # noqa: N805
+        def step(module, h: Tensor) -> Tensor:  # noqa: N805  # pyright: ignore
             return tt.mark("h", torch.tanh(h * torch.ones((), requires_grad=True)))  # pyright: ignore
 
     model, h = Own(), torch.ones(B, H)

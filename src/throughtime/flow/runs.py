@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -36,7 +36,8 @@ def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
     """Put the recorded calls together to runs (`docs/guides/reading-a-flow.md`).
 
     A call continues an earlier one of its layer where its initial state hangs on that one's final
-    state, or has its numbers without a graph (a detached state; rows may have been zeroed).
+    state, or has its numbers without a graph (a detached state; rows may have been zeroed). Of
+    several that continue one, all but that from which most steps follow begin runs of their own.
 
     Args:
         recording: the trace's.
@@ -81,7 +82,7 @@ def _came_from(recording: Recording, ancestry: Ancestry) -> dict[int, tuple[int 
     return found
 
 
-def _goes_on(came_from: Mapping[int, tuple[int | None, bool]]) -> dict[int, int]:
+def _goes_on(came_from: dict[int, tuple[int | None, bool]]) -> dict[int, int]:
     """Return by what call each one is continued in its own run.
 
     Where several continue it, as where a plan is tried out between two steps, it is the one from
@@ -125,8 +126,8 @@ def _continued(
     calls: Sequence[Call | Step],
     ancestry: Ancestry,
     number: int,
-    earlier: Mapping[int, None],
-    ends: Mapping[int, None],
+    earlier: dict[int, None],
+    ends: dict[int, None],
 ) -> tuple[int | None, bool]:
     """Return the call that this one continues, and whether the state was detached in between."""
     call = calls[number]
