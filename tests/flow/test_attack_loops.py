@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils import checkpoint
 
 import throughtime as tt
-from throughtime.errors import InputValueError, ShapeError
+from throughtime.errors import GraphError, InputValueError, ShapeError
 from throughtime.testing import assert_close
 
 from .loops import B, H, I, Poke, T, per_step, untouched
@@ -230,7 +230,7 @@ def test_a_plan_tried_out_between_two_steps_does_not_end_the_run(detach):
 
 def test_a_method_may_mark_whatever_its_first_argument_is_called():
     class Own(nn.Module):
-        def step(module, h: Tensor) -> Tensor:  # noqa: N805
+        def step(module, h: Tensor) -> Tensor:  # noqa: N805  # pyright: ignore
             return tt.mark("h", torch.tanh(h * torch.ones((), requires_grad=True)))  # pyright: ignore
 
     model, h = Own(), torch.ones(B, H)
@@ -323,3 +323,13 @@ def test_a_state_that_is_put_into_the_callers_dictionary_is_followed():
         if t >= 3:
             J = (1 - h**2)[..., None] * (step.turn.weight @ J)
     assert_close(layer.jacobian_product(T, 3)[..., :H, :H], J.detach(), rtol=1e-9)
+
+
+def test_a_frozen_cell_that_nothing_reaches_is_named():
+    cell, state = nn.LSTMCell(I, H).requires_grad_(False), None
+    with tt.trace(cell) as trace:
+        for x_t in torch.randn(T, B, I):
+            state = cell(x_t, state)
+    assert state is not None
+    with pytest.raises(GraphError, match="none of which requires grad"):
+        trace.flow(state[0].sum())

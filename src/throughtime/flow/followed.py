@@ -27,6 +27,7 @@ from .watch import Entry, Watch, Watcher
 __all__ = ["entry_of", "follow_step", "left_out"]
 
 FUSED = (nn.RNN, nn.LSTM, nn.GRU)
+FROZEN = "ran on weights, an input and a state none of which requires grad, so nothing reaches it"
 LAYERS = (*FUSED, own.RNN, own.LSTM, own.GRU)
 
 
@@ -128,7 +129,11 @@ def _follow_cell(
         out = watch.plain(*args, **named)
         parts = out if isinstance(out, tuple) else (out,)
         if not _records(parts):
+            if torch.is_grad_enabled():
+                watcher.recording.skipped.setdefault(watcher.path, FROZEN)
             return out
+        if watcher.recording.skipped.get(watcher.path) == FROZEN:
+            del watcher.recording.skipped[watcher.path]
         cell = _cell_over(watcher.recording, watch.module)
     given = dict(zip(("input", "hx"), args, strict=False)) | named
     x, hx = given["input"], given.get("hx")

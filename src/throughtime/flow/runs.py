@@ -36,7 +36,8 @@ def find_runs(recording: Recording, ancestry: Ancestry) -> list[Run]:
     """Put the recorded calls together to runs (`docs/guides/reading-a-flow.md`).
 
     A call continues an earlier one of its layer where its initial state hangs on that one's final
-    state, or has its numbers without a graph (a detached state; rows may have been zeroed).
+    state, or has its numbers without a graph (a detached state; rows may have been zeroed). Of
+    several that continue one, all but that from which most steps follow begin runs of their own.
 
     Args:
         recording: the trace's.

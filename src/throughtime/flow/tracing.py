@@ -83,7 +83,8 @@ class Trace:
             raise GraphError(
                 "no recurrent layer ran inside the trace with gradients enabled. Run the model "
                 "inside `with tt.trace(model) as trace:`, not under torch.no_grad() or "
-                "torch.inference_mode(); of two traces of one model, the inner one watches."
+                "torch.inference_mode(); of two traces of one model, the inner one watches"
+                f"{_looking_so(self.recording.skipped)}."
             )
         if not losses.requires_grad:
             raise GraphError(
