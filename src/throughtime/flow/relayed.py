@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 
 import torch
@@ -35,11 +36,11 @@ def relayed(
         relay, wholes = Relay(recording, layout), _wholes(layout)
         summed = arrivals(recording, losses, torch.ones_like(losses), wholes, cut=True)
         total = Entries(layout, [None if g is None else g[None] for g in summed], 1)
+        source = Source(relay, losses, total)
         if losses.dim() == 0:
             found = [_by_step(relay, r, g, every, window, memory) for r, g in enumerate(entering)]
         else:
-            found = _by_loss(relay, losses, every, window, memory, per_row)
-        source = Source(relay, losses, total, found[0][3] if losses.dim() else None)
+            found = _by_loss(source, every, window, memory, per_row)
     split = "step" if losses.dim() == 0 else "loss"
     return [
         kind_of(layout, r)(source, r, norms, which, enters, g, entries, split)
@@ -79,15 +80,15 @@ def _by_step(
 
 
 def _by_loss(
-    relay: Relay,
-    losses: Tensor,
+    source: Source,
     every: int | None,
     window: int | None,
     memory: int,
     per_row: bool,
 ) -> list[Found]:
     """Split by the entries of a vector of losses."""
-    recording, layout, V = relay.recording, relay.layout, losses.numel()
+    relay, losses, V = source.relay, source.losses, source.losses.numel()
+    recording, layout = relay.recording, relay.layout
     wholes = _wholes(layout)
     directs = attribute(recording, losses, wholes, per_row)
     parts: list[Direct | Tensor | None] = list(directs)
@@ -96,7 +97,9 @@ def _by_loss(
     entries = Entries(layout, parts, V)
     which = chosen(V, every, losses.device)
     found = []
-    norms = _norms(relay, list(range(len(layout.runs))), entries, which, memory)
+    # One loss is the sum, which has been sent back.
+    sent = source.backs if V == 1 else None
+    norms = _norms(relay, list(range(len(layout.runs))), entries, which, memory, sent)
     for run, own in zip(layout.wholes, norms, strict=True):
         enters = _last_reached(own)
         found.append((leave_out(run.cell, own, enters, window), which, enters, entries))
@@ -141,7 +144,12 @@ def _loss_by_loss(recording: Recording, losses: Tensor, wholes: list[Segment]) -
 
 
 def _norms(
-    relay: Relay, runs: list[int], entries: Entries, which: Tensor, memory: int
+    relay: Relay,
+    runs: list[int],
+    entries: Entries,
+    which: Tensor,
+    memory: int,
+    sent: Mapping[int, Back] | None = None,
 ) -> list[Tensor]:
     """Return the norms of some runs, (V, T+1, B) each, with the losses in chunks."""
     layout = relay.layout
@@ -170,7 +178,9 @@ def _norms(
         if steps.start == 0 and r not in begun:
             norms[rows, 0] = back.norms[:, 0]
 
-    for part in chunks(len(which), _bytes_per_loss(layout), memory):
+    for u, back in (sent or {}).items():
+        visit(u, torch.zeros(1, dtype=torch.long), back)
+    for part in [] if sent else chunks(len(which), _bytes_per_loss(layout), memory):
         relay.send(entries, visit, which=which[part])
     return found
 

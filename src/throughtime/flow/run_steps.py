@@ -180,7 +180,7 @@ class RunSteps(LayerFlow):
     def _backs(self, loss: int | None) -> list[Back | None]:
         """Return what one loss, or their sum, left in each part, and last in the beginning."""
         if loss is None:
-            return [*self.source.summed[self._r], self.source.begun.get(self._r)]
+            return self.source.of(self._r)
         self._check_loss(loss)
         found: list[Back | None] = [None] * (len(self._parts) + 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -20,26 +20,24 @@ class Source:
         relay: the segments and the graph between them.
         losses: (V,) or a scalar.
         total: where the sum of the losses enters.
-        entries: where each loss enters; None where a scalar was split.
+        backs: by segment, what the sum of the losses left there.
     """
 
     relay: Relay
     losses: Tensor
     total: Entries
-    entries: Entries | None
+    backs: dict[int, Back] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Send the sum of the losses back, once for all runs."""
-        layout = self.relay.layout
-        self.summed: list[list[Back | None]] = [[None] * len(part) for part in layout.parts]
-
-        self.begun: dict[int, Back] = {}
 
         def visit(u: int, losses: Tensor, back: Back) -> None:
-            r = self.total.place[u][0]
-            if u in layout.begins:
-                self.begun[layout.begins[u]] = back
-            else:
-                self.summed[r][layout.parts[r].index(u)] = back
+            self.backs[u] = back
 
         self.relay.send(self.total, visit, deltas=True)
+
+    def of(self, r: int) -> list[Back | None]:
+        """Return what the sum left in each part of run r, and last in the state it began from."""
+        layout = self.relay.layout
+        begin = next((u for u, run in layout.begins.items() if run == r), -1)
+        return [self.backs.get(u) for u in (*layout.parts[r], begin)]
