@@ -173,6 +173,14 @@ def main() -> None:
     print(f"`done` itself as the reset, one step early: {unshifted:.0%}, no better than a guess")
     assert shifted > 0.95 and unshifted < 0.65
 
+    # How far back its own training step looks, and whether anything stands in its way.
+    part = next(rollouts(agent, Recall(ROWS, torch.Generator().manual_seed(2))))
+    with tt.trace(agent) as trace:
+        loss, _ = objective(agent, part)
+    flow = trace.flow(loss)
+    print(f"\n{flow}")
+    assert all(finding.severity == "note" for finding in tt.examine(flow))
+
 
 if __name__ == "__main__":
     main()

@@ -305,9 +305,9 @@ MUTANTS = [
     Mutant(
         "the last inf in place of the first",
         nonfinite,
-        "_look",
-        'bad_steps[0] if direction == "forward"',
-        'bad_steps[-1] if direction == "forward"',
+        "look",
+        'if direction == "backward" else bad_steps[0]',
+        'if direction == "backward" else bad_steps[-1]',
         "tanh",
         "overflow",
     ),

@@ -126,7 +126,7 @@ class LayerSummary:
         """
         kept = dict(data)
         dtype, bad = getattr(torch, kept.pop("dtype")), kept["first_nonfinite"]
-        kept |= {name: torch.tensor(kept[name], dtype=torch.long) for name in WHOLE}
+        kept |= {name: torch.tensor(kept[name], dtype=torch.long, device="cpu") for name in WHOLE}
         kept |= {name: _numbers(kept[name], dtype) for name in REAL if kept[name] is not None}
         kept["first_nonfinite"] = None if bad is None else NonFinite(**bad)
         return cls(**kept)
@@ -222,7 +222,7 @@ def from_dict(data: Mapping[str, Any]) -> FlowSummary:
 
 def _numbers(values: Any, dtype: torch.dtype) -> Tensor:
     """Return nested lists of numbers, some of them strings, as a tensor."""
-    return torch.tensor(_floats(values), dtype=dtype)
+    return torch.tensor(_floats(values), dtype=dtype, device="cpu")
 
 
 def _floats(values: Any) -> Any:

@@ -59,7 +59,7 @@ class Entries:
 
     def last(self) -> Tensor:
         """Return the last segment that each loss enters, (V,); −1: none."""
-        found = torch.full((self.V,), -1, dtype=torch.long)
+        found = torch.full((self.V,), -1, dtype=torch.long, device="cpu")
         for u, (r, steps) in self.place.items():
             part = self.parts[r]
             if part is None:
@@ -110,7 +110,7 @@ class Relay:
             deltas: whether the vectors are wanted and not their norms alone.
         """
         last = entries.last()
-        which = torch.arange(entries.V) if which is None else which.cpu()
+        which = torch.arange(entries.V, device="cpu") if which is None else which.cpu()
         which = which[last[which].argsort(descending=True, stable=True)]
         counts = [(last[which] >= u).sum().item() for u in range(len(self.layout.segments))]
         device = self.layout.segments[0].tape.s.device if self.layout.segments else None

@@ -116,7 +116,7 @@ def _loss_by_loss(recording: Recording, losses: Tensor, wholes: list[Segment]) -
     """
     V = losses.numel()
     laid = [run.tape.s.new_zeros(V, run.tape.T, run.tape.B, run.tape.s.shape[-1]) for run in wholes]
-    seeds, first, at_once, alone = torch.eye(V).to(losses), 0, 1, 0.0
+    seeds, first, at_once, alone = torch.eye(V, dtype=losses.dtype, device=losses.device), 0, 1, 0.0
     while first < V:
         last = min(V, first + at_once)
         began = perf_counter()
@@ -179,7 +179,7 @@ def _norms(
             norms[rows, 0] = back.norms[:, 0]
 
     for u, back in (sent or {}).items():
-        visit(u, torch.zeros(1, dtype=torch.long), back)
+        visit(u, torch.zeros(1, dtype=torch.long, device="cpu"), back)
     for part in [] if sent else chunks(len(which), _bytes_per_loss(layout), memory):
         relay.send(entries, visit, which=which[part])
     return found

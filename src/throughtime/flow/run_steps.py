@@ -190,7 +190,7 @@ class RunSteps(LayerFlow):
             elif self.source.relay.layout.begins.get(u) == self._r:
                 found[-1] = back
 
-        which = torch.tensor([loss])
+        which = torch.tensor([loss], device="cpu")
         with torch.no_grad():
             self.source.relay.send(self._entries, visit, which=which, deltas=True)
         return found

@@ -102,7 +102,8 @@ def text_of(
     if found:
         first = found[0]
         more = f" ({len(found) - 1} more: tt.examine(flow))" if len(found) > 1 else ""
-        lines += ["", _folded(f"{first.severity}: {first.what}")]
+        of_all = f" ({first.code})" if first.layer is None else ""
+        lines += ["", _folded(f"{first.severity}{of_all}: {first.what}")]
         lines.append(_folded(f"What to change: {first.remedy}{more}"))
     elif judged:
         lines.append("nothing found: tt.examine(flow) says what that does not mean")

@@ -122,7 +122,8 @@ def _squashed(seen: Seen) -> Iterator[Block]:
     weights = cell.weights()
     plain = not isinstance(cell, LayerNormLSTM)  # which normalises what the input gives
     alone = (tape.x[t, row] @ weights["weight_ih"].T).chunk(len(gates), -1) if plain else None
-    bias = sum((weights[n] for n in ("bias_ih", "bias_hh") if n in weights), start=torch.zeros(()))
+    nothing = tape.s.new_zeros(())
+    bias = sum((weights[n] for n in ("bias_ih", "bias_hh") if n in weights), start=nothing)
     bias = bias.chunk(len(gates), -1) if plain and bias.dim() else None
     for i, gate in enumerate(gates):
         if gate.squash:

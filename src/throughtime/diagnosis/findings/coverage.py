@@ -90,7 +90,7 @@ def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
     seen = Seen(layer.name, layer, (), False)
     rows = seen.reached.nonzero().flatten()
     if not len(rows) or not seen.finite_back:
-        nothing = torch.full((layer.T,), torch.nan)
+        nothing = torch.full((layer.T,), torch.nan, device=layer.norms.device)
         return EachStep(nothing, nothing.isfinite(), 0)
     cover = coverage(seen, fraction)
     few = cover.silent[:, rows].sum(0)
