@@ -246,3 +246,32 @@ def test_what_is_kept_and_never_read_is_no_state():
         loss = sum(cell(torch.randn(B, I)).sum() for _ in range(3))
     with pytest.raises(errors.GraphError, match="nothing that it returned or kept came back"):
         trace.flow(loss)
+
+
+def test_a_module_that_runs_over_all_steps_in_one_call_is_named():
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift = nn.Linear(I, H)
+
+        def forward(self, x):
+            said = self.lift(x).cumsum(0)
+            return said, said[-1]  # all steps, and the last state: axes of other lengths
+
+    model = Whole()
+    with tt.trace(model, steps=[model]) as trace:
+        losses = model(torch.randn(T, B, I))[0].pow(2).sum((1, 2))
+    flow = trace.flow(losses)
+    assert flow[""].T == 1 and "ran once inside the trace" in flow.skipped[""]
+    with (
+        pytest.raises(errors.LayerNotFoundError, match="has a forward that takes a state"),
+        tt.trace(SpikingRNN()),
+    ):
+        pass
+
+
+class SpikingRNN(nn.Module):
+    """All steps in one call, of functions: named in the error."""
+
+    def forward(self, x, state=None):
+        return x, state
