@@ -68,3 +68,8 @@ def each_kernel(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip(f"no compiled kernels: {kernels.available().reason}")
     with kernels.use(request.param):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that no worker waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_wheel.py")
