@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import GraphError, InputValueError, ThroughTimeError
 from ..node.recording import Recording
-from .segments import Segment
+from .segments import Segment, merged
 
 # From so many calls on a trace holds a loop, and so many seeds go back through it together.
 LOOP = 32
@@ -96,16 +96,9 @@ def arrivals(
         GraphError: the graph was freed by a ``backward()`` before, or weights have changed since.
         RuntimeError: what else torch raises in the user's own readout.
     """
-    of = [segment.nodes() for segment in segments]
-    nodes = [node for own in of for node in own]
+    nodes = [node for segment in segments for node in segment.nodes()]
     found = graph_grads(recording, outputs, nodes, seeds, cut=cut, batched=batched)
-    laid: list[Tensor | None] = []
-    at = 0
-    for segment, own in zip(segments, of, strict=True):
-        there = found[at : at + len(own)]
-        at += len(own)
-        laid.append(None if all(g is None for g in there) else segment.merge(there))
-    return laid
+    return merged(segments, found)
 
 
 def graph_grads(

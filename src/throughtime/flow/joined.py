@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..tape import Tape
 from .flattening import flat
-from .segments import Node, Segment
+from .segments import Node, Segment, merged
 from .steps import GraphSegment, StepSegment
 
 __all__ = ["JoinedSegment"]
@@ -39,12 +39,7 @@ class JoinedSegment(Segment):
         """Lay out by step what arrives at each piece."""
         if all(type(piece) is StepSegment for piece in self.pieces):
             return self._merge_steps(grads)
-        parts: list[Tensor | None] = []
-        at = 0
-        for piece in self.pieces:
-            own = grads[at : at + len(piece.nodes())]
-            at += len(own)
-            parts.append(None if all(g is None for g in own) else piece.merge(own))
+        parts = merged(self.pieces, grads)
         there = [part for part in parts if part is not None]
         lead, width = there[0].shape[:-3], max(part.shape[-1] for part in there)
         laid = self.tape.s.new_zeros(*lead, self.tape.T, self.tape.B, width)

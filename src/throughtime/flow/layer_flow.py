@@ -418,9 +418,7 @@ class LayerFlow(LagProfiles):
     def _swept(self, loss: int | None) -> tuple[Tensor, Tensor]:
         """Return dE/ds (T+1, B, S) and the adjoints of a_t (T, B, A) of one loss or of the sum."""
         if loss is not None:
-            _check_integer("loss", loss)
-            if not 0 <= loss < self._losses:
-                raise InputValueError(f"loss must lie in 0…{self._losses - 1}; got {loss}.")
+            self._check_loss(loss)
         if loss in self._kept:
             self._kept.move_to_end(loss)
             return self._kept[loss]
@@ -432,6 +430,11 @@ class LayerFlow(LagProfiles):
         if len(singles) > KEPT_LOSSES:
             del self._kept[singles[0]]
         return self._kept[loss]
+
+    def _check_loss(self, loss: int) -> None:
+        _check_integer("loss", loss)
+        if not 0 <= loss < self._losses:
+            raise InputValueError(f"loss must lie in 0…{self._losses - 1}; got {loss}.")
 
     def _check_step(self, name: str, step: int, least: int) -> None:
         _check_integer(name, step)

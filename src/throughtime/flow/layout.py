@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from ..cells.probes import alike
 from ..kernels.verbs import forward
@@ -17,7 +16,7 @@ from .axis import AxisSegment
 from .flattening import flat
 from .joining import direct_boundaries, join, laid_out, same_weights
 from .returning import settle_states
-from .runs import Run, find_runs
+from .runs import Run, find_runs, given_numbers
 from .segments import CallSegment, Segment
 from .steps import GraphSegment, StepSegment
 
@@ -231,21 +230,18 @@ def _step_tapes(steps: Sequence[Step]) -> list[Tape | None]:
     if not all(same_weights(cell, step.cell) for step in steps):
         return [_step_tapes([step])[0] for step in steps]
     x = torch.cat([flat([step.x.detach()], step.rows) for step in steps if step.x is not None])
-    s = torch.cat([_given(step) for step in steps])
-    B = flat(steps[0].values, steps[0].rows).shape[0]
+    values = [flat(step.values, step.rows) for step in steps]
+    # A cell that was given no state began from zeros.
+    given = [given_numbers(step) for step in steps]
+    began = [torch.zeros_like(v) if s is None else s for s, v in zip(given, values, strict=True)]
+    B = values[0].shape[0]
     with torch.no_grad():
-        tape = complete(cell, forward(cell, x[None], s))
-    values = torch.cat([flat(step.values, step.rows) for step in steps])
-    if not alike(tape.s[1], values):  # another precision (autocast), or a forward of its own
+        tape = complete(cell, forward(cell, x[None], torch.cat(began)))
+    if not alike(
+        tape.s[1], torch.cat(values)
+    ):  # another precision (autocast), or a forward of its own
         return [None] * len(steps)
     # Each step by itself: what it kept without copying, its two states beside each other.
     x, saved = tape.x.split(B, 1), [kept.split(B, 1) for kept in tape.saved]
     s = tape.s.unflatten(1, (len(steps), B)).transpose(0, 1).contiguous()
     return [Tape(x[n], s[n], tuple(kept[n] for kept in saved)) for n in range(len(steps))]
-
-
-def _given(step: Step) -> Tensor:
-    """Return the numbers of the state that a step of a known cell began from, (B, S)."""
-    if step.given:
-        return flat([part.detach() for part in step.given], step.rows)
-    return torch.zeros_like(flat(step.values, step.rows))

@@ -36,7 +36,6 @@ def measure(
     layout = lay_out(recording)
     with torch.no_grad():
         g = entering(recording, losses, layout.wholes)
-    which = chosen(losses.numel(), every, losses.device)
     if not layout.whole:
         layers = relayed(recording, layout, losses, g, window, every, memory, per_row)
     elif losses.dim() == 0:
@@ -45,7 +44,7 @@ def measure(
             for run, own in zip(layout.wholes, g, strict=True)
         ]
     else:
-        layers = _by_loss(recording, layout, losses, g, which, window, memory, per_row)
+        layers = _by_loss(recording, layout, losses, g, window, every, memory, per_row)
     # In the order in which the runs began, whatever hangs on what.
     split = "step" if losses.dim() == 0 else "loss"
     return Flow({layer.name: layer for layer in layers}, split, recording.skipped), layout
@@ -84,14 +83,15 @@ def _by_loss(
     layout: Layout,
     losses: Tensor,
     entering: list[Tensor],
-    which: Tensor,
     window: int | None,
+    every: int | None,
     memory: int,
     per_row: bool,
 ) -> list[LayerFlow]:
     """Split by the entries of a vector of losses."""
     # Of a run that is whole its only segment is itself, so the sorted segments are the runs.
     runs, V = layout.segments, losses.numel()
+    which = chosen(V, every, losses.device)
     cascade = Cascade(recording, runs, losses, attribute(recording, losses, runs, per_row))
     norms = [c.tape.s.new_empty(len(which), c.tape.T + 1, c.tape.B) for c in runs]
     enters = [
@@ -100,9 +100,8 @@ def _by_loss(
     room = V * cascade.bytes_per_loss()
     kept: list[list[Tensor]] = [[] for _ in runs]
     for part in chunks(len(which), cascade.bytes_per_loss(), memory):
-        chosen = which[part]
-        direct = cascade.direct(chosen)
-        g, swept, stands = cascade.run(chosen, direct, window)
+        some = which[part]
+        g, swept, stands = cascade.run(some, cascade.direct(some), window)
         for i in range(len(runs)):
             norms[i][part] = swept[i].norms
             enters[i][part] = stands[i]

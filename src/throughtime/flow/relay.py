@@ -12,7 +12,7 @@ from ..errors import ThroughTimeError
 from ..node.recording import Recording
 from .direct import Direct, graph_grads
 from .layout import Layout
-from .segments import Back, Segment
+from .segments import Back, Segment, merged
 from .steps import GraphSegment
 
 __all__ = ["Entries", "Relay"]
@@ -141,18 +141,11 @@ class Relay:
         if not ends or not (behind or entered):
             return [None] * len(behind)
         segments = [self.layout.segments[j] for j in behind]
-        of = [one.nodes() for one in segments]
-        nodes = [*(node for own in of for node in own), *entered]
-        found = self._grads(segment.name, ends, nodes, back.seeds)
-        laid: list[Tensor | None] = []
-        at = 0
-        for one, own in zip(segments, of, strict=True):
-            there = found[at : at + len(own)]
-            at += len(own)
-            laid.append(None if all(g is None for g in there) else one.merge(there))
+        nodes = [node for one in segments for node in one.nodes()]
+        found = self._grads(segment.name, ends, [*nodes, *entered], back.seeds)
         if entered and isinstance(segment, GraphSegment):
-            segment.begin(back, found[at:])
-        return laid
+            segment.begin(back, found[len(nodes) :])
+        return merged(segments, found)
 
     def _grads(
         self, name: str, ends: list[Tensor], nodes: Sequence[object], seeds: list[Tensor]

@@ -126,11 +126,9 @@ class RunJacobians(RunSteps):
 
     def _place(self, k: int) -> tuple[int, int]:
         """Return the number of the part that holds s_k as a state after a step, and which."""
-        first = 0
-        for number, part in enumerate(self._parts):
-            if k <= first + part.tape.T:
-                return number, k - first
-            first += part.tape.T
+        for number, steps in enumerate(self._steps):
+            if k <= steps.stop:
+                return number, k - steps.start
         raise IndexError(k)
 
     def _need_rows_apart(self, to: int, since: int) -> None:

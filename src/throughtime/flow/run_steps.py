@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import InputValueError
 from ..node.recording import Call
 from ..norms import vector_norm
 from .layer_flow import LayerFlow
@@ -62,6 +61,7 @@ class RunSteps(LayerFlow):
         self.source, self._r, self._entries = source, r, entries
         self._parts = [layout.segments[u] for u in layout.parts[r]]
         self._numbers = layout.parts[r]
+        self._steps = [entries.place[u][1] for u in self._numbers]
         run, first = layout.runs[r], 1
         cuts = []
         for number, cut in zip(run.numbers, run.cut, strict=True):
@@ -128,12 +128,10 @@ class RunSteps(LayerFlow):
             norms[steps] = vector_norm(part.cell.input_grad(adjoints))
         return norms
 
-    def _adjoints(self) -> Iterator[tuple[slice, Segment, Tensor]]:
+    def _adjoints(self, loss: int | None = None) -> Iterator[tuple[slice, Segment, Tensor]]:
         """Yield, for each part of a known cell, its steps, itself and the adjoints of a_t there."""
-        first = 0
-        for part, back in zip(self._parts, self._backs(None), strict=False):
-            steps = slice(first, first + part.tape.T)
-            first = steps.stop
+        backs = self._backs(loss)[:-1]
+        for steps, part, back in zip(self._steps, self._parts, backs, strict=True):
             if part.cell is not None and back is not None and back.adjoints is not None:
                 yield steps, part, back.adjoints[0]
 
@@ -164,18 +162,12 @@ class RunSteps(LayerFlow):
     def _of_loss(self, loss: int) -> Tensor:
         """Return what enters the run from one loss alone, (T, B, S)."""
         g = torch.zeros_like(self.tape.s[1:])
-        first = 0
         which = torch.tensor([loss], device=g.device)
-        for u, part in zip(self._numbers, self._parts, strict=True):
+        for u, steps in zip(self._numbers, self._steps, strict=True):
             own = self._entries.at(u, which)
             if own is not None:
-                g[first : first + part.tape.T, :, : own.shape[-1]] = own[0]
-            first += part.tape.T
+                g[steps, :, : own.shape[-1]] = own[0]
         return g
-
-    def _check_loss(self, loss: int) -> None:
-        if not 0 <= loss < self._losses:
-            raise InputValueError(f"loss must lie in 0…{self._losses - 1}; got {loss}.")
 
     def _backs(self, loss: int | None) -> list[Back | None]:
         """Return what one loss, or their sum, left in each part, and last in the beginning."""
@@ -202,14 +194,12 @@ class RunSteps(LayerFlow):
         delta = self.tape.s.new_zeros(self.T + 1, self.B, self.S)
         if not self._knows_beginning():
             delta[0] = torch.nan
-        first, backs = 0, self._backs(loss)
-        begun = backs.pop()
-        for part, back in zip(self._parts, backs, strict=True):
+        *backs, begun = self._backs(loss)
+        for steps, back in zip(self._steps, backs, strict=True):
             if back is not None and back.deltas is not None:
-                delta[first + 1 : first + 1 + part.tape.T] = back.deltas[0, 1:]
-                if first == 0:
+                delta[steps.start + 1 : steps.stop + 1] = back.deltas[0, 1:]
+                if steps.start == 0:
                     delta[0] = back.deltas[0, 0]
-            first += part.tape.T
         if self._r in self.source.relay.layout.begins.values():
             known = begun is not None and begun.deltas is not None
             delta[0] = begun.deltas[0, 1] if known else 0  # pyright: ignore

@@ -55,16 +55,13 @@ class RunWeights(RunSteps):
         if self.cell is None:
             return self._graph_grad(name, loss, step)
         total: Tensor | None = None
-        first = 0
-        for part, back in zip(self._parts, self._backs(loss), strict=False):
-            T, own = part.tape.T, None if step is None else step - first
-            first += T
-            if back is None or back.adjoints is None or (own is not None and not 1 <= own <= T):
-                continue
-            adjoints, tape = back.adjoints[0], part.tape
-            if own is not None:
+        for steps, part, adjoints in self._adjoints(loss):
+            tape = part.tape
+            if step is not None:
+                own = step - steps.start
+                if not 1 <= own <= tape.T:
+                    continue
                 adjoints, tape = adjoints[own - 1 : own], tape.steps(own, own)
-            assert part.cell is not None
             with torch.no_grad():
                 term = part.cell.param_grads(tape, adjoints)[name]
             total = term if total is None else total + term

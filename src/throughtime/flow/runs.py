@@ -12,7 +12,7 @@ from ..node.recording import Call, Key, Recording, Step
 from .ancestry import Ancestry
 from .flattening import flat
 
-__all__ = ["Run", "find_runs", "given_state", "left_state"]
+__all__ = ["Run", "find_runs", "given_numbers", "given_state", "left_state"]
 
 
 @dataclass
@@ -169,14 +169,14 @@ def _rows(call: Call | Step) -> int:
 
 def _detached(last: Call | Step, call: Call | Step) -> bool:
     """Check whether a call began from the numbers in which another ended, rows zeroed or not."""
-    s, before = _given_numbers(call), left_state(last)
+    s, before = given_numbers(call), left_state(last)
     if s is None or s.shape != before.shape:
         return False
     zero = (s == 0).all(-1)
     return bool((zero | (s == before).all(-1)).all()) and bool((~zero).any())
 
 
-def _given_numbers(call: Call | Step) -> Tensor | None:
+def given_numbers(call: Call | Step) -> Tensor | None:
     """Return the numbers of the state that a call began from, (B, S); None: they are not known."""
     if isinstance(call, Call):
         return call.tape.s[0]

@@ -20,7 +20,7 @@ from ..node.recording import Call, Gate
 from ..schedules import FULL, AbstractSchedule, last_steps
 from ..tape import Tape, taken
 
-__all__ = ["Back", "CallSegment", "Node", "Segment"]
+__all__ = ["Back", "CallSegment", "Node", "Segment", "merged"]
 
 Node = Tensor | GradientEdge
 
@@ -199,3 +199,19 @@ class CallSegment(Segment):
     def initial_seeds(self, g: Tensor) -> list[Tensor]:
         """Return g itself."""
         return [g]
+
+
+def merged(segments: Sequence[Segment], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return what arrives at each segment, laid out by step (…, T, B, G); None: nothing.
+
+    Args:
+        segments: stretches of layers' runs.
+        grads: what arrives at their nodes, one segment's after the other's.
+    """
+    laid: list[Tensor | None] = []
+    at = 0
+    for segment in segments:
+        own = grads[at : at + len(segment.nodes())]
+        at += len(own)
+        laid.append(None if all(g is None for g in own) else segment.merge(own))
+    return laid
