@@ -40,10 +40,12 @@ $(VENV)/.with-package: $(SETUP)
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.with-dev: $(VENV)/.with-package
-	@echo "Installing the test and development tools into $(VENV)."
+# All in one go: the kernels would otherwise be compiled twice.
+$(VENV)/.with-dev: $(SETUP)
+	@echo "Installing throughtime, PyTorch and the development tools into $(VENV) (minutes the first time)."
+	@$(PIP) torch
 	@$(PIP) --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/.with-package $@
 
 $(VENV)/.with-bench: $(VENV)/.with-dev
 	@echo "Installing what bench compares with into $(VENV)."

@@ -7,6 +7,8 @@ import os
 # Two workers with a thread pool each on two cores only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Where a test asks for more, the pool would spin between two calls, on the other worker's core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 #include "schedule.h"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,10 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
 #endif
 
 namespace tt {
@@ -24,6 +29,9 @@ constexpr double barrier_bytes = 64 << 10, promise = 0.98;
 // A thread is not worth waking for fewer operations, nor a spare block worth keeping above a size.
 constexpr double thread_operations = 4e5;
 constexpr size_t spare_bytes = 64 << 20;
+
+// How often a thread looks whether the others have come, before it sleeps: about 50 microseconds.
+constexpr int spins_before_sleep = 1000;
 
 // How many rows use a panel as fast as it arrives: from a core's own cache, and from beyond it, which
 // is far slower behind the mesh of an Intel server.
@@ -59,21 +67,43 @@ inline void relax() {
 #endif
 }
 
+// Sleep until woken if `value` is still `now`; the caller looks again.
+void sleep_while(std::atomic<int> &value, int now) {
+#if defined(__linux__)
+    syscall(SYS_futex, (int *)&value, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
+#else
+    (void)value, (void)now;
+    std::this_thread::yield();
+#endif
+}
+
+void wake_all(std::atomic<int> &value) {
+#if defined(__linux__)
+    syscall(SYS_futex, (int *)&value, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+    (void)value;
+#endif
+}
+
 }  // namespace
 
+// A wait is usually over within microseconds. Where it is not, another process has the core of
+// whoever is late, and to go on spinning would only keep that core from it.
 void Barrier::wait() {
     const int now = round.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
         arrived.store(0, std::memory_order_relaxed);
-        round.store(now + 1, std::memory_order_release);
+        round.store(now + 1);
+        if (sleepers.load()) wake_all(round);
         return;
     }
-    for (int spins = 0; round.load(std::memory_order_acquire) == now; ++spins) {
-        if (spins < 10000)
-            relax();
-        else
-            std::this_thread::yield();  // fewer cores than threads
+    for (int spins = 0; spins < spins_before_sleep; ++spins) {
+        if (round.load(std::memory_order_acquire) != now) return;
+        relax();
     }
+    sleepers.fetch_add(1);
+    while (round.load() == now) sleep_while(round, now);
+    sleepers.fetch_sub(1);
 }
 
 struct Workspace::Block {

@@ -13,6 +13,7 @@ namespace tt {
 struct alignas(64) Barrier {
     std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> round{0};
+    std::atomic<int> sleepers{0};
     int members = 1;
     void wait();
 };
