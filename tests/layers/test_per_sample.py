@@ -250,10 +250,12 @@ def test_what_cannot_be_served_says_so():
         loss(module, x).backward(create_graph=True, inputs=list(module.parameters()))
     for p in module.parameters():
         p.grad = None
-    step = tt.cells.Function(lambda x, s: torch.tanh(s + (x - x.mean(0))[:, :1]), I, H)
+    step = tt.cells.Function(
+        lambda x, s, W: torch.tanh(s @ W + (x - x.mean(0))[:, :1]), I, H, weights={"W": draw(H, H)}
+    )
     depends = pytest.raises(errors.UnsupportedError, match="no gradient of a row by itself")
     with depends, tt.per_sample_grads(tt.Recurrent(step)):
-        loss(tt.Recurrent(step), x.requires_grad_()).backward()
+        loss(tt.Recurrent(step), x).backward()
     parametrizations.weight_norm(module, "weight_hh_l0")
     normed = pytest.raises(errors.UnsupportedError, match="weight_hh_l0 is computed from other")
     with normed, tt.per_sample_grads(module):

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..cells import AbstractCell
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from ..tape import Tape
-from .by_row import COLLECTORS, ByRow
+from .by_row import CALLS, COLLECTORS, around
 from .chosen import Choice, ask_for, is_free, note, wanted
 from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
@@ -139,7 +139,7 @@ def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
         raise UnsupportedError(
             f"kernels.use({wanted()!r}) is in force, but {found.reason} Use kernels.use('auto')."
         )
-    return ByRow(engine) if COLLECTORS else engine
+    return around(engine, cell) if COLLECTORS else engine
 
 
 def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
@@ -171,7 +171,8 @@ def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
         cell: the recurrence.
         T: how many steps there are.
     """
-    few = T < blocks.WORTH_LEARNING and not COLLECTORS and is_free() and BLOCKS.serves(cell)
+    by_row = COLLECTORS or CALLS
+    few = T < blocks.WORTH_LEARNING and not by_row and is_free() and BLOCKS.serves(cell)
     if few:
         name = type(cell).__name__
         note(Choice("graph", f"{name} leaves autograd's graph of so few steps, {T}."))

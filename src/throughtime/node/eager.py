@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import sweep
 from ..cells.base import AbstractCell, rebind
-from ..kernels import Prepared
+from ..kernels import Prepared, by_row
 from ..schedules import FULL, AbstractSchedule
 from ..schedules.base import check_schedule
 from ..tape import Tape, complete, joined, split
@@ -78,7 +78,9 @@ def bptt(
     if not keep and recording is None:
         with own_precision(x):
             return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
-    h, *parts = BPTT.apply(Run(cell, active, reset, through, gate, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+    rows = by_row.of_call(weights.values()) if keep and by_row.CALLS else None
+    run = Run(cell, active, reset, through, gate, keep, rows=rows)
+    h, *parts = BPTT.apply(run, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None and gate is not None
         s_T = joined(tuple(parts))
@@ -134,6 +136,7 @@ def bptt_prepared(
     if not keep:
         h, finals, *_ = prepared.forward(x, lengths, keep=False)
         return h, finals
-    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask)
+    rows = by_row.of_call(weights) if by_row.CALLS else None
+    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask, rows)
     h, *parts = _apply(run, x, None, None, *weights)
     return h, tuple(parts)
