@@ -169,15 +169,27 @@ def of_call(weights: Iterable[Tensor]) -> Collector | None:
 
 @contextmanager
 def on_behalf_of(collector: Collector | None) -> Iterator[None]:
-    """Collect for the one who asked when the run was taken forward, if anybody did."""
+    """Collect for the one who asked when the run was taken forward, if anybody did.
+
+    A schedule may come back to a weight several times; each weight is handed over once.
+    """
     if collector is None:
         yield
         return
-    COLLECTORS.append(collector)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(weight: Tensor, shares: Tensor) -> None:
+        before = found.get(id(weight))
+        found[id(weight)] = weight, shares if before is None else before[1] + shares
+
+    own = Collector(collector.weights, add)
+    COLLECTORS.append(own)
     try:
         yield
     finally:
-        COLLECTORS.remove(collector)
+        COLLECTORS.remove(own)
+    for weight, shares in found.values():
+        collector.take(weight, shares)
 
 
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
