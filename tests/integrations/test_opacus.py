@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,8 +64,9 @@ class Model(nn.Module):
         final = final[0] if isinstance(final, tuple) else final
         rows_first = getattr(self.layer, "batch_first", False)
         steps = h.pow(2).mean(1 if rows_first else 0)
-        return self.readout(torch.tanh(steps + final.reshape(-1, len(steps), H).pow(3).sum(0).sum(
-            1, keepdim=True)))
+        return self.readout(
+            torch.tanh(steps + final.reshape(-1, len(steps), H).pow(3).sum(0).sum(1, keepdim=True))
+        )
 
 
 def pair(kind: str, **options):
@@ -200,3 +203,238 @@ def test_any_cell_under_any_schedule(cell, through):
 
 def state_free(model, x):
     return model.readout(model.layer(model.embed(x))[0].pow(2).mean(1))
+
+
+class Classifier(nn.Module):
+    """What people train: the last state, read out."""
+
+    def __init__(self, layer) -> None:
+        super().__init__()
+        self.layer, self.readout = layer, nn.Linear(H, 2, dtype=F64)
+
+    def forward(self, x):
+        final = self.layer(x)[1]
+        return self.readout((final[0] if isinstance(final, tuple) else final)[-1])
+
+
+def classifiers(kind):
+    theirs, dp = KINDS[kind]
+    torch.manual_seed(0)
+    ours = tt.convert(Classifier(theirs(I, H, 2, batch_first=True, dtype=F64)))
+    other = Classifier(dp(I, H, 2, batch_first=True).to(F64))
+    other.layer.load_state_dict(ours.layer.state_dict())
+    other.readout.load_state_dict(ours.readout.state_dict())
+    return ours, other
+
+
+DATA = TensorDataset(draw(24, T, I), torch.arange(24) % 2)
+
+
+def trained(model, *, reduction="mean", mode="hooks", rate=8, updates=4, lr=0.5, **options):
+    """Train privately from fixed seeds and return the sizes of the batches."""
+    # The noise is drawn in the optimizer's order, which is not that of Opacus's own modules.
+    optimizer = torch.optim.SGD([p for _, p in sorted(model.named_parameters())], lr=lr)
+    criterion = nn.CrossEntropyLoss(reduction=reduction)
+    torch.manual_seed(3)
+    private = PrivacyEngine().make_private(
+        module=model,
+        optimizer=optimizer,
+        criterion=criterion,
+        data_loader=DataLoader(DATA, batch_size=rate),
+        noise_multiplier=0.5,
+        max_grad_norm=0.1,
+        loss_reduction=reduction,
+        grad_sample_mode=mode,
+        noise_generator=torch.Generator().manual_seed(5),
+        **options,
+    )
+    wrapped, optimizer, *rest = private
+    loader, loss = rest[-1], rest[0] if len(rest) == 2 else criterion
+    sizes = []
+    while len(sizes) < updates:
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss(wrapped(x), y.long()).backward()
+            optimizer.step()
+            sizes.append(len(x))
+    return sizes
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_make_private_trains_as_with_opacus_own_modules(kind, reduction):
+    ours, theirs = classifiers(kind)
+    before = copy.deepcopy(ours.state_dict())
+    assert trained(ours, reduction=reduction) == trained(theirs, reduction=reduction)
+    want = theirs.layer.state_dict()
+    for name, w in ours.layer.state_dict().items():
+        moved, should = w - before[f"layer.{name}"], want[name] - before[f"layer.{name}"]
+        assert_close(moved, should, rtol=1e-8, name=name)
+
+
+@pytest.mark.parametrize("mode", ["functorch", "ghost"])
+def test_the_other_modes_train_alike(mode):
+    ours, same = classifiers("LSTM")[0], classifiers("LSTM")[0]
+    before = copy.deepcopy(ours.state_dict())
+    trained(ours, mode=mode)
+    trained(same)
+    for name, w in ours.state_dict().items():
+        assert_close(w - before[name], same.state_dict()[name] - before[name], rtol=1e-8, name=name)
+
+
+def test_a_batch_that_poisson_sampling_leaves_empty():
+    for kind in KINDS:
+        ours, theirs = classifiers(kind)
+        sizes = trained(ours, rate=1, updates=24)
+        assert 0 in sizes and max(sizes) > 1
+        assert sizes == trained(theirs, rate=1, updates=24)
+        assert_close(ours.layer.weight_hh_l1, theirs.layer.weight_hh_l1, rtol=1e-8)
+
+
+def test_an_initial_state_with_a_graph_and_a_layer_called_twice_share_a_weight():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.begin = nn.Linear(2, H, dtype=F64)
+            self.one, self.two = tt.GRU(I, H, dtype=F64), tt.GRU(H, H, dtype=F64)
+            self.two.weight_hh_l0 = self.one.weight_hh_l0
+
+        def forward(self, z, x):
+            h_0 = self.begin(z)[None]
+            h, h_n = self.one(x, h_0)
+            again, _ = self.one(x.flip(0), h_n, reset=torch.arange(T * h.shape[1]).view(T, -1) > 9)
+            return self.two(h + again)[0].pow(2).mean(0)
+
+    model, z, x = Twice(), draw(B, 2), draw(T, B, I)
+    wrapped = GradSampleModule(model)
+    wrapped(z, x).sum(1).mean().backward()
+    total = {name: p.grad * B for name, p in named(model).items()}
+    for name, p in named(model).items():
+        assert_close(p.grad_sample.sum(0), total[name], rtol=1e-10, name=name)
+    assert "begin.weight" in total
+
+
+def test_backward_passes_before_a_step_are_batches_of_their_own():
+    model = tt.LSTM(I, H, dtype=F64)
+    wrapped, x = GradSampleModule(model, batch_first=False), draw(T, B, I)
+    for rows in (x, x[:, :2]):
+        wrapped(rows)[0].pow(2).sum((0, 2)).mean().backward()
+    first, second = model.weight_hh_l0.grad_sample
+    assert (len(first), len(second)) == (B, 2)
+    assert_close(first[:2], second, rtol=1e-12)
+    wrapped.zero_grad()
+    wrapped.forbid_grad_accumulation()
+    wrapped(x)[0].sum().backward()
+    with pytest.raises(ValueError, match="BatchMemoryManager"):
+        wrapped(x)[0].sum().backward()
+
+
+def test_only_calls_in_training_are_collected_and_all_of_it_can_be_taken_off():
+    layer = tt.LSTM(I, H, batch_first=True, dtype=F64)
+    wrapped, x, weight = GradSampleModule(layer), draw(B, T, I), layer.weight_hh_l0
+    wrapped.eval()
+    wrapped(x)[0].sum().backward()
+    assert weight.grad_sample is None
+    wrapped.train()
+    with torch.no_grad():
+        wrapped(x)
+    with pytest.raises(tt.errors.ShapeError):
+        wrapped(x[:, :0])
+    wrapped.disable_hooks()
+    wrapped(x)[0].sum().backward()
+    assert weight.grad_sample is None and not by_row.CALLS
+    wrapped.enable_hooks()
+    wrapped(x)[0].sum().backward()
+    assert weight.grad_sample.shape == (B, *weight.shape)
+    wrapped.remove_hooks()
+    assert not by_row.CALLS and not by_row.COLLECTORS
+    assert not layer._forward_hooks and not layer._forward_pre_hooks
+    with tt.per_sample_grads(layer, loss_reduction="sum"):
+        layer(x)[0].sum().backward()
+
+
+def test_a_trace_of_a_wrapped_model_collects_once():
+    model = Classifier(tt.GRU(I, H, batch_first=True, dtype=F64))
+    wrapped, x = GradSampleModule(model, loss_reduction="sum"), draw(B, T, I)
+    wrapped(x).pow(2).sum().backward()
+    want = model.layer.weight_hh_l0.grad_sample
+    wrapped.zero_grad()
+    with tt.trace(wrapped) as trace:
+        loss = wrapped(x).pow(2).sum()
+    (layer,) = trace.flow(loss).values()
+    assert_close(layer.weight_grad("weight_hh"), want.sum(0), rtol=1e-10)
+    loss.backward()
+    assert_close(model.layer.weight_hh_l0.grad_sample, want, rtol=1e-10)
+
+
+def test_opacus_validator_takes_a_converted_model_and_a_copy_by_pickle_keeps_it():
+    model = Classifier(nn.LSTM(I, H, 2, batch_first=True, dtype=F64))
+    assert not ModuleValidator.is_valid(model)
+    tt.convert(model)
+    assert ModuleValidator.validate(model, strict=True) == []
+    fixed = ModuleValidator.fix_and_validate(model)
+    assert type(fixed.layer) is tt.LSTM
+    again = io.BytesIO()
+    torch.save(GradSampleModule(fixed).state_dict(), again)
+    assert PrivacyEngine().is_compatible(module=fixed, optimizer=None, data_loader=None)
+
+
+def test_what_cannot_be_served_says_so_in_a_sentence(monkeypatch):
+    errors = tt.errors
+    model = Classifier(tt.LSTM(I, H, batch_first=True, dtype=F64))
+    with pytest.raises(errors.UnsupportedError, match='"ew" replaces the weights'):
+        trained(model, mode="ew")
+    with pytest.raises(errors.UnsupportedError, match="weight_hh_l0 is computed from other"):
+        GradSampleModule(parametrizations.weight_norm(tt.LSTM(I, H), "weight_hh_l0"))
+
+    class Scaled(tt.LSTM):
+        def __init__(self) -> None:
+            super().__init__(I, H)
+            self.scale = nn.Parameter(torch.ones(H))
+
+    with pytest.raises(errors.UnsupportedError, match="scale of a Scaled is no weight of its cell"):
+        GradSampleModule(Scaled())
+    layer = tt.LSTM(I, H, dtype=F64)
+    wrapped, x = GradSampleModule(layer, batch_first=False), draw(T, B, I)
+    with pytest.raises(errors.ShapeError, match=r"of 3 and of 4 rows|of 4 and of 3 rows"):
+        (wrapped(x)[0].sum() + wrapped(x[:, :3])[0].sum()).backward()
+    layer = tt.LSTM(I, H)
+    layer.ft_compute_sample_grad = None  # as Opacus leaves it on a module that it does not know
+    with pytest.raises(errors.UnsupportedError, match=r"register\(\) before make_private"):
+        layer(torch.zeros(T, B, I))
+
+
+def test_per_sample_grads_beside_opacus_asks_for_the_reduction():
+    model, x = Classifier(tt.LSTM(I, H, dtype=F64)), draw(T, B, I)
+    model.layer.weight_hh_l0._forward_counter = 0  # as Opacus marks what it serves
+    silent = tt.per_sample_grads(model)
+    with pytest.raises(tt.errors.InputValueError, match='say loss_reduction="mean" or "sum"'):
+        silent.__enter__()
+    with tt.per_sample_grads(model, loss_reduction="mean"):
+        model(x).pow(2).sum(1).mean().backward()
+    got = model.layer.weight_hh_l0.grad_sample
+    wrapped = GradSampleModule(model, batch_first=False)
+    served = tt.per_sample_grads(model, loss_reduction="mean")
+    with pytest.raises(tt.errors.UnsupportedError, match="leave per_sample_grads out"):
+        served.__enter__()
+    del wrapped
+    assert_close(got.mean(0), model.layer.weight_hh_l0.grad, rtol=1e-10)
+
+
+def test_the_guides_block_runs():
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "through-time.md"
+    (block,) = re.findall(r"^```py\n(.*?)^```", guide.read_text("utf-8"), re.M | re.S)
+    torch.set_default_dtype(torch.float32)
+    exec(block, {"torch": torch, "nn": nn, "tt": tt})
+
+
+def test_a_share_scaled_by_one_row_too_few_is_noticed(monkeypatch):
+    """The comparison must be able to fail: the scale of a mean is off by one row."""
+    whole = by_row.param_grads_by_row
+
+    def scaled(*arguments):
+        return {name: g * (B - 1) / B for name, g in whole(*arguments).items()}
+
+    monkeypatch.setattr(by_row, "param_grads_by_row", scaled)
+    with pytest.raises(tt.errors.CheckError):
+        test_the_shares_are_those_of_opacus_own_modules("GRU", "one layer", "mean")

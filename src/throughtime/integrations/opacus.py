@@ -150,7 +150,7 @@ class Served:
         for name, p in layer.named_parameters():
             if p.requires_grad and id(p) not in known:
                 raise UnsupportedError(
-                    f"{name} of a {type(layer).__name__} is no weight of its cell, so that no row's "
+                    f"{name} of a {type(layer).__name__} is no weight of its cell, so no row's "
                     "share of its gradient is known; freeze it, or move it into a module around "
                     "the layer."
                 )
@@ -231,7 +231,7 @@ def _hand_on(wrapper: Any, weight: Any) -> None:
             are drawn by Poisson sampling.
     """
     _opacus("opacus.grad_sample.grad_sample_module").promote_current_grad_sample(weight)
-    several = isinstance(weight.grad_sample, list) and len(weight.grad_sample) > 1
+    several = isinstance(weight.grad_sample, list)
     if several and not wrapper.grad_accumulation_allowed:
         raise ValueError(
             "Poisson sampling is not compatible with grad accumulation. You need to call "
@@ -239,5 +239,6 @@ def _hand_on(wrapper: Any, weight: Any) -> None:
             "BatchMemoryManager"
         )
     if hasattr(wrapper, "get_norm_sample"):
-        weight._norm_sample = weight.grad_sample.flatten(1).norm(2, dim=-1)
+        shares: Tensor = weight.grad_sample
+        weight._norm_sample = shares.flatten(1).norm(2, dim=-1)
         weight.grad_sample = None
