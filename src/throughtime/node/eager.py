@@ -92,22 +92,21 @@ def bptt(
             bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
             tape = complete(cell, bare)
             node.tape = None
-            recording.calls.append(
-                Call(
-                    Key("layer", name),
-                    gate,
-                    rebind(cell, copies),
-                    tape,
-                    x,
-                    s_0,
-                    h,
-                    s_T,
-                    inner,
-                    reverse,
-                    through,
-                    {n: w for n, w in weights.items() if w.grad_fn is not None},
-                )
+            call = Call(
+                Key("layer", name),
+                gate,
+                rebind(cell, copies),
+                tape,
+                x,
+                s_0,
+                h,
+                s_T,
+                inner,
+                reverse,
+                through,
+                {n: w for n, w in weights.items() if w.grad_fn is not None},
             )
+            recording.add(call, x)
             # Writing into the output in place must not change what was recorded.
             return h.clone(), split(s_T, cell.parts())
     return h, tuple(parts)
