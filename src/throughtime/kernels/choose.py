@@ -13,6 +13,7 @@ from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
+from .torch.engine import TORCH
 
 __all__ = [
     "ENGINES",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 # The engines, best first; the last one takes everything. A new engine is a folder and a row here.
-ENGINES: list[Engine] = [NATIVE, SCAN, BLOCKS, REFERENCE]
+ENGINES: list[Engine] = [NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`
@@ -94,6 +95,8 @@ def choose(
     s_0: Tensor | None = None,
     active: Tensor | None = None,
     reset: Tensor | None = None,
+    *,
+    states: bool = True,
 ) -> Engine:
     """Return the engine for a forward sweep, and remember the choice for `last_choice`.
 
@@ -103,12 +106,14 @@ def choose(
         s_0: the initial state (B, S), or None.
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
+        states: whether single steps are looked at afterwards.
 
     Raises:
         UnsupportedError: `use` asks for an engine that cannot take it.
     """
     T, B = x.shape[:2]
-    return _chosen(cell, Demand((x, s_0, active, reset), T, B, active))
+    states = states or active is not None or reset is not None
+    return _chosen(cell, Demand((x, s_0, active, reset), T, B, active, states))
 
 
 def choose_back(
@@ -127,6 +132,9 @@ def choose_back(
     """
     lead = g if g is not None and g.dim() == 4 else delta_T
     V = len(lead) if lead is not None and lead.dim() >= 3 else 1
+    if tape.holds_graph and V == 1 and not COLLECTORS:
+        note(TORCH.chosen(cell))
+        return TORCH  # whose graph it is
     T, B = tape.x.shape[:2]
     tensors = (tape.x, tape.s, *tape.saved, g, delta_T, tape.active)
     return _chosen(cell, Demand(tensors, T, V * B, tape.active))
@@ -139,6 +147,10 @@ def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
         raise UnsupportedError(
             f"kernels.use({wanted()!r}) is in force, but {found.reason} Use kernels.use('auto')."
         )
+    instead = engine.instead(cell, demand)
+    if instead is not None:
+        engine, found = instead
+        note(found)
     return around(engine, cell) if COLLECTORS else engine
 
 
@@ -147,12 +159,17 @@ def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
     if wanted() == REFERENCE.name:
         return REFERENCE, _ASKED_FOR
     why = ""
-    for engine in ENGINES:
+    for engine in _in_order():
         obstacle = engine.obstacle(cell, demand)
         if not obstacle:
             return engine, engine.chosen(cell) if not why else Choice(engine.name, why + engine.how)
         why = why or obstacle
     raise AssertionError("the last engine of the table takes everything")
+
+
+def _in_order() -> list[Engine]:
+    """Return the table, with what is asked for by name in front."""
+    return ENGINES if is_free() else [_named(wanted()), *ENGINES]
 
 
 _ASKED_FOR = Choice("reference", "kernels.use('reference') asks for it.")

@@ -90,8 +90,9 @@ class BPTT(torch.autograd.Function):
         through = run.through if run.gate is None else run.through.whole()
         with own_precision(x):
             h, finals, saved, shared = keep(
-                through, run.cell, x, s_0, run.active, run.reset, wanted=run.keep
-            )
+                through, run.cell, x, s_0, run.active, run.reset,
+                wanted=run.keep, states=run.gate is not None,
+            )  # fmt: skip
         if run.gate is not None and run.keep:
             ctx.tape = through.tape(x, s_0, saved, run.active, run.reset)
         ctx.shown = Shown(h.detach(), h._version) if shared else None
@@ -130,7 +131,7 @@ class BPTT(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
         with own_precision(x), on_behalf_of(rows):
             if ctx.shown is not None and ctx.shown.changed():
-                tape = forward(cell, x, kept[0][0], active, reset)
+                tape = forward(cell, x, kept[0].flatten(0, -3)[0], active, reset)
             else:
                 tape = through.tape(x, s_0, kept, active, reset)
             if is_batched(g_h) or is_batched(g_s):

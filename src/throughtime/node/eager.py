@@ -77,7 +77,8 @@ def bptt(
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep and recording is None:
         with own_precision(x):
-            return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
+            found = run_forward(FULL, cell, x, s_0, active, reset, wanted=False, states=False)
+            return found[:2]
     rows = by_row.of_call(weights.values()) if keep and by_row.CALLS else None
     run = Run(cell, active, reset, through, gate, keep, rows=rows)
     h, *parts = BPTT.apply(run, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
