@@ -33,9 +33,10 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
     """Choose which engine runs, from now on or within a ``with`` block, in all threads.
 
     Args:
-        name: "auto" (the best that applies); "reference" (one step at a time in plain torch); or
-            the name of another engine, such as "native"; it is then an error where that engine does
-            not apply.
+        name: "auto" (the best that applies); "reference" (one step at a time in plain torch);
+            "torch" (torch's own fused modules, as ``torch.nn`` runs them; what looks at single
+            steps runs as under "reference"); or the name of another engine, such as "native". It
+            is an error where the engine that is named does not apply.
 
     Raises:
         InputValueError: another name.
