@@ -22,6 +22,7 @@ from throughtime.testing import assert_close
 opacus = pytest.importorskip("opacus", reason="Opacus is not installed: pip install opacus")
 from opacus import GradSampleModule, PrivacyEngine  # noqa: E402
 from opacus.layers import DPGRU, DPLSTM, DPRNN  # noqa: E402
+from opacus.utils.batch_memory_manager import BatchMemoryManager  # noqa: E402
 from opacus.validators import ModuleValidator  # noqa: E402
 
 pytestmark = [
@@ -160,6 +161,33 @@ def test_rows_of_different_lengths_are_packed_in_any_order_or_padded(kind, reduc
     loss_of((final[0] if isinstance(final, tuple) else final).sum(0), reduction).backward()
     for name, p in fresh.layer.named_parameters():
         assert_close(p.grad_sample, got[name], rtol=1e-10, name=f"{name}, padded")
+
+
+def test_a_batch_taken_in_pieces_trains_alike():
+    """`BatchMemoryManager` clips and adds up pieces of a batch before the one step."""
+    found = []
+    for most in (3, 100):
+        model = classifiers("LSTM")[0]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        wrapped, optimizer, loader = PrivacyEngine().make_private(
+            module=model,
+            optimizer=optimizer,
+            data_loader=DataLoader(DATA, batch_size=8),
+            noise_multiplier=0.0,
+            max_grad_norm=0.1,
+            poisson_sampling=False,
+        )
+        pieces = BatchMemoryManager(
+            data_loader=loader, max_physical_batch_size=most, optimizer=optimizer
+        )
+        with pieces as loader:
+            for x, y in loader:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(wrapped(x), y.long()).backward()
+                optimizer.step()
+        found.append(model.state_dict())
+    for name, w in found[0].items():
+        assert_close(w, found[1][name], rtol=1e-10, name=name)
 
 
 class Gated(nn.Module):
