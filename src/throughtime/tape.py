@@ -42,6 +42,14 @@ class Tape:
         """How many batch rows there are."""
         return self.s.shape[1]
 
+    @property
+    def holds_graph(self) -> bool:
+        """Whether ``saved`` is a graph of torch's own, and ``s`` the first state alone.
+
+        It is then (1, 1, B, S), and all but the engine that left it compute the others anew.
+        """
+        return self.s.dim() == 4
+
     def at(self, t: int) -> tuple[Tensor, ...]:
         """Return what step t (1 to T) saved."""
         return tuple(kept[t - 1] for kept in self.saved)

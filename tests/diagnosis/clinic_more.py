@@ -407,6 +407,17 @@ def parametrized_weight() -> tt.Flow:
     return simple(rnn, T=8)
 
 
+def under_autocast(weight: float, dtype=torch.float16, p: float = 0.0) -> tt.Flow:
+    torch.manual_seed(0)
+    rnn, out, x = (
+        tt.LSTM(5, 24),
+        nn.Sequential(nn.Dropout(p), nn.Linear(24, 3)),
+        torch.randn(10, 8, 5),
+    )
+    with torch.autocast("cpu", dtype=dtype):
+        return traced(rnn, lambda: weight * (out(rnn(x)[0]).float() - 1).pow(2).mean())
+
+
 CASES = [
     Case("recurrence saturates a tanh network", ("saturated",), recurrence_saturates_tanh),
     Case("recurrence saturates an LSTM", ("saturated", "explodes"), recurrence_saturates_lstm),
@@ -432,6 +443,11 @@ CASES = [
     Case("an exponential cell overflows", ("state-overflow",), exponential_cell_overflows),
     Case("-inf in a bias", ("weight-nonfinite",), weight_decay_to_nan_in_one_layer),
     Case("bfloat16 over 120 steps", ("underflow", "vanishes"), bfloat16_over_long),
+    Case("a small loss in float16", ("half-underflow",), lambda: under_autocast(1e-5)),
+    Case("a tiny loss in float16", ("half-underflow",), lambda: under_autocast(1e-9)),
+    Case("sound: float16", (), lambda: under_autocast(1.0)),
+    Case("sound: float16 and dropout", (), lambda: under_autocast(1.0, p=0.6)),
+    Case("sound: a tiny loss in bfloat16", (), lambda: under_autocast(1e-9, torch.bfloat16)),
     Case("sound: NaN in the padding alone", (), inf_in_a_padded_batch),
     Case("sound: state carried and detached", (), state_carried_and_detached),
     Case("sound: state from features", (), state_from_features),

@@ -181,6 +181,17 @@ def test_tied_weights_and_a_layer_called_twice_add_up_and_the_rest_is_left_alone
             assert_close(shares[name][b], p.grad, rtol=1e-12, name=name)
 
 
+def test_of_a_mean_over_rows_each_share_is_the_rows_own_gradient():
+    module, x = make("GRU"), draw(T, B, I)
+    with tt.per_sample_grads(module) as served:
+        loss(module, x).backward()
+    want = {name: p.grad_sample for name, p in served.items()}
+    with tt.per_sample_grads(module, loss_reduction="mean"):
+        (loss(module, x) / B).backward()
+    for name, p in served.items():
+        assert_close(p.grad_sample, want[name], rtol=1e-12, name=name)
+
+
 def test_frozen_weights_have_no_share():
     module = make("LSTM")
     module.weight_ih_l0.requires_grad_(False)
@@ -236,6 +247,9 @@ def test_what_cannot_be_served_says_so():
     errors = tt.errors
     with pytest.raises(errors.InputTypeError, match="got list"), tt.per_sample_grads([]):
         pass
+    other = tt.per_sample_grads(tt.LSTM(I, H), loss_reduction="max")
+    with pytest.raises(errors.InputValueError, match="got 'max'"), other:
+        pass
     bare = tt.per_sample_grads(nn.LSTM(I, H))
     with pytest.raises(errors.LayerNotFoundError, match=r"tt\.convert"), bare:
         pass
@@ -250,10 +264,12 @@ def test_what_cannot_be_served_says_so():
         loss(module, x).backward(create_graph=True, inputs=list(module.parameters()))
     for p in module.parameters():
         p.grad = None
-    step = tt.cells.Function(lambda x, s: torch.tanh(s + (x - x.mean(0))[:, :1]), I, H)
+    step = tt.cells.Function(
+        lambda x, s, W: torch.tanh(s @ W + (x - x.mean(0))[:, :1]), I, H, weights={"W": draw(H, H)}
+    )
     depends = pytest.raises(errors.UnsupportedError, match="no gradient of a row by itself")
     with depends, tt.per_sample_grads(tt.Recurrent(step)):
-        loss(tt.Recurrent(step), x.requires_grad_()).backward()
+        loss(tt.Recurrent(step), x).backward()
     parametrizations.weight_norm(module, "weight_hh_l0")
     normed = pytest.raises(errors.UnsupportedError, match="weight_hh_l0 is computed from other")
     with normed, tt.per_sample_grads(module):

@@ -9,6 +9,7 @@ from .evidence import Diagnosis, Evidence, Verdict
 from .examining import examine
 from .finding import Finding
 from .found import Findings
+from .half import HalfRange, half_range
 from .verdicts import diagnose
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "Evidence",
     "Finding",
     "Findings",
+    "HalfRange",
     "Verdict",
     "diagnose",
     "examine",
+    "half_range",
 ]
 
 Flow.judge = examine

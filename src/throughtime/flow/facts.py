@@ -31,6 +31,9 @@ class Facts(NamedTuple):
         fed_by: for each layer, the earlier ones that its input or initial state depends on.
         old_state: names of layers whose initial state comes from before the trace.
         parameters: for each layer, the names of its own parameters in the model.
+        autocast: the dtype of the autocast that the layers met, or None.
+        wide: names of layers that keep the precision of their weights under autocast, as this
+            package's do.
     """
 
     losses: Tensor
@@ -40,6 +43,8 @@ class Facts(NamedTuple):
     fed_by: Mapping[str, tuple[str, ...]] = {}
     old_state: frozenset[str] = frozenset()
     parameters: Mapping[str, tuple[str, ...]] = {}
+    autocast: torch.dtype | None = None
+    wide: frozenset[str] = frozenset()
 
 
 class Beginning(NamedTuple):
@@ -95,7 +100,17 @@ def gather(
             if _is_old(of_run[0], nodes, beginning.number, weights)
         ),
         own,
+        recording.autocast,
+        frozenset(name for name in own if _is_wide(name, beginning.model)),
     )
+
+
+def _is_wide(name: str, model: nn.Module) -> bool:
+    """Check whether a layer of the flow is one of this package's, which have a schedule."""
+    base = name.partition("@")[0]
+    modules = dict(model.named_modules())
+    module = modules.get(base, modules.get(base.rpartition(".")[0]))
+    return hasattr(type(module), "through")
 
 
 def _own(name: str, named: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,17 @@ from ..tape import Gradients, Tape, complete, taken
 from .chosen import Choice
 from .engine import Demand, Engine, Losses, Outputs
 
-__all__ = ["COLLECTORS", "ByRow", "Collector", "param_grads_by_row"]
+__all__ = [
+    "CALLS",
+    "COLLECTORS",
+    "TAKEN",
+    "ByRow",
+    "Collector",
+    "around",
+    "of_call",
+    "on_behalf_of",
+    "param_grads_by_row",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +35,28 @@ class Collector:
     Attributes:
         weights: the weights whose shares are wanted.
         take: called with a weight and the share of each row.
+        begin: called with the weights of each run that a request for one call has met.
+        wanted: returns whether a request for one call still stands when the backward pass comes.
     """
 
     weights: tuple[Tensor, ...]
     take: Callable[[Tensor, Tensor], None]
+    begin: Callable[[list[Tensor]], None] = lambda _: None
+    wanted: Callable[[], bool] = lambda: True
+
+    def serves(self, weight: Tensor) -> bool:
+        """Check whether a weight's shares are asked for."""
+        return any(w is weight for w in self.weights)
 
 
 # For all threads, since autograd runs backward in its own. Where several want a weight's shares,
 # the last one gets them.
 COLLECTORS: list[Collector] = []
+# Requests for the layers' calls that are under way: whatever runs then is remembered, and its
+# backward pass, whenever it comes, collects.
+CALLS: list[Collector] = []
+# The attribute of a parameter whose shares another library is given with every call.
+TAKEN = "_shares_taken"
 
 
 NO_SHARE = "has no gradient of a row by itself"
@@ -113,7 +137,59 @@ class ByRow(Engine):
 
 
 def _collector_of(weight: Tensor) -> Collector | None:
-    return next((c for c in reversed(COLLECTORS) if any(w is weight for w in c.weights)), None)
+    return next((c for c in reversed(COLLECTORS) if c.serves(weight)), None)
+
+
+def around(engine: Engine, cell: AbstractCell) -> Engine:
+    """Return the engine, which also collects the rows' shares where somebody asks for them.
+
+    Args:
+        engine: the engine that does the work.
+        cell: the recurrence that it takes.
+    """
+    if any(_collector_of(weight) is not None for weight in cell.weights().values()):
+        return ByRow(engine)
+    return engine
+
+
+def of_call(weights: Iterable[Tensor]) -> Collector | None:
+    """Return who asks for the shares of the call under way, having told them of this run.
+
+    Args:
+        weights: the run's own.
+    """
+    wanted = [weight for weight in weights if weight.requires_grad]
+    for collector in reversed(CALLS):
+        served = [weight for weight in wanted if collector.serves(weight)]
+        if served:
+            collector.begin(served)
+            return collector
+    return None
+
+
+@contextmanager
+def on_behalf_of(collector: Collector | None) -> Iterator[None]:
+    """Collect for the one who asked when the run was taken forward, if anybody did.
+
+    A schedule may come back to a weight several times; each weight is handed over once.
+    """
+    if collector is None:
+        yield
+        return
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(weight: Tensor, shares: Tensor) -> None:
+        before = found.get(id(weight))
+        found[id(weight)] = weight, shares if before is None else before[1] + shares
+
+    own = Collector(collector.weights, add)
+    COLLECTORS.append(own)
+    try:
+        yield
+    finally:
+        COLLECTORS.remove(own)
+    for weight, shares in found.values():
+        collector.take(weight, shares)
 
 
 def param_grads_by_row(cell: AbstractCell, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:

@@ -7,12 +7,13 @@ from torch import Tensor
 from ..cells import AbstractCell
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from ..tape import Tape
-from .by_row import COLLECTORS, ByRow
+from .by_row import CALLS, COLLECTORS, around
 from .chosen import Choice, ask_for, is_free, note, wanted
 from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
+from .torch.engine import TORCH
 
 __all__ = [
     "ENGINES",
@@ -25,16 +26,17 @@ __all__ = [
 ]
 
 # The engines, best first; the last one takes everything. A new engine is a folder and a row here.
-ENGINES: list[Engine] = [NATIVE, SCAN, BLOCKS, REFERENCE]
+ENGINES: list[Engine] = [NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`
     """Choose which engine runs, from now on or within a ``with`` block, in all threads.
 
     Args:
-        name: "auto" (the best that applies); "reference" (one step at a time in plain torch); or
-            the name of another engine, such as "native"; it is then an error where that engine does
-            not apply.
+        name: "auto" (the best that applies); "reference" (one step at a time in plain torch);
+            "torch" (torch's own fused modules, as ``torch.nn`` runs them; what looks at single
+            steps runs as under "reference"); or the name of another engine, such as "native". It
+            is an error where the engine that is named does not apply.
 
     Raises:
         InputValueError: another name.
@@ -94,6 +96,8 @@ def choose(
     s_0: Tensor | None = None,
     active: Tensor | None = None,
     reset: Tensor | None = None,
+    *,
+    states: bool = True,
 ) -> Engine:
     """Return the engine for a forward sweep, and remember the choice for `last_choice`.
 
@@ -103,12 +107,14 @@ def choose(
         s_0: the initial state (B, S), or None.
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
+        states: whether single steps are looked at afterwards.
 
     Raises:
         UnsupportedError: `use` asks for an engine that cannot take it.
     """
     T, B = x.shape[:2]
-    return _chosen(cell, Demand((x, s_0, active, reset), T, B, active))
+    states = states or active is not None or reset is not None
+    return _chosen(cell, Demand((x, s_0, active, reset), T, B, active, states))
 
 
 def choose_back(
@@ -127,6 +133,9 @@ def choose_back(
     """
     lead = g if g is not None and g.dim() == 4 else delta_T
     V = len(lead) if lead is not None and lead.dim() >= 3 else 1
+    if tape.holds_graph and V == 1 and not COLLECTORS:
+        note(TORCH.chosen(cell))
+        return TORCH  # whose graph it is
     T, B = tape.x.shape[:2]
     tensors = (tape.x, tape.s, *tape.saved, g, delta_T, tape.active)
     return _chosen(cell, Demand(tensors, T, V * B, tape.active))
@@ -139,7 +148,11 @@ def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
         raise UnsupportedError(
             f"kernels.use({wanted()!r}) is in force, but {found.reason} Use kernels.use('auto')."
         )
-    return ByRow(engine) if COLLECTORS else engine
+    instead = engine.instead(cell, demand)
+    if instead is not None:
+        engine, found = instead
+        note(found)
+    return around(engine, cell) if COLLECTORS else engine
 
 
 def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
@@ -147,12 +160,17 @@ def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
     if wanted() == REFERENCE.name:
         return REFERENCE, _ASKED_FOR
     why = ""
-    for engine in ENGINES:
+    for engine in _in_order():
         obstacle = engine.obstacle(cell, demand)
         if not obstacle:
             return engine, engine.chosen(cell) if not why else Choice(engine.name, why + engine.how)
         why = why or obstacle
     raise AssertionError("the last engine of the table takes everything")
+
+
+def _in_order() -> list[Engine]:
+    """Return the table, with what is asked for by name in front."""
+    return ENGINES if is_free() else [_named(wanted()), *ENGINES]
 
 
 _ASKED_FOR = Choice("reference", "kernels.use('reference') asks for it.")
@@ -171,7 +189,8 @@ def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
         cell: the recurrence.
         T: how many steps there are.
     """
-    few = T < blocks.WORTH_LEARNING and not COLLECTORS and is_free() and BLOCKS.serves(cell)
+    by_row = COLLECTORS or CALLS
+    few = T < blocks.WORTH_LEARNING and not by_row and is_free() and BLOCKS.serves(cell)
     if few:
         name = type(cell).__name__
         note(Choice("graph", f"{name} leaves autograd's graph of so few steps, {T}."))

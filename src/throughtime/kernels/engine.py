@@ -35,12 +35,14 @@ class Demand(NamedTuple):
         T: steps.
         rows: batch rows, times the losses carried at once.
         active: (T, B) bool, or None; it is among ``tensors`` too.
+        states: whether single steps are looked at, so that the tape must have every state.
     """
 
     tensors: Sequence[Tensor | None]
     T: int = 1
     rows: int = 1
     active: Tensor | None = None
+    states: bool = True
 
 
 class Outputs(NamedTuple):
@@ -117,11 +119,13 @@ class Engine(ABC):
     Attributes:
         name: what `kernels.use`, `kernels.choice` and `kernels.last_choice` call it.
         asked_for: whether `kernels.use` takes the name.
+        reads_graphs: whether it takes a tape without states, which holds a graph of torch's.
         how: how it runs; `kernels.choice` appends it to the reason why no other one does.
     """
 
     name: str
     asked_for: bool = True
+    reads_graphs: bool = False
     how: str = ""
 
     def missing(self) -> str:
@@ -131,6 +135,16 @@ class Engine(ABC):
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice of this engine when no other is preferred to it."""
         return Choice(self.name, f"{type(cell).__name__} runs on {self.name}.")
+
+    def instead(self, cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice] | None:
+        """Return who takes a sweep on this engine's behalf, and why; None: it does so itself.
+
+        Args:
+            cell: the recurrence.
+            demand: what the sweep is given, and is no obstacle.
+        """
+        del cell, demand
+        return None
 
     @abstractmethod
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:

@@ -8,32 +8,44 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from ..cells.computed import with_computed_weights
-from ..errors import InputTypeError, LayerNotFoundError, ShapeError, UnsupportedError
+from ..errors import (
+    InputTypeError,
+    InputValueError,
+    LayerNotFoundError,
+    ShapeError,
+    UnsupportedError,
+)
 from ..kernels import by_row
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 
-__all__ = ["per_sample_grads"]
+__all__ = ["per_sample_grads", "weights_of"]
 
 
 @contextmanager
-def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
+def per_sample_grads(
+    model: nn.Module, *, loss_reduction: str | None = None
+) -> Iterator[dict[str, nn.Parameter]]:
     """Let `backward` also leave each row's share of the gradient in ``p.grad_sample`` (eq. 5).
 
     Within the block, every weight p of a `tt.RNN`, `LSTM`, `GRU` or `Recurrent` in ``model`` gets
-    ``p.grad_sample``, (B, ·) with p's own shape behind, beside its usual ``.grad``, which is the
-    sum over rows. The loss is to be a sum over rows, or their mean, whose 1/B the shares then
-    carry too. A weight that is used twice, by a layer called again or by two layers, gets the sum;
-    so do several backward passes. Entering the block forgets the shares from before; a block
+    ``p.grad_sample``, (B, ·) with p's own shape behind, beside its usual ``.grad``. The loss is a
+    sum over rows, and the shares add up to ``.grad``; or it is their mean, and with
+    ``loss_reduction="mean"`` a share is the gradient of the row's own loss, B times what it adds
+    to ``.grad``. A weight that is used twice, by a layer called again or by two layers, gets the
+    sum; so do several backward passes. Entering the block forgets the shares from before; a block
     within another one, over the same weights, adds to the same shares, each once.
 
-    What a `cells.Function` takes in ``context=`` gets its gradient and no shares.
-    Parameters of other modules are not touched. For these take Opacus's ``GradSampleModule``, which
-    keeps them under the same name, or ``torch.func.vmap`` of ``torch.func.grad``.
+    What a `cells.Function` takes in ``context=`` gets its gradient and no shares. Parameters of
+    other modules are not touched. For differentially private training of a whole model take
+    Opacus, which `throughtime.integrations.opacus` teaches these layers; else
+    ``torch.func.vmap`` of ``torch.func.grad``.
 
     Args:
         model: any model; its ``nn.LSTM`` and the like become layers of this package by
             `tt.convert`.
+        loss_reduction: "sum" or "mean" over the rows, as the loss has it; None: "sum", unless
+            Opacus is at work on the model, whose shares are scaled by what it was told.
 
     Yields:
         The parameters that are served, by their name in ``model``.
@@ -44,11 +56,12 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
 
     Raises:
         InputTypeError: ``model`` is no module.
+        InputValueError: another reduction; or none, although Opacus is at work on the model.
         LayerNotFoundError: there is no recurrent layer of this package in it.
         ShapeError: a weight is used for batches of different sizes.
         UnsupportedError: a weight is computed from others, the rows of a step depend on each
-            other, or a gradient came by another way than the layer's own backward:
-            ``create_graph=True``, ``torch.compile``.
+            other, a gradient came by another way than the layer's own backward
+            (``create_graph=True``, ``torch.compile``), or Opacus has the shares already.
 
     Source:
         the name ``grad_sample`` is that of Opacus (Yousefpour et al. 2021).
@@ -62,7 +75,8 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
-    served = _served(model)
+    served = weights_of(model)
+    mean = _is_mean(served, loss_reduction)
     known = {id(p): name for name, p in served.items()}
     before = {name: _stamp(p) for name, p in served.items()}
     taken = {id(weight) for collector in by_row.COLLECTORS for weight in collector.weights}
@@ -71,6 +85,7 @@ def per_sample_grads(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
             vars(parameter).pop("grad_sample", None)
 
     def collect(weight: Tensor, shares: Tensor) -> None:
+        shares = shares * len(shares) if mean else shares
         already: Tensor | None = getattr(weight, "grad_sample", None)
         if already is not None and len(already) != len(shares):
             raise ShapeError(
@@ -105,8 +120,37 @@ def _stamp(parameter: nn.Parameter) -> tuple[int, int] | None:
     return None if grad is None else (id(grad), grad._version)
 
 
-def _served(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the weights of all recurrent layers of this package, by their name in the model."""
+def _is_mean(served: dict[str, nn.Parameter], reduction: str | None) -> bool:
+    """Check whether the loss is a mean over rows; raise where that must be said and was not."""
+    if reduction not in (None, "sum", "mean"):
+        raise InputValueError(f'loss_reduction must be "sum" or "mean"; got {reduction!r}.')
+    taken = [name for name, p in served.items() if by_row.TAKEN in vars(p)]
+    if taken:
+        raise UnsupportedError(
+            f"Opacus collects the shares of {taken[0]} already, in its grad_sample; leave "
+            "per_sample_grads out."
+        )
+    # Opacus marks every parameter that it serves so.
+    opacus = [name for name, p in served.items() if "_forward_counter" in vars(p)]
+    if reduction is None and opacus:
+        raise InputValueError(
+            f"Opacus is at work on {opacus[0]}, and scales shares by how the loss is reduced; say "
+            'loss_reduction="mean" or "sum" here as you did there. With '
+            "throughtime.integrations.opacus.register() it serves these layers itself."
+        )
+    return reduction == "mean"
+
+
+def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of all recurrent layers of this package, by their name in the model.
+
+    Args:
+        model: any model.
+
+    Raises:
+        UnsupportedError: a weight is computed from others.
+        LayerNotFoundError: there is no such layer.
+    """
     names = {id(p): name for name, p in model.named_parameters()}
     served: dict[str, nn.Parameter] = {}
     layers = 0

@@ -119,7 +119,7 @@ def run_cell(
 ):
     """Run a `Recurrent`; with ``recording``, for a trace."""
     cell = module.cell
-    notice(module)
+    notice(module, cell)
     weights = [w for w in cell.weights().values() if w.is_floating_point()]
     data = input.data if isinstance(input, PackedSequence) else input
     like = weights[0] if weights else data

@@ -1,12 +1,13 @@
-"""Choosing the schedule of the backward pass; and that a compiled layer notices a stream."""
+"""Choosing the schedule of the backward pass; and what a layer notices when it is called."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
-from ..errors import InputTypeError, LayerNotFoundError
+from ..errors import InputTypeError, LayerNotFoundError, UnsupportedError
 from ..schedules import AbstractSchedule
 from ..schedules.base import check_schedule
 
@@ -48,11 +49,28 @@ def set_through(model: M, schedule: AbstractSchedule) -> M:
     return model
 
 
-def notice(layer: Any) -> None:
-    """Make a compiled layer depend on whether a stream carries its state.
+# Where Opacus keeps its way to the rows' gradients of a module that it does not know.
+_BY_OPACUS = "ft_compute_sample_grad"
+
+
+def notice(layer: Any, owner: Any = None) -> None:
+    """Make a compiled layer depend on whether a stream carries its state; look for Opacus.
 
     A stream does so by hooks, and ``torch.compile`` does not look whether hooks came or went after
     it; it looks at what the traced code asks for.
+
+    Args:
+        layer: the layer that is called.
+        owner: the module that has its weights, if that is another one.
+
+    Raises:
+        UnsupportedError: Opacus has wrapped the layer and does not know it.
     """
     if layer.streamed:
         pass
+    if not torch.compiler.is_compiling() and _BY_OPACUS in (owner or layer).__dict__:
+        raise UnsupportedError(
+            f"Opacus does not know {type(layer).__name__} of throughtime; call "
+            "throughtime.integrations.opacus.register() before make_private, and pass it the model "
+            "anew."
+        )

@@ -70,5 +70,5 @@ def aliased(
         values=tuple(part.detach() for part in parts),
         edges=tuple(GradientEdge(node, n) for n in range(len(out))),
     )
-    recording.calls.append(step)
+    recording.add(step, parts[0])
     return step

@@ -15,6 +15,7 @@ from .. import sweep
 from ..cells.base import AbstractCell, rebind
 from ..errors import UnsupportedError
 from ..kernels import Prepared
+from ..kernels.by_row import Collector, on_behalf_of
 from ..kernels.verbs import forward
 from ..schedules import FULL, AbstractSchedule
 from ..tape import filled, joined
@@ -57,6 +58,7 @@ class Run(NamedTuple):
         lengths: how many steps each row takes, as ``prepared`` has them; None: all.
         mask: returns ``active`` for the lengths, for when the general backward pass is needed after
             all.
+        rows: who asked for each row's share of the gradient in this call, or None.
     """
 
     cell: AbstractCell
@@ -68,6 +70,7 @@ class Run(NamedTuple):
     prepared: Prepared | None = None
     lengths: Any = None
     mask: Callable[[], Tensor] | None = None
+    rows: Collector | None = None
 
 
 class BPTT(torch.autograd.Function):
@@ -87,8 +90,9 @@ class BPTT(torch.autograd.Function):
         through = run.through if run.gate is None else run.through.whole()
         with own_precision(x):
             h, finals, saved, shared = keep(
-                through, run.cell, x, s_0, run.active, run.reset, wanted=run.keep
-            )
+                through, run.cell, x, s_0, run.active, run.reset,
+                wanted=run.keep, states=run.gate is not None,
+            )  # fmt: skip
         if run.gate is not None and run.keep:
             ctx.tape = through.tape(x, s_0, saved, run.active, run.reset)
         ctx.shown = Shown(h.detach(), h._version) if shared else None
@@ -106,8 +110,10 @@ class BPTT(torch.autograd.Function):
         if (gate is not None and gate.cut) or (g_h is None and g_s is None):
             return (None,) * len(ctx.needs_input_grad)
         x, s_0, active, reset, *rest = ctx.saved_tensors
+        rows = _asking(run)
         if run.prepared is not None:
-            found = None if g_s is not None else _prepared_grads(ctx, x, rest, g_h)
+            usual = g_s is None and rows is None
+            found = _prepared_grads(ctx, x, rest, g_h) if usual else None
             if found is not None:
                 return (None, found[0], None, None, *found[1:])
             if run.mask is not None:
@@ -123,9 +129,9 @@ class BPTT(torch.autograd.Function):
         if gate is not None:
             through = FULL if gate.exact else through.whole()
         needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
-        with own_precision(x):
+        with own_precision(x), on_behalf_of(rows):
             if ctx.shown is not None and ctx.shown.changed():
-                tape = forward(cell, x, kept[0][0], active, reset)
+                tape = forward(cell, x, kept[0].flatten(0, -3)[0], active, reset)
             else:
                 tape = through.tape(x, s_0, kept, active, reset)
             if is_batched(g_h) or is_batched(g_s):
@@ -136,6 +142,13 @@ class BPTT(torch.autograd.Function):
             else:
                 found = send_back(through, cell, tape, needs, g_h, g_s)
         return (None, *found[:2], None, *found[2:])
+
+
+def _asking(run: Run) -> Collector | None:
+    """Return who asks for the rows' shares of this backward pass; a trace's own is none of it."""
+    if run.rows is None or not run.rows.wanted() or (run.gate is not None and run.gate.exact):
+        return None
+    return run.rows
 
 
 def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import sweep
 from ..cells.base import AbstractCell, rebind
-from ..kernels import Prepared
+from ..kernels import Prepared, by_row
 from ..schedules import FULL, AbstractSchedule
 from ..schedules.base import check_schedule
 from ..tape import Tape, complete, joined, split
@@ -77,8 +77,11 @@ def bptt(
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep and recording is None:
         with own_precision(x):
-            return run_forward(FULL, cell, x, s_0, active, reset, wanted=False)[:2]
-    h, *parts = BPTT.apply(Run(cell, active, reset, through, gate, keep), *inputs)  # pyright: ignore[reportGeneralTypeIssues]
+            found = run_forward(FULL, cell, x, s_0, active, reset, wanted=False, states=False)
+            return found[:2]
+    rows = by_row.of_call(weights.values()) if keep and by_row.CALLS else None
+    run = Run(cell, active, reset, through, gate, keep, rows=rows)
+    h, *parts = BPTT.apply(run, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None and gate is not None
         s_T = joined(tuple(parts))
@@ -90,22 +93,21 @@ def bptt(
             bare = Tape(t.x.detach().clone(), t.s, t.saved, *masks)
             tape = complete(cell, bare)
             node.tape = None
-            recording.calls.append(
-                Call(
-                    Key("layer", name),
-                    gate,
-                    rebind(cell, copies),
-                    tape,
-                    x,
-                    s_0,
-                    h,
-                    s_T,
-                    inner,
-                    reverse,
-                    through,
-                    {n: w for n, w in weights.items() if w.grad_fn is not None},
-                )
+            call = Call(
+                Key("layer", name),
+                gate,
+                rebind(cell, copies),
+                tape,
+                x,
+                s_0,
+                h,
+                s_T,
+                inner,
+                reverse,
+                through,
+                {n: w for n, w in weights.items() if w.grad_fn is not None},
             )
+            recording.add(call, x)
             # Writing into the output in place must not change what was recorded.
             return h.clone(), split(s_T, cell.parts())
     return h, tuple(parts)
@@ -134,6 +136,7 @@ def bptt_prepared(
     if not keep:
         h, finals, *_ = prepared.forward(x, lengths, keep=False)
         return h, finals
-    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask)
+    rows = by_row.of_call(weights) if by_row.CALLS else None
+    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask, rows)
     h, *parts = _apply(run, x, None, None, *weights)
     return h, tuple(parts)

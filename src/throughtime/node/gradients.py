@@ -32,6 +32,7 @@ def keep(
     reset: Tensor | None,
     *,
     wanted: bool = True,
+    states: bool = True,
 ) -> Kept:
     """Run a layer forward under a schedule (eq. 1).
 
@@ -43,8 +44,10 @@ def keep(
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
         wanted: whether the backward pass will be taken.
+        states: whether somebody looks at single steps of what is kept.
     """
-    engine = choose(cell, x, s_0, active, reset)
+    states = states or through.looks_at_steps
+    engine = choose(cell, x, s_0, active, reset, states=states)
     return through.outputs(engine, cell, x, s_0, active, reset, keep=wanted)
 
 
@@ -71,6 +74,8 @@ def send_back(
         the axis V if what arrives has none.
     """
     engine = choose_back(cell, tape, g_h, g_s)
+    if tape.holds_graph and not engine.reads_graphs:
+        tape = engine.forward(cell, tape.x, tape.s[0, 0], tape.active, tape.reset)
     names = list(cell.weights())
     wants = None if all(needs[2:]) else frozenset(compress(names, needs[2:]))
 

@@ -91,6 +91,7 @@ class Recording:
         copies: each weight as it was, with the tensor and the version that it is a copy of.
         cells: for each module that is one step of a known cell, that cell, with the weights and the
             versions that it is over copies of.
+        autocast: the dtype of the autocast that a run or step met, or None.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -101,10 +102,23 @@ class Recording:
     )
     skipped: dict[str, str] = field(default_factory=dict)
     copies: dict[int, tuple[Tensor, int, Tensor]] = field(default_factory=dict)
+    autocast: torch.dtype | None = None
 
     cells: dict[int, tuple[Sequence[Tensor], Sequence[int], AbstractCell]] = field(
         default_factory=dict
     )
+
+    def add(self, call: Call | Step, like: Tensor) -> None:
+        """Take down a run or a step, and the precision of the model around it.
+
+        Args:
+            call: the run or step.
+            like: a tensor where it ran.
+        """
+        self.calls.append(call)
+        device = like.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            self.autocast = torch.get_autocast_dtype(device)
 
     def cell_over(
         self, module: nn.Module, weights: Sequence[Tensor], make: Callable[[], AbstractCell]

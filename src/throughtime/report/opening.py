@@ -35,6 +35,7 @@ TITLES = {
     "state-cut": "The state is cut off inside a sequence",
     "dead-units": "Units that are 0 everywhere, and stay so",
     "saturated": "Units or gates stay saturated",
+    "half-underflow": "Half precision turns most of the gradient into 0",
     "no-gradient": "No loss reaches this layer",
     "parameter-unreached": "A parameter gets no gradient",
     "explodes": "The gradient explodes on its way to the early steps",

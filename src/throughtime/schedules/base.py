@@ -46,10 +46,12 @@ class AbstractSchedule(ABC):
     Attributes:
         exact: whether the gradient is that of all steps.
         batches_losses: whether several losses may travel in one sweep.
+        looks_at_steps: whether single steps of what was kept are used.
     """
 
     exact: ClassVar[bool] = True
     batches_losses: ClassVar[bool] = False
+    looks_at_steps: ClassVar[bool] = True
 
     def __init_subclass__(cls, **named: Any) -> None:
         """Register the schedule by its name."""

@@ -29,6 +29,7 @@ class Full(AbstractSchedule):
     """
 
     batches_losses: ClassVar[bool] = True
+    looks_at_steps: ClassVar[bool] = False
 
     def gradients(
         self,

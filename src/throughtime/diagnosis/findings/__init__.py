@@ -13,6 +13,7 @@ from .dead import dead_units
 from .decay import vanishes
 from .graph import no_gradient, state_on_old_graph, unreached
 from .growth import explodes
+from .half import half_underflow
 from .loss import loss_broken
 from .numbers import gradient_broken, state_broken
 from .padding import reads_padding
@@ -74,16 +75,19 @@ FINDINGS: dict[str, Kind] = {
         Kind("state-cut", "the state is detached inside one sequence"),
         Kind("dead-units", "units that are 0 at every step and row", ("input-scale",)),
         Kind("saturated", "units or gates stay saturated", ("input-scale",)),
+        Kind("half-underflow", "half precision makes most of the gradient 0"),
         Kind(
             "no-gradient",
             "no loss reaches this layer",
-            ("loss-nonfinite*", "dead-units*", "input-scale*", "saturated*"),
+            ("loss-nonfinite*", "half-underflow*", "dead-units*", "input-scale*", "saturated*"),
         ),
         Kind("parameter-unreached", "a parameter gets no gradient", ("no-gradient*",)),
         Kind("explodes", "some step gets over 100 times what the last ones get"),
         Kind("vanishes", "some step gets under 1 % of what the last ones get", (*WIRING, *FLAT)),
         Kind(
-            "underflow", "exactly 0 in this dtype, not 0 in float64", (*WIRING, *FLAT, "vanishes")
+            "underflow",
+            "exactly 0 in this dtype, not 0 in float64",
+            (*WIRING, *FLAT, "half-underflow", "vanishes"),
         ),
     )
 }
@@ -102,6 +106,7 @@ SEARCHES: tuple[Callable[[Look], Iterable[Finding]], ...] = (
     input_scale,
     dead_units,
     saturated,
+    half_underflow,
     no_gradient,
     unreached,
     explodes,

@@ -1,0 +1,1 @@
+"""torch's own fused recurrent modules, as an engine."""
