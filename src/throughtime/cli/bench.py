@@ -30,15 +30,17 @@ TURN = 0.03
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="Folder for RESULTS.md and results.svg.")] = Path(
-        "benchmarks"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for RESULTS.md and results.svg.", metavar="FOLDER")
+    ] = Path("benchmarks"),
     seconds: Annotated[
-        float, typer.Option(help="Time for each line; all kinds have over 200.", min=0.1)
+        float,
+        typer.Option(help="Time for each line; all kinds have over 200.", min=0.1, metavar="X"),
     ] = 3.0,
-    threads: Annotated[int, typer.Option(help="Threads for both sides.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="Threads for both sides.", min=1, metavar="N")] = 2,
     only: Annotated[
-        str | None, typer.Option(help=f"Only these, separated by commas: {', '.join(KINDS)}.")
+        str | None,
+        typer.Option(help=f"Only these, separated by commas: {', '.join(KINDS)}.", metavar="NAMES"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import diagnosis
+from .options import Lag, Seed, Target
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 
@@ -17,13 +18,9 @@ FAILS = ("error", "warning")
 
 
 def check(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="How many steps back the task needs.", min=1)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0)] = 0,
+    target: Target,
+    lag: Lag = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what is wrong with your own model: the cause first, how it is known, what to change.
@@ -33,7 +30,7 @@ def check(
 
     Exit code 1: there is an error or a warning; 0: nothing but notes.
 
-    For example: throughtime check examples/profile_lstm.py:build --lag 50
+    For example: throughtime check examples/profile_lstm.py:last_word --lag 15
 
     Raises:
         Exit: with code 1.

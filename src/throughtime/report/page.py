@@ -78,7 +78,7 @@ def render(template: str, **content: Any) -> str:
     from markupsafe import Markup, escape
     from plotly.offline import get_plotlyjs
 
-    from .. import __name__ as package
+    from .. import __version__
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -91,7 +91,7 @@ def render(template: str, **content: Any) -> str:
     environment.filters["symbols"] = lambda text: Markup(symbols(str(escape(text))))
     return environment.get_template(template).render(
         **{
-            "version": _version(package),
+            "version": __version__,
             "colours": {name: palette.css_variables(name) for name in palette.SCHEMES},
             "font": palette.FONT,
             "style": (here / "style.css").read_text(encoding="utf-8"),
@@ -111,12 +111,3 @@ def render(template: str, **content: Any) -> str:
 def _packed(script: str) -> str:
     """Return a script compressed, as base64: a third of its size; `plots.js` unpacks it."""
     return base64.b64encode(gzip.compress(script.encode("utf-8"), 9, mtime=0)).decode("ascii")
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return ""
