@@ -38,7 +38,6 @@ __all__ = [
     "Trace",
     "Truncated",
     "Verdict",
-    "__version__",
     "cells",
     "convert",
     "diagnose",

@@ -38,7 +38,7 @@ def test_without_arguments_it_is_the_help_and_no_error(run):
 
 def test_the_version_stands_alone(run):
     assert run("--version") == (0, f"{version('throughtime')}\n", "")
-    assert tt.__version__ == version("throughtime") and "__version__" in tt.__all__
+    assert tt.__version__ == version("throughtime")
 
 
 def test_python_m_is_the_same_command_and_a_full_disk_is_a_sentence(tmp_path: Path):
