@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 from . import palette
 from .figures.base import Drawing
 from .numbers import symbols
+from .still import still_svg
 
-__all__ = ["Plot", "plot", "render"]
+__all__ = ["Plot", "plot", "render", "still"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,20 @@ def plot(drawing: Drawing, id: str, html: str = "") -> Plot:
     return Plot(id, *words, json=_figure_json(drawing))
 
 
+def still(drawing: Drawing, id: str, html: str = "", width: int = 720) -> Plot:
+    """Prepare a drawing for a page without a plotting library, as `plot` does for one with it.
+
+    It cites no equation, since a page without the one is also without the others.
+
+    Args:
+        drawing: what to show.
+        id: of the HTML element; unique on the page.
+        html: shown in place of the figure.
+        width: in pixels.
+    """
+    return plot(replace(drawing, equations=()), id, html or still_svg(drawing, id, width))
+
+
 def _figure_json(drawing: Drawing) -> str:
     """Return data and layout as JSON, arrays as base64, the template left to the page."""
     import plotly.graph_objects as go
@@ -62,11 +77,13 @@ def _inside_script(text: str) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render(template: str, **content: Any) -> str:
+def render(template: str, *, scripts: bool = True, **content: Any) -> str:
     """Render a page from a template beside this file that extends ``base.html.j2``.
 
     Args:
         template: file name, such as "report.html.j2".
+        scripts: whether the page holds the plotting library and draws its figures; without, they
+            must be still.
         content: what the template names; ``title`` always.
 
     Example:
@@ -76,7 +93,6 @@ def render(template: str, **content: Any) -> str:
     """
     import jinja2
     from markupsafe import Markup, escape
-    from plotly.offline import get_plotlyjs
 
     from .. import __version__
 
@@ -95,16 +111,22 @@ def render(template: str, **content: Any) -> str:
             "colours": {name: palette.css_variables(name) for name in palette.SCHEMES},
             "font": palette.FONT,
             "style": (here / "style.css").read_text(encoding="utf-8"),
-            "plots_js": (here / "plots.js").read_text(encoding="utf-8"),
-            "plotly_js": _packed(get_plotlyjs()),
-            "templates": _inside_script(
-                json.dumps(
-                    {s: palette.plotly_template(s, transparent=True) for s in palette.SCHEMES}
-                )
-            ),
+            "scripts": _scripts(here) if scripts else None,
         }
         | content
     )
+
+
+def _scripts(here: Path) -> dict[str, str]:
+    """Return what a page draws its figures with."""
+    from plotly.offline import get_plotlyjs
+
+    schemes = {s: palette.plotly_template(s, transparent=True) for s in palette.SCHEMES}
+    return {
+        "plots_js": (here / "plots.js").read_text(encoding="utf-8"),
+        "plotly_js": _packed(get_plotlyjs()),
+        "templates": _inside_script(json.dumps(schemes)),
+    }
 
 
 @cache
