@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,38 @@ def test_train_refuses_what_cannot_be_written_before_it_trains(run, tmp_path: Pa
     refused(run("train", "--text", "text.txt", "--report", "none/a.html"), "none/a.html")
     refused(run("train", "--text", "text.txt", "--report", "."), "is a folder")
     refused(run("train", "--text", "text.txt", "--checkpoint", "none/a.pt"), "none/a.pt")
+    for path in (".", "/dev/full"):
+        refused(run("train", "--text", "text.txt", "--checkpoint", path), f"in {path}: it is no")
+
+
+def test_train_tells_what_it_learned_where_the_page_does_not_fit_on_the_disk(run, tmp_path: Path):
+    arguments = ["train", "--text", "text.txt", *SMALL, "--updates", "1", "--report", "/dev/full"]
+    code, out, err = run(*arguments, "--json")
+    assert code == 2 and "cannot write /dev/full: No space left" in err.splitlines()[-1]
+    found = json.loads(out)
+    assert found["report"] is None and found["updates"] == 1
+    assert (tmp_path / found["checkpoint"]).exists()
+
+
+def test_the_lines_that_train_ends_with_run(run, tmp_path: Path):
+    start = [
+        "train",
+        "--text",
+        "text.txt",
+        "--cell",
+        "rnn",
+        *SMALL,
+        "--updates",
+        "2",
+        "--clip",
+        "0",
+    ]
+    ways = json.loads(run(*start, "--json")[1])["advice"]["commands"]
+    on = json.loads(run(*shlex.split(ways["resume"])[1:], "--json")[1])
+    assert on["updates"] == 4 and on["settings"]["cell"] == "rnn"
+    changed = json.loads(run(*shlex.split(ways["change"])[1:], "--json")[1])
+    assert changed["updates"] == 2 and changed["settings"] == {**on["settings"], "cell": "lstm"}
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 def test_train_refuses_checkpoints_of_something_else(run, tmp_path: Path):

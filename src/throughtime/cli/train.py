@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -10,19 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..diagnosis import diagnose
 from ..errors import CheckpointError, FileError, InputValueError, NonFiniteError
 from ..files import check_writable
-from ..report import table, write_report
 from ..tasks import CharText, read_text
-from ..train import Language, Settings, advise
+from ..train import Language, Settings
 from ..train.checkpoint import load, save
 from ..train.language import CONTENT
-from .next_step import lines, plain, show
+from .ending import Ending
 from .options import with_options
-from .profile import layers_json
 from .stopping import Stop
-from .terminal import notes, print_json, progress, results
+from .terminal import notes, print_json, progress
 
 __all__ = ["train"]
 
@@ -118,55 +114,19 @@ def train(options: Options) -> None:
 
 def _end(training: Language, options: Options, path: Path, written: str, stop: Stop) -> None:
     """Say how the training went and what to try next, and write the page unless stopped."""
-    flow, characters = training.flow()
-    advice, diagnosis = advise(training, flow), diagnose(flow)
-    ways = lines(advice, training, options.text, path, options.updates, stopped=stop())
+    ending = Ending(training, options.text, path, options.updates, written, stop.name)
+    failed: FileError | None = None
     if not stop():
-        write_report(
-            flow,
-            options.report,
-            diagnosis=diagnosis,
-            findings=advice.findings,
-            words=characters,
-            title=f"A {training.settings.cell} that reads {options.text.name}",
-        )
-    page = None if stop() else str(options.report)
+        try:
+            ending.write(options.report)
+        except FileError as error:  # what was trained is told all the same
+            failed = error
     if options.as_json:
-        done = {**_done(training), "stopped": stop.name, "sample": written}
-        done |= {"checkpoint": str(path), "report": page, "advice": plain(advice, ways)}
-        print_json({**done, "layers": layers_json(flow, diagnosis)})
-        return
-    console = results()
-    console.print(_losses(training))
-    if written:
-        console.print((options.prompt + written).strip("\n"), markup=False)
-    console.print()
-    console.print(table(flow, diagnosis, advice.findings))
-    console.print()
-    show(advice, ways)
-    where = f"\nCheckpoint: {path}" + ("" if page is None else f"\nReport: {page}")
-    console.print(where, markup=False, soft_wrap=True)
-
-
-def _losses(training: Language) -> str:
-    """Return the last losses in a sentence."""
-    if not training.history:
-        return f"{training.updates} updates, and no look at the losses yet.\n"
-    _, loss, held_out = training.history[-1]
-    return (
-        f"{training.updates} updates: training {loss:.3f}, validation [bold]{held_out:.3f}[/bold] "
-        f"nats per character ({held_out / math.log(2):.3f} bits).\n"
-    )
-
-
-def _done(training: Language) -> dict[str, Any]:
-    """Return what was trained, and how it went, as plain values."""
-    columns = ("updates", "loss", "validation_loss")
-    return {
-        "settings": asdict(training.settings),
-        "updates": training.updates,
-        "history": [dict(zip(columns, row, strict=True)) for row in training.history],
-    }
+        print_json(ending.to_dict())
+    else:
+        ending.show(options.prompt)
+    if failed is not None:
+        raise failed
 
 
 def _prepare(content: str, options: Options) -> tuple[Language, Path]:
@@ -176,6 +136,10 @@ def _prepare(content: str, options: Options) -> tuple[Language, Path]:
         raise InputValueError("--resume goes on and --overwrite begins anew; give one of them.")
     name = f"{options.text.stem}-{given.get('cell', 'lstm')}.pt"
     path = options.checkpoint or Path("checkpoints") / name
+    if path.exists() and not path.is_file():
+        raise FileError(f"no training can be kept in {path}: it is no file. Give a file's name.")
+    if not resume:
+        Settings(**given)
     kept: dict[str, Any] | None = None
     if resume:
         kept = load(path, CONTENT)
