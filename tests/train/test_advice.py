@@ -49,6 +49,17 @@ def test_chrono_biases_reach_further_and_are_not_advised_twice():
     assert "longest" not in chrono.change
 
 
+@pytest.mark.parametrize(
+    ("losses", "word"),
+    [([], ""), ([3.0], ""), ([3.0, 2.0], "still falls"), ([2, 3.0], "no longer")],
+)
+def test_it_is_told_whether_it_still_learns(losses: list[float], word: str):
+    training = language(SMALL)
+    training.history = [[i, 1.0, loss] for i, loss in enumerate(losses)]
+    why = advise(training, training.flow()[0]).why
+    assert word in why and ("validation loss" in why) == bool(word)
+
+
 def test_a_text_too_short_for_a_longer_segment_is_not_told_to_use_one():
     given = advice(replace(SMALL, window=4), TEXT[:40])
     assert given.change == {} and "too short" in given.why

@@ -120,7 +120,7 @@ class Ending:
         console.print()
         console.print(Text.assemble((self.advice.reached, "bold"), f" {self.advice.why}"))
         ways = self.commands()
-        for name, what in (("change", "To try that:"), ("resume", "To train on:")):
+        for name, what in (("resume", "To train on:"), ("change", "To try that:")):
             if name in ways:
                 console.print(Text(f"{what}\n  {ways[name]}"), soft_wrap=True)
         where = f"\nCheckpoint: {self.path}"

@@ -64,8 +64,22 @@ def advise(training: Language, flow: Flow) -> Advice:
     broken = any(layer.first_nonfinite is not None for layer in flow.values())
     reach = None if broken else max(_reaches(name, flow, findings) for name in flow)
     wrong = [f for f in findings if f.severity != "note" and f.code != "vanishes"]
-    why, change = _of_finding(wrong[0], training) if wrong else _of_reach(reach or 0, training)
+    if wrong:
+        why, change = _of_finding(wrong[0], training)
+    else:
+        why, change = _of_reach(reach or 0, training)
+        why = f"{_course(training)} {why}".strip()
     return Advice(findings, reach, training.settings.window, why, change)
+
+
+def _course(training: Language) -> str:
+    """Return whether it still learns, by its last two looks at the held-out part."""
+    losses = [row[2] for row in training.history[-2:]]
+    if len(losses) < 2:
+        return ""
+    if losses[1] < losses[0]:
+        return "The validation loss still falls: train on first."
+    return "The validation loss no longer falls."
 
 
 def _reaches(name: str, flow: Flow, findings: Findings) -> int:
@@ -102,8 +116,8 @@ def _of_reach(reach: int, training: Language) -> tuple[str, dict[str, Any]]:
         return "A plain RNN has no gates to hold on by; an LSTM reaches further.", {"cell": "lstm"}
     if settings.longest < settings.window:
         return (
-            "If the text needs what comes before that, let the gate biases begin at such lags "
-            "(chrono initialisation); the validation loss says whether it did.",
+            "Only where the text needs what lies further back, begin with gate biases for such lags "
+            "(chrono initialisation); on ordinary prose that learns more slowly at first.",
             {"longest": settings.window},
         )
-    return "Nothing else that is a setting of it makes it reach further; train it longer.", {}
+    return "No other setting makes it reach further.", {}
