@@ -116,7 +116,8 @@ def _of_reach(reach: int, training: Language) -> tuple[str, dict[str, Any]]:
         return "A plain RNN has no gates to hold on by; an LSTM reaches further.", {"cell": "lstm"}
     if settings.longest < settings.window:
         return (
-            "Only where the text needs what lies further back, begin with gate biases for such lags "
+            # War and Peace, 64 units, 400 updates: 2.22 nats instead of 2.10, and no more reach.
+            "Only where the text needs what lies further back, begin with gate biases for it "
             "(chrono initialisation); on ordinary prose that learns more slowly at first.",
             {"longest": settings.window},
         )
