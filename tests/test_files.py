@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -128,6 +129,15 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, name: str, words: str):
     with pytest.raises(FileError, match=words):
         write_whole(f"{tmp_path}/{name}", "")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_else_in_the_package_writes_files(root: Path):
+    words = re.compile(
+        r"write_text\(|write_bytes\(|mkstemp|NamedTemporaryFile|open\([^)]*[\"'][wax]"
+    )
+    source = root / "src" / "throughtime"
+    found = [p.name for p in source.rglob("*.py") if words.search(p.read_text(encoding="utf-8"))]
+    assert found == ["files.py"]
 
 
 def test_the_longest_name_can_be_written(tmp_path: Path):

@@ -36,7 +36,7 @@ def flow_html(flow: Flow) -> str:
     fit = (
         "var f=this;function g(){f.style.height="
         "(f.contentDocument.documentElement.scrollHeight+4)+'px'}"
-        "g();setTimeout(g,600);setTimeout(g,2500)"
+        "g();f.contentDocument.addEventListener('toggle',g,true);f.contentWindow.onresize=g"
     )
     return (
         f'<iframe title="throughtime: the gradient by layer" onload="{escape(fit)}" '
