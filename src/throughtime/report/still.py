@@ -77,7 +77,8 @@ def still_svg(drawing: Drawing, id: str, width: int = WIDTH) -> str:
     ]
     said = escape(f"{drawing.heading} {drawing.caption}", quote=True)
     return (
-        f"<svg class='still' style='max-width:{width * 1.1:.0f}px' viewBox='0 0 {width} {drawing.height}' role='img' "
+        f"<svg class='still' style='max-width:{width * 1.1:.0f}px' role='img' "
+        f"viewBox='0 0 {width} {drawing.height}' "
         f"aria-label='{said}'>{''.join(parts)}</svg>"
     )
 
