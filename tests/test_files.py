@@ -133,7 +133,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, name: str, words: str):
 
 def test_nothing_else_in_the_package_writes_files(root: Path):
     words = re.compile(
-        r"write_text\(|write_bytes\(|mkstemp|NamedTemporaryFile|open\([^)]*[\"'][wax]"
+        r"write_text\(|write_bytes\(|mkstemp|NamedTemporaryFile|open\([^)]*[\"'][wx]"
     )
     source = root / "src" / "throughtime"
     found = [p.name for p in source.rglob("*.py") if words.search(p.read_text(encoding="utf-8"))]
