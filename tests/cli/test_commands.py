@@ -19,9 +19,20 @@ from .conftest import SMALL, TEXT, refused
 EXAMPLE = Path(__file__).parents[2] / "examples" / "profile_lstm.py"
 
 
-def test_unknown_command_and_option_are_usage_errors(run):
-    assert run("nonsense")[0] == 2
-    assert run("demo", "--nonsense")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ("'nonsense'", "see throughtime --help.")),
+        (["demo", "--nonsense"], ("--nonsense", "see throughtime demo --help.")),
+        (["train"], ("--text",)),
+        (["check"], ("FILE.py:FUNCTION",)),
+        (["train", "--text", "text.txt", "--updates", "0"], ("--updates", "1")),
+        (["train", "--text", "text.txt", "--cell", "cnn"], ("'cnn'", "'lstm'")),
+        (["train", "--text", "text.txt", "--hidden", "many"], ("--hidden", "integer")),
+    ],
+)
+def test_wrong_usage_is_one_line(run, arguments, words):
+    refused(run(*arguments), *words)
 
 
 # --- train -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +19,10 @@ from .help_text import Command as Plain
 from .help_text import Group
 
 __all__ = ["COMMANDS", "app", "main"]
+
+
+# What Typer raises of a wrong option; it brings it under a private name.
+USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 class Command(NamedTuple):
@@ -96,14 +100,16 @@ def main() -> None:
 def _run() -> int:
     """Run the command and return its exit code."""
     try:
-        app()(prog_name="throughtime")
+        return app()(prog_name="throughtime", standalone_mode=False) or 0
     except SystemExit as ended:
         return int(ended.code or 0)
+    except USAGE as error:
+        where = error.ctx.command_path if error.ctx else "throughtime"
+        return _say(f"{error.format_message().rstrip('.')}; see {where} --help.", 2)
     except NonFiniteError as error:
         return _say(error, 1)
     except ThroughTimeError as error:
         return _say(error, 2)
-    return 0
 
 
 def _say(error: object, code: int) -> int:
