@@ -22,8 +22,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "profile_lstm.py"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nonsense"], ("'nonsense'", "see throughtime --help.")),
-        (["demo", "--nonsense"], ("--nonsense", "see throughtime demo --help.")),
+        (["nonsense"], ("'nonsense'", "See throughtime --help.")),
+        (["demo", "--nonsense"], ("--nonsense", "See throughtime demo --help.")),
         (["train"], ("--text",)),
         (["check"], ("FILE.py:FUNCTION",)),
         (["train", "--text", "text.txt", "--updates", "0"], ("--updates", "1")),

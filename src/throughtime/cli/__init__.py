@@ -105,7 +105,8 @@ def _run() -> int:
         return int(ended.code or 0)
     except USAGE as error:
         where = error.ctx.command_path if error.ctx else "throughtime"
-        return _say(f"{error.format_message().rstrip('.')}; see {where} --help.", 2)
+        said = error.format_message()
+        return _say(f"{said}{'' if said[-1] in '.?' else '.'} See {where} --help.", 2)
     except NonFiniteError as error:
         return _say(error, 1)
     except ThroughTimeError as error:
