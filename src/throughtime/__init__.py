@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .remedies import treat
     from .report import figure, write_report
 
+    __version__: str
+
 __all__ = [
     "GRU",
     "LSTM",
@@ -81,6 +83,8 @@ Flow.html = _html
 
 def __getattr__(name: str):
     """Import what is drawn, and what only tests need, when it is first asked for."""
+    if name == "__version__":
+        return _version()
     if name not in LAZY:
         raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
     from importlib import import_module
@@ -88,3 +92,13 @@ def __getattr__(name: str):
     if not LAZY[name]:
         return import_module(f".{name}", __name__)
     return getattr(import_module(f".{LAZY[name]}", __name__), name)
+
+
+def _version() -> str:
+    """Return what is installed; nothing where the package was only put on the path."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(__name__)
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -9,6 +9,8 @@ import pytest
 from throughtime import cli
 
 TEXT = "the cat sat on the mat and the dog sat on the log. " * 60
+# A character model that is trained in no time.
+SMALL = ["--hidden", "12", "--window", "16", "--rows", "4", "--every", "5", "--sample", "20"]
 
 
 @pytest.fixture

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from throughtime.demo import Plan
 from throughtime.demo.experiment import Curriculum
+from throughtime.demo.recall import Budget
 
-from .conftest import TEXT, refused
+from .conftest import SMALL, TEXT, refused
 
-SMALL = ["--hidden", "12", "--window", "16", "--rows", "4", "--every", "5", "--sample", "20"]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "profile_lstm.py"
 
 
-def test_help_names_every_command_with_its_first_sentence(run):
-    code, out, _ = run("--help")
-    assert code == 0
-    for name in ("demo", "train", "profile"):
-        assert name in out
-        code, page, _ = run(name, "--help")
-        assert code == 0 and "--json" in page and "Raises" not in page
-
-
-def test_unknown_command_and_option_are_usage_errors(run):
-    assert run("nonsense")[0] == 2
-    assert run("demo", "--nonsense")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ("'nonsense'", "See throughtime --help.")),
+        (["demo", "--nonsense"], ("--nonsense", "See throughtime demo --help.")),
+        (["train"], ("--text",)),
+        (["check"], ("FILE.py:FUNCTION",)),
+        (["train", "--text", "text.txt", "--updates", "0"], ("--updates", "1")),
+        (["train", "--text", "text.txt", "--cell", "cnn"], ("'cnn'", "'lstm'")),
+        (["train", "--text", "text.txt", "--hidden", "many"], ("--hidden", "integer")),
+    ],
+)
+def test_wrong_usage_is_one_line(run, arguments, words):
+    refused(run(*arguments), *words)
 
 
 # --- train -----------------------------------------------------------------------------------
@@ -49,7 +53,7 @@ def test_train_writes_checkpoint_and_report_and_goes_on(run, tmp_path: Path):
     assert [row["updates"] for row in found["history"]] == [5, 10, 15]
     assert found["layers"]["layer.l0"]["verdict"] == "VANISHING"
     assert len(found["sample"]) == 300
-    assert run(*arguments, "--updates", "5", "--overwrite")[0] == 0
+    assert run(*arguments, "--updates", "1", "--overwrite", "--sample", "0")[0] == 0
 
 
 def test_train_stops_at_what_is_not_finite_and_keeps_the_last_good_checkpoint(
@@ -98,6 +102,38 @@ def test_train_refuses_what_cannot_be_written_before_it_trains(run, tmp_path: Pa
     refused(run("train", "--text", "text.txt", "--report", "none/a.html"), "none/a.html")
     refused(run("train", "--text", "text.txt", "--report", "."), "is a folder")
     refused(run("train", "--text", "text.txt", "--checkpoint", "none/a.pt"), "none/a.pt")
+    for path in (".", "/dev/full"):
+        refused(run("train", "--text", "text.txt", "--checkpoint", path), f"in {path}: it is no")
+
+
+def test_train_tells_what_it_learned_where_the_page_does_not_fit_on_the_disk(run, tmp_path: Path):
+    arguments = ["train", "--text", "text.txt", *SMALL, "--updates", "1", "--report", "/dev/full"]
+    code, out, err = run(*arguments, "--json")
+    assert code == 2 and "cannot write /dev/full: No space left" in err.splitlines()[-1]
+    found = json.loads(out)
+    assert found["report"] is None and found["updates"] == 1
+    assert (tmp_path / found["checkpoint"]).exists()
+
+
+def test_the_lines_that_train_ends_with_run(run, tmp_path: Path):
+    start = [
+        "train",
+        "--text",
+        "text.txt",
+        "--cell",
+        "rnn",
+        *SMALL,
+        "--updates",
+        "2",
+        "--clip",
+        "0",
+    ]
+    ways = json.loads(run(*start, "--json")[1])["advice"]["commands"]
+    on = json.loads(run(*shlex.split(ways["resume"])[1:], "--json")[1])
+    assert on["updates"] == 4 and on["settings"]["cell"] == "rnn"
+    changed = json.loads(run(*shlex.split(ways["change"])[1:], "--json")[1])
+    assert changed["updates"] == 2 and changed["settings"] == {**on["settings"], "cell": "lstm"}
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 def test_train_refuses_checkpoints_of_something_else(run, tmp_path: Path):
@@ -203,7 +239,7 @@ def test_profile_ends_with_1_where_something_is_not_finite(run, tmp_path: Path):
 def test_profile_refuses_what_it_cannot_use(run, tmp_path: Path, target, words):
     (tmp_path / "m.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("def good(:\n")
-    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "exits.py").write_text("def good(): ...\nimport sys\nsys.exit(3)\n")
     refused(run("profile", target), *words)
     assert not (tmp_path / "throughtime-profile.html").exists()
 
@@ -211,18 +247,18 @@ def test_profile_refuses_what_it_cannot_use(run, tmp_path: Path, target, words):
 # --- demo ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Make --quick quicker still."""
+@pytest.fixture(params=[12])
+def tiny(monkeypatch, request):
+    """Make --quick quicker still, with so many updates for each network."""
     whole = Plan.quick
 
     def quick(seed: int = 0) -> Plan:
-        from dataclasses import replace
-
         return replace(
             whole(seed),
-            mixed=Curriculum("near and far", 8, 27, 60),
+            mixed=Curriculum("near and far", 8, 27, request.param),
             far=Curriculum("far only", 18, 27, 5),
+            lags=(8, 27),
+            budget=Budget(rows=4, hidden=8, width=6, tested=20),
         )
 
     monkeypatch.setattr(Plan, "quick", quick)
@@ -239,6 +275,7 @@ def test_demo_tells_its_story(run, tmp_path: Path, tiny):
     assert "<script src" not in page and '<link rel="stylesheet' not in page
 
 
+@pytest.mark.parametrize("tiny", [60], indirect=True)  # a loss is kept each 50 updates
 def test_demo_compares_the_networks_that_are_named(run, tiny):
     code, out, _ = run("demo", "--quick", "--json", "--cells", "Layer-Norm LSTM, mingru,leaky rnn")
     assert code == 0
@@ -259,18 +296,17 @@ def test_demo_refuses_a_network_that_there_is_not(run, monkeypatch):
 
 def test_demo_gives_the_same_numbers_for_the_same_seed(run, tiny):
     found = []
-    for seed in ("3", "3", "4"):
-        code, out, _ = run("demo", "--quick", "--seed", seed, "--json")
+    for arguments in (["3"], ["3"], ["4", "--cells", "LSTM"]):
+        code, out, _ = run("demo", "--quick", "--json", "--seed", *arguments)
         numbers = json.loads(out)
         assert code == 0
-        for row in (
-            numbers,
-            *numbers["near_and_far"]["networks"],
-            *numbers["far_only"]["networks"],
-        ):
+        kinds = (numbers["near_and_far"]["networks"], numbers["far_only"]["networks"])
+        for row in (numbers, *kinds[0], *kinds[1]):
             row.pop("seconds")
-        found.append(numbers)
-    assert found[0] == found[1] != found[2]
+        found.append((numbers, [row for rows in kinds for row in rows if row["name"] == "LSTM"]))
+    assert found[0] == found[1]
+    for one, other in zip(found[0][1], found[2][1], strict=True):
+        assert one["reach_before"] != other["reach_before"]
 
 
 def test_demo_refuses_a_page_that_cannot_be_written_before_it_trains(run, monkeypatch):

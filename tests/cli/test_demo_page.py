@@ -13,7 +13,7 @@ from throughtime.demo.experiment import Curriculum
 from throughtime.demo.overflow import Overflow
 from throughtime.demo.page import demo_html
 from throughtime.demo.reach import ByLag
-from throughtime.demo.recall import Recalled, Score
+from throughtime.demo.recall import Budget, Recalled, Score
 from throughtime.flow import NonFinite
 
 
@@ -106,7 +106,11 @@ def test_clipping_that_saves_a_run_is_said_to():
 def page() -> str:
     """Give the page of a study that is as small as one can be."""
     plan = replace(
-        Plan.quick(), mixed=Curriculum("near and far", 8, 27, 3), far=Curriculum("far", 18, 27, 2)
+        Plan.quick(),
+        mixed=Curriculum("near and far", 8, 27, 3),
+        far=Curriculum("far", 18, 27, 2),
+        lags=(8, 27),
+        budget=Budget(rows=4, hidden=8, width=6, tested=20),
     )
     return demo_html(study(plan))
 

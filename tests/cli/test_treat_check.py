@@ -47,6 +47,7 @@ class Found:
     """A finding as the contract has it."""
 
     layer, what, remedy, evidence, follows = "rnn.l0", "It does not reach.", "Use chrono.", (), None
+    fix = "chrono"
 
     def __init__(self, severity: str, code: str = "vanishes") -> None:
         self.severity, self.code = severity, code
@@ -89,10 +90,12 @@ def test_check_ends_with_1_on_an_error_or_a_warning(
     asked = examined(*map(Found, severities))
     ended, out, _ = run("check", "m.py:build", "--lag", "50")
     assert ended == code and asked == {"lag": 50, "layers": ["rnn.l0"]}
-    assert out.strip().endswith(summary)
+    assert summary in out.splitlines()
+    assert ("throughtime treat m.py:build --lag 50" in out) == bool(code)
     for severity in severities:
         assert f"{severity}: vanishes in rnn.l0" in out
     assert ("Use chrono." in out) == bool(severities)
+    assert ("    tt.remedies.chrono_(model.rnn, longest=60)" in out) == bool(severities)
 
 
 def test_check_as_json(run, folder, examined):

@@ -97,7 +97,7 @@ def test_the_pages_open_in_a_browser_without_an_error_or_sideways_scrolling(html
 
 @pytest.mark.browser
 def test_the_browser_test_sees_an_error(tmp_path):
-    broken = render("base.html.j2", title="x", plots_js="nope()")
+    broken = render("base.html.j2", title="x").replace("<body>", "<body><script>nope()</script>")
     _, console = open_pages(tmp_path, (broken.replace("<html", "<html data-drawn='0'"), 400))
     assert any("nope" in line for line in console)
 
@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(flows, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr("throughtime.files.os.replace", full)
     with pytest.raises(FileError, match="No space left"):
         tt.write_report(flows("one step"), path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["flow.html"]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from .. import __version__
 from ..errors import NonFiniteError, ThroughTimeError
+from .help_text import Command as Plain
+from .help_text import Group
 
 __all__ = ["COMMANDS", "app", "main"]
+
+
+# What Typer raises of a wrong option; it brings it under a private name.
+USAGE: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
 
 
 class Command(NamedTuple):
@@ -42,20 +51,20 @@ def app() -> typer.Typer:
     """Build the command with all its rows."""
     root = typer.Typer(
         name="throughtime",
-        help="The gradient's way back through time: trained, taken apart, judged, drawn.",
+        cls=Group,
+        help="How far back your recurrent network can learn, and why it stops there.",
         epilog="Exit codes: 0 done; 1 a check failed, such as a gradient that is not finite; "
         "2 usage or bad input.",
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
     )
-    root.callback()(_options)
+    root.callback(invoke_without_command=True)(_options)
     for name, optional in COMMANDS:
         if optional and find_spec(f"{__name__}.{name}") is None:
             continue
         command = getattr(import_module(f".{name}", __name__), name)
-        root.command(name, help=_help(command))(command)
+        root.command(name, cls=Plain, help=_help(command))(command)
     return root
 
 
@@ -66,25 +75,44 @@ def _help(command: Callable[..., None]) -> str:
 
 
 def _options(
-    version: bool = typer.Option(False, "--version", help="Say which version this is, and end."),
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"throughtime {installed('throughtime')}")
+        typer.echo(__version__)
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Run the command; an error of the package's own is one line, and an exit code."""
     try:
-        app()()
+        code = _run()
+        sys.stdout.flush()
+    except OSError as error:  # stdout is a full disk, or a pipe that nobody reads any more
+        code = _say(f"cannot write what was found: {error.strerror or error}.", 2)
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command and return its exit code."""
+    try:
+        return app()(prog_name="throughtime", standalone_mode=False) or 0
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except USAGE as error:
+        where = error.ctx.command_path if error.ctx else "throughtime"
+        said = error.format_message()
+        return _say(f"{said}{'' if said[-1] in '.?' else '.'} See {where} --help.", 2)
     except NonFiniteError as error:
-        sys.exit(_say(error, 1))
+        return _say(error, 1)
     except ThroughTimeError as error:
-        sys.exit(_say(error, 2))
+        return _say(error, 2)
 
 
-def _say(error: ThroughTimeError, code: int) -> int:
+def _say(error: object, code: int) -> int:
     print(f"throughtime: {error}", file=sys.stderr)
     return code

@@ -19,6 +19,7 @@ from ..bench.rivals import RIVALS, absent, hold_threads, note
 from ..bench.rows import KINDS, SHAPES, Findings, Row, Times
 from ..bench.targets import outcomes
 from ..errors import CheckError, FileError, InputValueError
+from ..files import check_writable, write_whole
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["bench"]
@@ -29,15 +30,17 @@ TURN = 0.03
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="Folder for RESULTS.md and results.svg.")] = Path(
-        "benchmarks"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for RESULTS.md and results.svg.", metavar="FOLDER")
+    ] = Path("benchmarks"),
     seconds: Annotated[
-        float, typer.Option(help="Time for each line; all kinds have over 200.", min=0.1)
+        float,
+        typer.Option(help="Time for each line; all kinds have over 200.", min=0.1, metavar="X"),
     ] = 3.0,
-    threads: Annotated[int, typer.Option(help="Threads for both sides.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="Threads for both sides.", min=1, metavar="N")] = 2,
     only: Annotated[
-        str | None, typer.Option(help=f"Only these, separated by commas: {', '.join(KINDS)}.")
+        str | None,
+        typer.Option(help=f"Only these, separated by commas: {', '.join(KINDS)}.", metavar="NAMES"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
@@ -54,9 +57,9 @@ def bench(
     kinds, missing = _kinds(only, threads)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "RESULTS.md").touch()
     except OSError as error:
-        raise FileError(f"{out} cannot be written: {error}") from error
+        raise FileError(f"cannot make the folder {out}: {error.strerror}.") from error
+    check_writable(out / "RESULTS.md")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -65,8 +68,8 @@ def bench(
         torch.set_num_threads(before)
     found.absent = missing
     text = page(found, threads, kinds)
-    (out / "RESULTS.md").write_text(text, encoding="utf-8")
-    (out / "results.svg").write_text(figure(found.rows), encoding="utf-8")
+    write_whole(out / "RESULTS.md", text)
+    write_whole(out / "results.svg", figure(found.rows))
     if as_json:
         print_json(_plain(found, kinds))
     else:

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import diagnosis
+from ..flow import Flow
+from ..report.paste import line as line_of
+from .options import Lag, Seed, Target
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 
@@ -17,13 +20,9 @@ FAILS = ("error", "warning")
 
 
 def check(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="How many steps back the task needs.", min=1)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0)] = 0,
+    target: Target,
+    lag: Lag = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what is wrong with your own model: the cause first, how it is known, what to change.
@@ -33,7 +32,7 @@ def check(
 
     Exit code 1: there is an error or a warning; 0: nothing but notes.
 
-    For example: throughtime check examples/profile_lstm.py:build --lag 50
+    For example: throughtime check examples/profile_lstm.py:last_word --lag 15
 
     Raises:
         Exit: with code 1.
@@ -53,13 +52,17 @@ def check(
             }
         )
     else:
-        _show(found, flow.skipped)
+        _show(found, flow)
+        if any(finding.severity in FAILS for finding in found):
+            asked = "" if lag is None else f" --lag {lag}"
+            say = "To try remedies on copies of it, each measured again:\n  throughtime treat "
+            results().print(f"{say}{target}{asked}", markup=False, soft_wrap=True)
     if any(finding.severity in FAILS for finding in found):
         raise typer.Exit(1)
 
 
-def _show(found: list[Any], skipped: dict[str, str]) -> None:
-    """Print the findings, three lines each: what, how it is known, what to do."""
+def _show(found: list[Any], flow: Flow) -> None:
+    """Print the findings: what, how it is known, what to do, the line to paste."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -74,8 +77,12 @@ def _show(found: list[Any], skipped: dict[str, str]) -> None:
         known = [f"known by: {evidence}" for evidence in finding.evidence[:1]]
         for line in (finding.what, *known, f"what to do: {finding.remedy}"):
             console.print(Padding(Text(line), (0, 0, 0, 2)))
+        paste = line_of(finding, flow, (finding.layer,) if finding.layer else tuple(flow))
+        if paste:
+            shown = Text("\n".join(f"    {one}" for one in paste.splitlines()))
+            console.print(shown, soft_wrap=True)
         console.print()
-    for path, why in skipped.items():
+    for path, why in flow.skipped.items():
         console.print(f"not followed: {path or 'the model'} {why}", markup=False)
     counts = {s: sum(f.severity == s for f in found) for s in STYLES}
     said = [f"{n} {name}{'s' if n > 1 else ''}" for name, n in counts.items() if n]

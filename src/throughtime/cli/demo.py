@@ -11,15 +11,17 @@ import torch
 import typer
 
 from ..demo import Plan, Study, networks, study, table, words, write_demo
-from ..report.page import check_writable
+from ..files import check_writable
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("throughtime-demo.html"),
-    seed: Annotated[int, typer.Option(help="Of weights and texts.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE")] = Path(
+        "throughtime-demo.html"
+    ),
+    seed: Annotated[int, typer.Option(help="Of weights and texts.", min=0, metavar="N")] = 0,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="A much smaller budget: it shows that all runs, no more."),
@@ -29,6 +31,7 @@ def demo(
         typer.Option(
             help="Which networks to compare, by name and separated by commas; besides the five: "
             "leaky RNN, minGRU, peephole LSTM, layer-norm LSTM.",
+            metavar="NAMES",
         ),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,

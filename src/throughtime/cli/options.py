@@ -1,12 +1,22 @@
-"""A command whose options are the fields of a dataclass, where they are too many for a function."""
+"""Options that several commands have, and a command whose options are a dataclass's fields."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeVar, get_type_hints
+from typing import Annotated, TypeVar, get_type_hints
 
-__all__ = ["with_options"]
+import typer
+
+__all__ = ["Lag", "Seed", "Target", "with_options"]
+
+Target = Annotated[
+    str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
+]
+Lag = Annotated[
+    int | None, typer.Option(help="How many steps back the task needs.", min=1, metavar="N")
+]
+Seed = Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0, metavar="N")]
 
 T = TypeVar("T")
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from ..diagnosis import Diagnosis, Verdict, diagnose
+from ..files import check_writable
 from ..flow import Flow
 from ..report import table, write_report
-from ..report.page import check_writable
+from .options import Seed, Target
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 
@@ -18,19 +19,18 @@ __all__ = ["layers_json", "profile"]
 
 
 def profile(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
-    ],
-    report: Annotated[Path, typer.Option(help="The page to write.")] = Path(
+    target: Target,
+    report: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE")] = Path(
         "throughtime-profile.html"
     ),
     window: Annotated[
-        int | None, typer.Option(help="Follow each loss at most so many steps back.", min=1)
+        int | None,
+        typer.Option(help="Follow each loss at most so many steps back.", min=1, metavar="N"),
     ] = None,
     every: Annotated[
-        int | None, typer.Option(help="Of so many losses follow one only.", min=1)
+        int | None, typer.Option(help="Of so many losses follow one only.", min=1, metavar="N")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0)] = 0,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
     """Judge the gradient's way through your own model: table, verdicts, report.
@@ -41,6 +41,8 @@ def profile(
     entry may give words, one a step, for the report. See examples/profile_lstm.py.
 
     Exit code 1: something is inf or NaN.
+
+    For example: throughtime profile examples/profile_lstm.py:next_word
 
     Raises:
         Exit: with code 1.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import FileError, InputTypeError, InputValueError, ThroughTimeError
+from ..errors import InputTypeError, InputValueError, ThroughTimeError
 from ..flow import Flow, trace
+from .source import check_defines
 
 __all__ = ["called", "flow_of", "function_of", "returned"]
 
@@ -30,37 +33,45 @@ def function_of(target: str) -> Callable[[], Any]:
         target: "FILE.py:FUNCTION".
 
     Raises:
-        InputValueError: it is not of that form, or the file cannot be loaded or has no such name.
+        InputValueError: it is not of that form, or the file cannot be loaded or has no such name,
+            which is seen before the file is run.
         FileError: there is no such file.
-        InputTypeError: that is no function.
+        InputTypeError: that is no function, or one that needs arguments.
     """
     file, colon, name = target.rpartition(":")
     if not colon or not file or not name:
         raise InputValueError(f"give FILE.py:FUNCTION, such as model.py:build; got {target!r}.")
     path = Path(file)
-    if not path.is_file():
-        raise FileError(f"there is no file {path}.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise FileError(f"{path} is no Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickle look their module up
-    sys.path.insert(0, str(path.parent.resolve()))
+    check_defines(path, name)
+    module = _loaded(path)
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        raise InputValueError(f"{path} cannot be loaded: {_where(error)}") from error
-    function = getattr(module, name, None)
-    if function is None:
-        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise InputValueError(
-            f"{path} has no {name}; it has {', '.join(found) or 'nothing to call'}."
-        )
+        function = getattr(module, name)
+    except AttributeError as error:
+        raise InputValueError(f"{path} has no {name} once it has been run.") from error
     if not callable(function):
         raise InputTypeError(f"{name} in {path} is {type(function).__name__}, not a function.")
     return function
+
+
+def _loaded(path: Path) -> ModuleType:
+    """Run a file as a module of its own; what it prints goes to stderr.
+
+    Raises:
+        InputValueError: it raised something.
+    """
+    # Not in the place of a library that happens to have the file's name.
+    name = f"_{path.stem}_given" if path.stem in sys.modules else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # its name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise InputValueError(f"{path} cannot be loaded: {_where(error)}") from error
+    return module
 
 
 def returned(
@@ -91,7 +102,13 @@ def returned(
             f"the third that {target} returned is {type(losses).__name__}, not a function; "
             f"{PROTOCOL}."
         )
-    return model, batch, losses, list(rest[0]) if rest and rest[0] is not None else None
+    words = rest[0] if rest else None
+    if isinstance(words, str) or not isinstance(words, Iterable | None):
+        raise InputTypeError(
+            f"the fourth that {target} returned is {type(words).__name__}, not a list "
+            "of words, one a step."
+        )
+    return model, batch, losses, None if words is None else [str(word) for word in words]
 
 
 def flow_of(
@@ -129,10 +146,11 @@ def called(function: Callable[[], Any], what: str) -> Any:
         InputValueError: anything else that it raised.
     """
     try:
-        return function()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the command found
+            return function()
     except ThroughTimeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputValueError(f"{what} raised {_where(error)}") from error
 
 

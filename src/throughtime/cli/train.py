@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -10,17 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ..diagnosis import diagnose
 from ..errors import CheckpointError, FileError, InputValueError, NonFiniteError
-from ..report import table, write_report
-from ..report.page import check_writable
+from ..files import check_writable
 from ..tasks import CharText, read_text
 from ..train import Language, Settings
 from ..train.checkpoint import load, save
 from ..train.language import CONTENT
+from .ending import Ending
 from .options import with_options
-from .profile import layers_json
-from .terminal import notes, print_json, progress, results
+from .stopping import Stop
+from .terminal import notes, print_json, progress
 
 __all__ = ["train"]
 
@@ -33,34 +31,41 @@ class Cell(str, Enum):
     lstm = "lstm"
 
 
+def _setting(what: str, default: str, metavar: str = "N") -> Any:
+    """Return an option that a checkpoint may know better than its default."""
+    return typer.Option(help=what, metavar=metavar, show_default=default)
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of `train`; a setting that is None keeps its default, or the checkpoint's."""
 
-    text: Annotated[Path, typer.Option(help="A text file, UTF-8.")]
-    cell: Annotated[Cell | None, typer.Option(help="The recurrent cell.", show_default="lstm")] = (
-        None
-    )
-    updates: Annotated[int, typer.Option(help="Updates in all.", min=1)] = 2000
-    hidden: Annotated[int | None, typer.Option(help="Hidden units.", show_default="128")] = None
-    layers: Annotated[int | None, typer.Option(help="Layers.", show_default="1")] = None
-    window: Annotated[
-        int | None, typer.Option(help="Characters the gradient goes back.", show_default="64")
+    text: Annotated[Path, typer.Option(help="A text file, UTF-8.", metavar="FILE")]
+    cell: Annotated[
+        Cell | None,
+        typer.Option(help="The recurrent cell.", metavar="rnn|gru|lstm", show_default="lstm"),
     ] = None
-    rows: Annotated[int | None, typer.Option(help="Streams side by side.", show_default="32")] = (
-        None
-    )
-    rate: Annotated[float | None, typer.Option(help="Learning rate.", show_default="0.003")] = None
-    clip: Annotated[
-        float | None, typer.Option(help="Clip the gradient's norm; 0 for none.", show_default="1")
+    updates: Annotated[int, typer.Option(help="Updates in all.", min=1, metavar="N")] = 2000
+    hidden: Annotated[int | None, _setting("Hidden units.", "128")] = None
+    layers: Annotated[int | None, _setting("Layers.", "1")] = None
+    window: Annotated[int | None, _setting("Characters the gradient goes back.", "64")] = None
+    rows: Annotated[int | None, _setting("Streams side by side.", "32")] = None
+    rate: Annotated[float | None, _setting("Learning rate.", "0.003", "X")] = None
+    clip: Annotated[float | None, _setting("Most of the gradient's norm; 0: any.", "1", "X")] = None
+    longest: Annotated[
+        int | None, _setting("Begin with gate biases for lags up to N; 0: as torch does.", "0")
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Of weights and samples.", show_default="0")] = (
-        None
+    seed: Annotated[int | None, _setting("Of weights and samples.", "0")] = None
+    every: Annotated[int, typer.Option(help="Updates between checkpoints.", min=1, metavar="N")] = (
+        200
     )
-    every: Annotated[int, typer.Option(help="Updates between checkpoints.", min=1)] = 200
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Where the training is kept.", show_default="checkpoints/TEXT-CELL.pt"),
+        typer.Option(
+            help="Where the training is kept.",
+            metavar="FILE",
+            show_default="checkpoints/TEXT-CELL.pt",
+        ),
     ] = None
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint, with its settings.")
@@ -68,11 +73,13 @@ class Options:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew where there is a checkpoint.")
     ] = False
-    report: Annotated[Path, typer.Option(help="The flow report to write.")] = Path(
+    report: Annotated[Path, typer.Option(help="The page to write.", metavar="FILE")] = Path(
         "throughtime-train.html"
     )
-    sample: Annotated[int, typer.Option(help="Characters to write at the end.", min=0)] = 300
-    prompt: Annotated[str, typer.Option(help="What the sample begins with.")] = ""
+    sample: Annotated[
+        int, typer.Option(help="Characters to write at the end.", min=0, metavar="N")
+    ] = 300
+    prompt: Annotated[str, typer.Option(help="What the sample begins with.", metavar="TEXT")] = ""
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False
 
     def settings(self) -> dict[str, Any]:
@@ -84,51 +91,42 @@ class Options:
 
 @with_options(Options)
 def train(options: Options) -> None:
-    """Train a character model on a text: loss, sample, checkpoints, and a flow report at the end.
+    """Train a character model on a text, and say how far back it learns and what to try next.
 
-    The state is carried from segment to segment; the gradient goes back over one. A loss or a
-    gradient that turns inf or NaN ends the run with exit code 1, keeps the last good checkpoint,
-    and says where it began.
+    Writes checkpoints, and at the end a sample and a report on the gradient. The state is carried
+    from segment to segment; the gradient goes back over one. A loss or a gradient that turns inf or
+    NaN ends the run with exit code 1, keeps the last good checkpoint, and says where it began.
+
+    Ctrl-C (exit code 130) and SIGTERM (exit code 0) finish the update at hand and write a
+    checkpoint to --resume from.
+
+    For example: throughtime train --text book.txt --cell gru --updates 500
     """
-    check_writable(options.report)
-    training, path = _prepare(read_text(options.text), options)
-    _train(training, options.updates, options.every, path)
-    written = training.sample(options.sample, options.prompt)
-    flow, characters = training.flow()
-    diagnosis = diagnose(flow)
-    write_report(
-        flow,
-        options.report,
-        diagnosis=diagnosis,
-        words=characters,
-        title=f"A {training.settings.cell} that reads {options.text.name}",
-    )
+    with Stop() as stop:
+        check_writable(options.report)
+        training, path = _prepare(read_text(options.text), options)
+        _train(training, options, path, stop)
+        stop.kept()
+        written = "" if stop() else training.sample(options.sample, options.prompt)
+        _end(training, options, path, written, stop)
+    raise typer.Exit(stop.code if stop() else 0)
+
+
+def _end(training: Language, options: Options, path: Path, written: str, stop: Stop) -> None:
+    """Say how the training went and what to try next, and write the page unless stopped."""
+    ending = Ending(training, options.text, path, options.updates, written, stop.name)
+    failed: FileError | None = None
+    if not stop():
+        try:
+            ending.write(options.report)
+        except FileError as error:  # what was trained is told all the same
+            failed = error
     if options.as_json:
-        done = {**_done(training), "sample": written}
-        done |= {"checkpoint": str(path), "report": str(options.report)}
-        print_json({**done, "layers": layers_json(flow, diagnosis)})
-        return
-    console = results()
-    _, loss, held_out = training.history[-1] if training.history else (0, math.nan, math.nan)
-    console.print(
-        f"{training.updates} updates: training {loss:.3f}, validation [bold]{held_out:.3f}[/bold] "
-        f"nats per character ({held_out / math.log(2):.3f} bits).\n"
-    )
-    if options.sample:
-        console.print((options.prompt + written).strip("\n"), markup=False)
-        console.print()
-    console.print(table(flow, diagnosis))
-    console.print(f"\nCheckpoint: {path}\nReport: [bold]{options.report}[/bold]")
-
-
-def _done(training: Language) -> dict[str, Any]:
-    """Return what was trained, and how it went, as plain values."""
-    columns = ("updates", "loss", "validation_loss")
-    return {
-        "settings": asdict(training.settings),
-        "updates": training.updates,
-        "history": [dict(zip(columns, row, strict=True)) for row in training.history],
-    }
+        print_json(ending.to_dict())
+    else:
+        ending.show(options.prompt)
+    if failed is not None:
+        raise failed
 
 
 def _prepare(content: str, options: Options) -> tuple[Language, Path]:
@@ -138,6 +136,10 @@ def _prepare(content: str, options: Options) -> tuple[Language, Path]:
         raise InputValueError("--resume goes on and --overwrite begins anew; give one of them.")
     name = f"{options.text.stem}-{given.get('cell', 'lstm')}.pt"
     path = options.checkpoint or Path("checkpoints") / name
+    if path.exists() and not path.is_file():
+        raise FileError(f"no training can be kept in {path}: it is no file. Give a file's name.")
+    if not resume:
+        Settings(**given)
     kept: dict[str, Any] | None = None
     if resume:
         kept = load(path, CONTENT)
@@ -178,11 +180,11 @@ def _check_folder(path: Path, default: bool) -> None:
     check_writable(path)
 
 
-def _train(training: Language, updates: int, every: int, path: Path) -> None:
-    """Train with a progress bar, saving at each look."""
+def _train(training: Language, options: Options, path: Path, stop: Stop) -> None:
+    """Train with a progress bar, saving at each look and where it is stopped."""
     saved = training.updates
     with progress("updates") as bar:
-        task = bar.add_task("", total=updates, completed=training.updates)
+        task = bar.add_task("", total=options.updates, completed=training.updates)
 
         def advance(done: int, loss: float) -> None:
             bar.update(task, completed=done, description=f"loss {loss:.3f}")
@@ -196,7 +198,7 @@ def _train(training: Language, updates: int, every: int, path: Path) -> None:
             )
 
         try:
-            training.run(updates, every, advance, look)
+            training.run(options.updates, options.every, advance, look, stop)
         except NonFiniteError as error:
             last = (
                 f"The last good checkpoint, of update {saved}, is {path}."
@@ -205,5 +207,12 @@ def _train(training: Language, updates: int, every: int, path: Path) -> None:
             )
             raise NonFiniteError(f"{error} {last} Lower --rate, or --clip.") from error
         except KeyboardInterrupt:
-            notes().print(f"Stopped; the checkpoint {path} is of update {saved}.")
+            notes().print(f"Stopped at once; the checkpoint {path} is of update {saved}.")
             raise
+    if stop():
+        save(training.content(), path)
+        notes().print(
+            f"Stopped by {stop.name} after update {training.updates}; {path} is of that update.",
+            markup=False,
+            soft_wrap=True,
+        )

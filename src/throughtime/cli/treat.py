@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from torch import nn
 
+from ..files import check_writable, write_whole
 from ..remedies import REMEDIES, Treatment
 from ..remedies import treat as tried
-from ..report.page import check_writable
+from .options import Lag, Seed, Target
 from .target import called, function_of, returned
 from .terminal import notes, print_json, results
 
@@ -19,18 +20,18 @@ __all__ = ["treat"]
 
 
 def treat(
-    target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="How many steps back the task needs.", min=1)
-    ] = None,
+    target: Target,
+    lag: Lag = None,
     only: Annotated[
         str | None,
-        typer.Option(help=f"Only these, separated by commas: {', '.join(REMEDIES)}."),
+        typer.Option(
+            help=f"Only these, separated by commas: {', '.join(REMEDIES)}.", metavar="NAMES"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A page with table and figure to write.")] = None,
-    seed: Annotated[int, typer.Option(help="Set before FUNCTION is called.", min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="A page with table and figure to write.", metavar="FILE")
+    ] = None,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Try each remedy on a copy of your own model and measure it again: table, best, line to paste.
@@ -40,7 +41,7 @@ def treat(
 
     Exit code 1: something is wrong with the model and no remedy helps, or it was interrupted.
 
-    For example: throughtime treat examples/profile_lstm.py:build --lag 50
+    For example: throughtime treat examples/profile_lstm.py:last_word --lag 15
 
     Raises:
         Exit: with code 1.
@@ -55,7 +56,7 @@ def treat(
     chosen = None if only is None else [name.strip() for name in only.split(",")]
     found = tried(model, of, lag=lag, only=chosen)
     if out is not None:
-        out.write_text(_page(found, target), encoding="utf-8")
+        write_whole(out, _page(found, target))
     if as_json:
         page = None if out is None else str(out)
         print_json({"target": target, **found.to_dict(), "code": found.code(), "page": page})

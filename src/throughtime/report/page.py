@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
-import os
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, InputTypeError
 from . import palette
 from .figures.base import Drawing
 from .numbers import symbols
+from .still import still_svg
 
-__all__ = ["Plot", "check_writable", "plot", "render", "write"]
+__all__ = ["Plot", "plot", "render", "still"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,20 @@ def plot(drawing: Drawing, id: str, html: str = "") -> Plot:
     return Plot(id, *words, json=_figure_json(drawing))
 
 
+def still(drawing: Drawing, id: str, html: str = "", width: int = 720) -> Plot:
+    """Prepare a drawing for a page without a plotting library, as `plot` does for one with it.
+
+    It cites no equation, since a page without the one is also without the others.
+
+    Args:
+        drawing: what to show.
+        id: of the HTML element; unique on the page.
+        html: shown in place of the figure.
+        width: in pixels.
+    """
+    return plot(replace(drawing, equations=()), id, html or still_svg(drawing, id, width))
+
+
 def _figure_json(drawing: Drawing) -> str:
     """Return data and layout as JSON, arrays as base64, the template left to the page."""
     import plotly.graph_objects as go
@@ -66,11 +77,13 @@ def _inside_script(text: str) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render(template: str, **content: Any) -> str:
+def render(template: str, *, scripts: bool = True, **content: Any) -> str:
     """Render a page from a template beside this file that extends ``base.html.j2``.
 
     Args:
         template: file name, such as "report.html.j2".
+        scripts: whether the page holds the plotting library and draws its figures; without, they
+            must be still.
         content: what the template names; ``title`` always.
 
     Example:
@@ -80,9 +93,8 @@ def render(template: str, **content: Any) -> str:
     """
     import jinja2
     from markupsafe import Markup, escape
-    from plotly.offline import get_plotlyjs
 
-    from .. import __name__ as package
+    from .. import __version__
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -95,97 +107,29 @@ def render(template: str, **content: Any) -> str:
     environment.filters["symbols"] = lambda text: Markup(symbols(str(escape(text))))
     return environment.get_template(template).render(
         **{
-            "version": _version(package),
+            "version": __version__,
             "colours": {name: palette.css_variables(name) for name in palette.SCHEMES},
             "font": palette.FONT,
             "style": (here / "style.css").read_text(encoding="utf-8"),
-            "plots_js": (here / "plots.js").read_text(encoding="utf-8"),
-            "plotly_js": _packed(get_plotlyjs()),
-            "templates": _inside_script(
-                json.dumps(
-                    {s: palette.plotly_template(s, transparent=True) for s in palette.SCHEMES}
-                )
-            ),
+            "scripts": _scripts(here) if scripts else None,
         }
         | content
     )
+
+
+def _scripts(here: Path) -> dict[str, str]:
+    """Return what a page draws its figures with."""
+    from plotly.offline import get_plotlyjs
+
+    schemes = {s: palette.plotly_template(s, transparent=True) for s in palette.SCHEMES}
+    return {
+        "plots_js": (here / "plots.js").read_text(encoding="utf-8"),
+        "plotly_js": _packed(get_plotlyjs()),
+        "templates": _inside_script(json.dumps(schemes)),
+    }
 
 
 @cache
 def _packed(script: str) -> str:
     """Return a script compressed, as base64: a third of its size; `plots.js` unpacks it."""
     return base64.b64encode(gzip.compress(script.encode("utf-8"), 9, mtime=0)).decode("ascii")
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return ""
-
-
-def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Return the path, or raise before any work is done for a file that cannot be written.
-
-    Args:
-        path: where a page is to go.
-
-    Raises:
-        FileError: the folder is missing or not writable, the path is a folder, or no name that a
-            file can have.
-        InputTypeError: ``path`` is no path.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputTypeError(f"path must be a path to a file; got {type(path).__name__}.")
-    path = Path(path)
-    folder = path.parent
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:  # a name too long, or with a null byte
-        if not isinstance(error, (NotADirectoryError, PermissionError)):
-            why = getattr(error, "strerror", None) or error
-            raise FileError(f"cannot write {str(path)!r}: {why}. Give another name.") from error
-    if path.is_dir():
-        raise FileError(f"a page needs a file name; {path} is a folder. Use {path / 'flow.html'}.")
-    if not folder.exists():
-        raise FileError(f"cannot write {path}: the folder {folder} does not exist. Create it.")
-    if not folder.is_dir():
-        raise FileError(f"cannot write {path}: {folder} is a file, not a folder.")
-    if not os.access(folder, os.W_OK):
-        raise FileError(f"cannot write {path}: no permission to write into {folder}.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise FileError(f"cannot write {path}: it exists and is read-only.")
-    return path
-
-
-def write(html: str, path: str | os.PathLike[str]) -> Path:
-    """Write a page whole or not at all: to a file beside it, which then takes its place.
-
-    Args:
-        html: the page.
-        path: where it goes.
-
-    Raises:
-        FileError: it cannot be written; what was there before is still there.
-    """
-    path = check_writable(path)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(html)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would keep a web server out
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
-    return path

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..diagnosis import Diagnosis, Evidence, Finding, diagnose, examine
 from ..errors import InputValueError
+from ..files import check_writable, write_whole
 from ..flow import LayerView
 from ..flow.view import least
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
+from .figures.base import Drawing
 from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
-from .page import Plot, check_writable, plot, render, write
+from .page import Plot, plot, render, still
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ __all__ = ["report_html", "write_report"]
 
 # What is drawn of Jacobians, and so only where a state connects the steps.
 OF_A_STATE = ("jacobian", "lyapunov")
+# How a drawing is made ready for a page: alive, or still.
+Prepare = Callable[[Drawing, str], Plot]
 LAYER_KINDS = ("lag", "map", "weights", "jacobian", "lyapunov")
 
 
@@ -79,7 +84,7 @@ def write_report(
     """
     target = check_writable(path)
     html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
-    return write(html, target)
+    return write_whole(target, html)
 
 
 def report_html(
@@ -101,7 +106,8 @@ def report_html(
         words: as in `write_report`.
         title: as in `write_report`.
         kinds: which figures each layer gets.
-        brief: leave out what only a page of its own needs: limits and equations.
+        brief: leave out what only a page of its own needs: limits, equations, and figures that
+            move under the hand, for which it has still ones.
 
     Raises:
         InputValueError: the flow has no layer, or ``words`` another length than its steps.
@@ -115,7 +121,10 @@ def report_html(
         flow = {name: flow[name] for name in runs}
     if diagnosis is None:
         diagnosis = diagnose(flow)
-    layers = [_layer(flow, name, i, diagnosis[name], words, kinds) for i, name in enumerate(flow)]
+    prepare = still if brief else plot
+    layers = [
+        _layer(flow, name, i, diagnosis[name], words, kinds, prepare) for i, name in enumerate(flow)
+    ]
     wrong = [card for card in opening if card["label"]["severity"] != "note"]
     return render(
         "report.html.j2",
@@ -126,11 +135,12 @@ def report_html(
         cards=opening if wrong else [_sound(), *opening],
         next=NEXT,
         rows=[_row(name, layer, found) for name, layer in flow.items()],
-        curve=_curve(flow),
+        curve=_curve(flow, partial(still, width=470) if brief else plot),
         layers=layers,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
         brief=brief,
+        scripts=not brief,
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
     )
 
@@ -170,7 +180,7 @@ def _row(name: str, layer: LayerView, found: Sequence[Finding]) -> dict[str, Any
     }
 
 
-def _curve(flow: Mapping[str, LayerView]) -> Plot | None:
+def _curve(flow: Mapping[str, LayerView], prepare: Prepare) -> Plot | None:
     """Return the figure that stands at the top; none where numbers are inf or NaN."""
     if any(layer.first_nonfinite is not None for layer in flow.values()):
         return None
@@ -180,7 +190,7 @@ def _curve(flow: Mapping[str, LayerView]) -> Plot | None:
         drawing = draw(flow, "overview")
     else:
         drawing = draw(flow, "lag", bounds=False)
-    return None if drawing.empty else plot(replace(drawing, equations=()), "curve-plot")
+    return None if drawing.empty else prepare(replace(drawing, equations=()), "curve-plot")
 
 
 def _layer(
@@ -190,6 +200,7 @@ def _layer(
     diagnosis: Diagnosis,
     words: Sequence[str] | None,
     kinds: Sequence[str],
+    prepare: Prepare,
 ) -> dict[str, Any]:
     """Return what the template needs of one layer."""
     layer = flow[name]
@@ -198,7 +209,7 @@ def _layer(
     if kinds is LAYER_KINDS and not layer.jacobian_steps:
         kinds = [kind for kind in kinds if kind not in OF_A_STATE]
     for kind in kinds:
-        plots.append(plot(draw(flow, kind, name), f"plot-{index}-{kind}"))
+        plots.append(prepare(draw(flow, kind, name), f"plot-{index}-{kind}"))
         if kind == kinds[0] and words is not None:
             plots.append(_words(layer, words, f"plot-{index}-words"))
     return {

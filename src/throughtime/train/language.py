@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,14 +13,12 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, InputValueError, NonFiniteError
 from ..flow import Flow, trace
-from ..layers import GRU, LSTM, RNN
 from ..tasks.text import CharText
 from .checkpoint import check_fits
+from .model import CharModel, Settings, State
 from .updating import began, update
 
-__all__ = ["CELLS", "CONTENT", "CharModel", "Language", "Settings"]
-
-CELLS: dict[str, type[RNN] | type[GRU] | type[LSTM]] = {"rnn": RNN, "gru": GRU, "lstm": LSTM}
+__all__ = ["CONTENT", "Language"]
 
 # What a checkpoint holds beside its format, see `checkpoint.load`.
 CONTENT = {
@@ -36,68 +34,6 @@ CONTENT = {
 
 # Segments of the held-out part that a validation loss is taken over.
 VALIDATED = 60
-
-State = Tensor | tuple[Tensor, Tensor] | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a character model is and how it is trained.
-
-    Attributes:
-        cell: "rnn", "gru" or "lstm".
-        hidden: H.
-        layers: how many, one above the other.
-        width: of a character's embedding.
-        window: T, characters a segment: as far as the gradient goes back.
-        rows: B, streams side by side.
-        rate: of Adam.
-        clip: the most that the gradient's norm may be; 0 for no clipping.
-        seed: of weights and samples.
-    """
-
-    cell: str = "lstm"
-    hidden: int = 128
-    layers: int = 1
-    width: int = 32
-    window: int = 64
-    rows: int = 32
-    rate: float = 3e-3
-    clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Look at the values.
-
-        Raises:
-            InputValueError: one that cannot be served.
-        """
-        if self.cell not in CELLS:
-            raise InputValueError(f"cell must be one of {', '.join(CELLS)}; got {self.cell!r}.")
-        for name in ("hidden", "layers", "width", "window", "rows"):
-            if getattr(self, name) < 1:
-                raise InputValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if not 0 < self.rate <= 1e37:  # Adam divides it by 0.1 at first, in float32
-            raise InputValueError(f"rate must be above 0 and at most 1e37; got {self.rate}.")
-        if not 0 <= self.clip < math.inf:
-            raise InputValueError(f"clip must be 0 (none) or above, finite; got {self.clip}.")
-
-
-class CharModel(nn.Module):
-    """Embedding → recurrent layers → readout: x (T, B) → logits (T, B, characters)."""
-
-    def __init__(self, characters: int, settings: Settings) -> None:
-        """Build the model for so many characters."""
-        super().__init__()
-        self.embed = nn.Embedding(characters, settings.width)
-        layer = CELLS[settings.cell]
-        self.layer = layer(settings.width, settings.hidden, num_layers=settings.layers)
-        self.readout = nn.Linear(settings.hidden, characters)
-
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        """Read characters (T, B) from a state on; give logits and the state after them."""
-        output, state = self.layer(self.embed(x), state)
-        return self.readout(output), state
 
 
 class Language:
@@ -159,6 +95,7 @@ class Language:
         every: int,
         advance: Callable[[int, float], None],
         look: Callable[[list[float]], None],
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train, and look at the validation loss now and then.
 
@@ -167,23 +104,37 @@ class Language:
             every: updates between two looks; the last update is followed by one too.
             advance: called after each update with their number and the loss.
             look: called after each look with what `history` got; a place to save.
+            stop: asked before each update and each look; True ends the training there, with a
+                model that may be saved.
 
         Raises:
             NonFiniteError: a loss, a gradient or a weight is inf or NaN; nothing was saved of it.
         """
         seen: list[float] = []
-        while self.updates < until:
+        while self.updates < until and not stop():
             seen.append(self.step())
             advance(self.updates, seen[-1])
-            if self.updates % every == 0 or self.updates == until:
-                held_out = self.validate()
-                bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
-                if bad or not math.isfinite(held_out):
-                    what = f"{bad[0]} holds inf or NaN" if bad else f"its loss is {held_out}"
-                    raise NonFiniteError(f"after update {self.updates} the model broke: {what}.")
-                self.history.append([self.updates, sum(seen) / len(seen), held_out])
-                seen.clear()
-                look(self.history[-1])
+            if self.updates % every and self.updates != until:
+                continue
+            if stop():
+                break
+            held_out = self.validate()
+            self._check_finite(held_out)
+            self.history.append([self.updates, sum(seen) / len(seen), held_out])
+            seen.clear()
+            look(self.history[-1])
+        self._check_finite(0.0)
+
+    def _check_finite(self, held_out: float) -> None:
+        """Raise where the weights, or their loss on the held-out part, are inf or NaN.
+
+        Raises:
+            NonFiniteError: they are.
+        """
+        bad = [n for n, p in self.model.named_parameters() if not p.isfinite().all()]
+        if bad or not math.isfinite(held_out):
+            what = f"{bad[0]} holds inf or NaN" if bad else f"its loss is {held_out}"
+            raise NonFiniteError(f"after update {self.updates} the model broke: {what}.")
 
     @torch.no_grad()
     def validate(self) -> float:
