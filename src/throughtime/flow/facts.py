@@ -13,6 +13,7 @@ from ..torch_state import sequence_number
 from .ancestry import node_of
 from .nonfinite import all_finite
 from .runs import Run, given_state
+from .severed import begins_blind, parts_cut, ran_blind
 
 __all__ = ["Beginning", "Facts", "gather"]
 
@@ -31,6 +32,11 @@ class Facts(NamedTuple):
         fed_by: for each layer, the earlier ones that its input or initial state depends on.
         old_state: names of layers whose initial state comes from before the trace.
         parameters: for each layer, the names of its own parameters in the model.
+        blind: paths of modules that only ran without gradients enabled, and the parameters under
+            them that want one.
+        from_blind: names of layers whose initial state such a call of theirs left.
+        parts_cut: for each layer, the steps before which some parts of its state were detached, and
+            which ones.
     """
 
     losses: Tensor
@@ -40,6 +46,9 @@ class Facts(NamedTuple):
     fed_by: Mapping[str, tuple[str, ...]] = {}
     old_state: frozenset[str] = frozenset()
     parameters: Mapping[str, tuple[str, ...]] = {}
+    blind: Mapping[str, tuple[str, ...]] = {}
+    from_blind: frozenset[str] = frozenset()
+    parts_cut: Mapping[str, Mapping[int, tuple[int, ...]]] = {}
 
 
 class Beginning(NamedTuple):
@@ -95,7 +104,27 @@ def gather(
             if _is_old(of_run[0], nodes, beginning.number, weights)
         ),
         own,
+        {
+            path: tuple(n for n, p in _under(path, named) if p.requires_grad)
+            for path in ran_blind(recording, list(own))
+        },
+        frozenset(
+            run.name
+            for run in runs
+            if begins_blind(recording, recording.calls[run.numbers[0]], _path(run))
+        ),
+        {run.name: cut for run in runs if (cut := parts_cut(recording.calls, run))},
     )
+
+
+def _path(run: Run) -> str:
+    """Return the path of a run's module: a layer's name ends in its number."""
+    base = run.name.partition("@")[0]
+    return base.rpartition(".")[0] if run.key.kind == "layer" else base
+
+
+def _under(path: str, named: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
+    return ((n, p) for n, p in named.items() if not path or n.startswith(f"{path}."))
 
 
 def _own(name: str, named: Mapping[str, Tensor]) -> tuple[str, ...]:

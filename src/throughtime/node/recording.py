@@ -91,6 +91,7 @@ class Recording:
         copies: each weight as it was, with the tensor and the version that it is a copy of.
         cells: for each module that is one step of a known cell, that cell, with the weights and the
             versions that it is over copies of.
+        blind: by path, the state that a followed module left when it last ran without gradients.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -105,6 +106,7 @@ class Recording:
     cells: dict[int, tuple[Sequence[Tensor], Sequence[int], AbstractCell]] = field(
         default_factory=dict
     )
+    blind: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def cell_over(
         self, module: nn.Module, weights: Sequence[Tensor], make: Callable[[], AbstractCell]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..evidence import Evidence
 from ..finding import Finding
@@ -25,6 +25,23 @@ def no_gradient(flow: Look) -> Iterator[Finding]:
         if fed and all(name in silent for name in fed):
             continue
         yield _unread(seen, fed)
+    for path, wanted in ({} if flow.facts is None else flow.facts.blind).items():
+        if wanted:
+            yield _blind(path, wanted)
+
+
+def _blind(path: str, wanted: Sequence[str]) -> Finding:
+    count = float(len(wanted))
+    return Finding(
+        "no-gradient",
+        "warning",
+        None,
+        f"No loss sends any gradient into {path or 'the model'}: it ran without gradients, as "
+        "under torch.no_grad(), and its parameters want one.",
+        (Evidence("parameters that want a gradient", count, 0.0, wanted[0], "eq. 2", True),),
+        "Take its call out of torch.no_grad() or inference_mode(); where it is not meant to learn, "
+        "freeze it: requires_grad_(False).",
+    )
 
 
 def _silent(seen: Seen) -> bool:
@@ -93,6 +110,7 @@ def unreached(flow: Look, *, shown: int = 4) -> Iterator[Finding]:
         if _silent(seen)
         for name in flow.facts.parameters.get(seen.name, ())
     }
+    told |= {name for wanted in flow.facts.blind.values() for name in wanted}
     names = [name for name in flow.facts.unreached if name not in told]
     if not names:
         return
