@@ -123,7 +123,7 @@ def saturated(
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
     A forget gate that stays open, or an output gate that stays closed while the cell goes on, does
-    none. Layers whose input is at fault are left to `input_scale`.
+    none; gates that all swing from one end to the other do. Layers whose input is at fault are left to `input_scale`.
 
     Args:
         flow: what is looked at.
@@ -141,6 +141,9 @@ def saturated(
         shares = [(_stuck(block, stays), block) for block in blocks(seen)]
         if not shares:
             continue
+        gates = [block for _, block in shares if block.gate.squash == "sigmoid"]
+        if len(gates) > 1:
+            shares.append(_swinging(gates, stays))
         stuck, block = max(shares, key=lambda pair: float(pair[0].float().mean()))
         share = float(stuck.float().mean())
         if share >= note:
@@ -149,6 +152,27 @@ def saturated(
 
 def _stuck(block: Block, stays: float) -> Tensor:
     return block.harmful().float().mean(0) >= stays
+
+
+def _swinging(gates: list[Block], stays: float, *, each: float = 0.1) -> tuple[Tensor, Block]:
+    """Return the gate of which fewest units swing from one flat end to the other, and which do.
+
+    A gate that stays at one end may do so by design; one that is at both ends in turn, and hardly
+    ever between them, passes no gradient to its weights.
+
+    Args:
+        gates: the cell's gates.
+        stays: at which share of the steps and rows a unit must be at an end.
+        each: and at each of the two ends.
+    """
+
+    def swings(block: Block) -> Tensor:
+        flat, high = block.flat(), block.values > 0.5
+        ends = [(flat & side).float().mean(0) for side in (high, ~high)]
+        return (ends[0] + ends[1] >= stays) & (ends[0] >= each) & (ends[1] >= each)
+
+    found = [(swings(block), block) for block in gates]
+    return min(found, key=lambda pair: float(pair[0].float().mean()))
 
 
 def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: float) -> Finding:
