@@ -119,6 +119,7 @@ def saturated(
     note: float = 0.25,
     stays: float = 0.7,
     large: float = 3.0,
+    least: int = 10,
 ) -> Iterator[Finding]:
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
@@ -131,9 +132,10 @@ def saturated(
         note: and a note.
         stays: at which share of the steps and rows a unit must be there.
         large: as in `input_scale`.
+        least: at how many steps of rows a unit must have been seen.
     """
     for seen in flow.seen:
-        if not seen.finite_s:
+        if not seen.finite_s or int(seen.steps.sum()) < least:
             continue
         by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
@@ -176,22 +178,29 @@ def _swinging(gates: list[Block], stays: float, *, each: float = 0.1) -> tuple[T
 
 
 def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: float) -> Finding:
-    by_bias = 0.0
+    by_bias = by_input = 0.0
     if block.bias is not None:
         by_bias = float((block.bias.abs() > block.limit())[stuck].float().mean())
-    why = "their biases hold them there" if by_bias > 0.5 else "the recurrence holds them there"
-    remedy = (
-        "Start from small biases (a forget bias of 1 or chrono biases, not more)."
-        if by_bias > 0.5
-        else "Lower the gain of W_h: start from an orthogonal one, or put a layer norm into the "
-        "cell; and a lower learning rate, where training made them so."
-    )
+    if block.alone is not None:
+        by_input = float((block.alone.abs() > block.limit())[:, stuck].float().mean())
+    if by_bias > 0.5:
+        why = "their biases hold them there, not the input"
+        remedy = "Start from small biases (a forget bias of 1 or chrono biases, not more)."
+    elif by_input > 0.5:
+        why = "their weights W_x are too large for an input of this size"
+        remedy = "Start from smaller W_x (Xavier's bound), or put a layer norm into the cell."
+    else:
+        why = "the recurrence holds them there, not the input"
+        remedy = (
+            "Lower the gain of W_h: start from an orthogonal one, or put a layer norm into the "
+            "cell; and a lower learning rate, where training made them so."
+        )
     return Finding(
         "saturated",
         "warning" if share >= warn else "note",
         seen.name,
         f"In {seen.called} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
-        f"every step and row; {why}, not the input.",
+        f"every step and row; {why}.",
         (
             Evidence("share that stays saturated", share, warn, block.gate.name, "eq. 4", True),
             Evidence(
@@ -199,5 +208,5 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
             ),
         ),
         remedy,
-        None if by_bias > 0.5 else "orthogonal",
+        None if max(by_bias, by_input) > 0.5 else "orthogonal",
     )
