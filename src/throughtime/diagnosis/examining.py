@@ -14,6 +14,9 @@ from .look import Look
 
 __all__ = ["examine"]
 
+# What a gradient does; most causes show in it.
+REACH = ("vanishes", "horizon", "underflow")
+
 
 def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> Findings:
     """Say what is wrong with a model, the most harmful first; empty where nothing is.
@@ -81,8 +84,16 @@ def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:
     ordered = []
     for i in sorted(range(len(found)), key=place):
         cause = causes[i]
-        ordered.append(found[i] if cause is None else replace(found[i], follows=found[cause].code))
+        ordered.append(found[i] if cause is None else _after(found[i], found[cause].code))
     return ordered
+
+
+def _after(symptom: Finding, cause: str) -> Finding:
+    """Return a symptom with its cause named; what would help without one is not what helps here."""
+    if symptom.fix is None and symptom.code not in REACH:
+        return replace(symptom, follows=cause)
+    remedy = f"Mend {cause} first, and examine it again: this may be gone then."
+    return replace(symptom, follows=cause, remedy=remedy, fix=None)
 
 
 def _cause(symptom: Finding, found: list[Finding]) -> int | None:

@@ -26,7 +26,8 @@ class Facts(NamedTuple):
 
     Attributes:
         losses: the values of the losses, (V,) or ().
-        unreached: names of parameters that want a gradient and get none.
+        unreached: names of parameters that want a gradient and that no loss hangs on.
+        reached: names of those that the losses hang on, were it by a factor of 0.
         nonfinite: names of parameters that hold inf or NaN.
         frozen: names of layers none of whose parameters wants a gradient.
         fed_by: for each layer, the earlier ones that its input or initial state depends on.
@@ -41,6 +42,7 @@ class Facts(NamedTuple):
 
     losses: Tensor
     unreached: tuple[str, ...] = ()
+    reached: frozenset[str] = frozenset()
     nonfinite: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
     fed_by: Mapping[str, tuple[str, ...]] = {}
@@ -86,7 +88,8 @@ def gather(
     """
     named = dict(beginning.model.named_parameters())
     leaves = _leaves(losses.grad_fn)
-    wanted = (n for n, p in named.items() if p.requires_grad)
+    wanted = [n for n, p in named.items() if p.requires_grad and leaves is not None]
+    reached = frozenset(n for n in wanted if id(named[n]) in (leaves or ()))
     own = {run.name: _own(run.name, named) for run in runs}
     weights = {id(named[n]) for names in own.values() for n in names}
     calls = {run.name: [recording.calls[n] for n in run.numbers] for run in runs}
@@ -94,7 +97,8 @@ def gather(
     nodes.pop(None, None)
     return Facts(
         losses.detach().clone(),
-        () if leaves is None else tuple(n for n in wanted if id(named[n]) not in leaves),
+        tuple(n for n in wanted if n not in reached),
+        reached,
         tuple(n for n, p in named.items() if not all_finite(p)),
         frozenset(n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)),
         {name: _fed(name, of_run, nodes) for name, of_run in calls.items()},

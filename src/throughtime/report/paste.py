@@ -86,7 +86,10 @@ BY_CODE: dict[str, str] = {
         "print(x.shape)  # (time, batch, features); with batch_first=True the batch comes first"
     ),
     "initial-state-nonfinite": "state = None  # begin from zeros again",
-    "state-on-old-graph": "state = tuple(s.detach() for s in state)  # between two batches",
+    "state-on-old-graph": (
+        "# between two batches\n"
+        "state = state.detach() if torch.is_tensor(state) else tuple(s.detach() for s in state)"
+    ),
 }
 
 

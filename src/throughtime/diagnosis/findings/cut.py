@@ -31,7 +31,8 @@ def state_cut(flow: Look, *, shown: int = 6) -> Iterator[Finding]:
             "warning",
             seen.name,
             f"The state of {seen.called} is detached before step{'s' * (len(cuts) > 1)} {steps} of "
-            f"one sequence of {seen.layer.T}: no loss reaches back more than {longest} steps.",
+            f"one sequence of {seen.layer.T}: no loss reaches back more than {longest} "
+            f"step{'s' * (longest != 1)}.",
             (
                 Evidence(
                     "times that the state was cut",
@@ -54,14 +55,15 @@ def _in_part(flow: Look, seen: Seen, shown: int) -> Iterator[Finding]:
         return
     which = sorted({n for cut in parts.values() for n in cut})
     named = " and ".join("hc"[n] if n < 2 else f"part {n}" for n in which)
+    named = f"The part {named} of the state"
     steps = ", ".join(map(str, list(parts)[:shown])) + (" …" if len(parts) > shown else "")
     where = f"before {steps}"
     yield Finding(
         "state-cut",
         "warning",
         seen.name,
-        f"Of the state of {seen.called} {named} is detached before step{'s' * (len(parts) > 1)} "
-        f"{steps}, and the rest is not: no gradient goes back through {named} there.",
+        f"{named} of {seen.called} is detached before step{'s' * (len(parts) > 1)} {steps}, and "
+        "the rest of the state is not: no gradient goes back through it there.",
         (Evidence("times that it was cut", float(len(parts)), 0.0, where, "eq. 9", True),),
         "Pass all parts of the state on as they are; where the sequence is to be cut, detach all "
         "of them together.",

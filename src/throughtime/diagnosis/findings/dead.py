@@ -52,17 +52,39 @@ def dead_units(
         limit = default if as_default(seen) else warn
         units = dead.nonzero().flatten().tolist()
         at = "all units" if count == H else "units " + ", ".join(map(str, units[:6]))
+        why, remedy, fix = _why(seen, dead)
         yield Finding(
             "dead-units",
             "error" if count == H else ("warning" if share >= limit else "note"),
             seen.name,
             f"{count} of {H} units of {seen.called} are 0 at every step and row of this batch and "
-            "pass no gradient: nothing that they get can wake them.",
+            f"pass no gradient: {why}.",
             (Evidence("share of the units that are dead", share, limit, at, "eq. 4", True),),
-            "Start ReLU units from biases of 0 or a little above and an orthogonal or identity "
-            "W_h, lower the learning rate, or use tanh or a gated cell.",
-            "gated-cell",
+            remedy,
+            fix,
         )
+
+
+def _why(seen: Seen, dead: Tensor, *, large: float = 3.0) -> tuple[str, str, str]:
+    """Return what holds units at 0, what to do, and the name of a remedy."""
+    cell = seen.cell
+    if type(cell) is Elman and large <= seen.size < float("inf"):
+        t, row = sample(seen)
+        driven = (seen.layer.tape.x[t, row] @ cell.weight_ih.detach().T).mean(0)[dead]
+        bias = sum(w for n, w in cell.weights().items() if n.startswith("bias"))
+        if float((driven < -torch.as_tensor(bias).detach().abs().amax()).float().mean()) > 0.5:
+            return (
+                "their input, far from 0 as it is, holds them there",
+                "Standardise the input, each feature to mean 0 and scale 1 with statistics from "
+                "the training data.",
+                "standardise",
+            )
+    return (
+        "nothing that they get can wake them",
+        "Start ReLU units from biases of 0 or a little above and an orthogonal or identity W_h, "
+        "lower the learning rate, or use tanh or a gated cell.",
+        "gated-cell",
+    )
 
 
 def _dead(seen: Seen, far: float) -> Tensor:

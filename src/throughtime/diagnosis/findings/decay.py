@@ -110,7 +110,7 @@ def _silent(
     default, gets = as_default(seen), "gets" if first == last else "get"
     what = (
         f"In {seen.called} {span(first, last)} of {of} {gets} less than {100 * fraction:g} % of "
-        f"the gradient that the last steps get: it reaches {reached} steps"
+        f"the gradient that the last steps get: it reaches {reached} step{'s' * (reached != 1)}"
         + (f", as that of {default} does." if default else ".")
     )
     if not severe:
@@ -164,8 +164,8 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
         "vanishes",
         "note",
         seen.name,
-        f"A single loss of {seen.called} reaches {lag} steps back; every step is reached by a loss "
-        "nearer to it, so the weights learn from all of them, but not what takes longer.",
+        f"A single loss of {seen.called} reaches {lag} step{'s' * (lag != 1)} back; every step is "
+        "reached by a loss nearer to it, so the weights learn from all of them, but not what takes longer.",
         (
             Evidence(
                 "steps back with at least 1 % of a single loss"

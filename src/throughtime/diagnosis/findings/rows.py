@@ -46,6 +46,6 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
                 ),
             ),
             "Set batch_first to what the input is, (batch, time, feature) or (time, batch, "
-            "feature), and read the last step along the time axis.",
+            "feature), and read the last step along the time axis; or let the loss read every row.",
         )
         return

@@ -124,7 +124,8 @@ def saturated(
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
     A forget gate that stays open, or an output gate that stays closed while the cell goes on, does
-    none; gates that all swing from one end to the other do. Layers whose input is at fault are left to `input_scale`.
+    none; gates that all swing from one end to the other do. Layers whose input is at fault are left
+    to `input_scale`.
 
     Args:
         flow: what is looked at.
