@@ -68,7 +68,9 @@ OF_MODEL: dict[str, str] = {
         "# at each update, between loss.backward() and optimizer.step()\n"
         "tt.remedies.clip_gradient_(model.parameters(), most=1.0)"
     ),
-    "standardise": ("mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std"),
+    "standardise": (
+        "mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std.clamp(min=1e-6)"
+    ),
     "lengths": (
         "packed = torch.nn.utils.rnn.pack_padded_sequence(\n"
         "    x, lengths, enforce_sorted=False)  # lengths: the steps of each row; batch_first=…"

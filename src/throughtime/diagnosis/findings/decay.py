@@ -165,7 +165,8 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
         "note",
         seen.name,
         f"A single loss of {seen.called} reaches {lag} step{'s' * (lag != 1)} back; every step is "
-        "reached by a loss nearer to it, so the weights learn from all of them, but not what takes longer.",
+        "reached by a loss nearer to it, so the weights learn from all of them, but not what takes "
+        "longer.",
         (
             Evidence(
                 "steps back with at least 1 % of a single loss"

@@ -139,5 +139,6 @@ def unreached(flow: Look, *, shown: int = 4) -> Iterator[Finding]:
         f"{'s' * one} none: {which}.",
         (Evidence("parameters without a gradient", float(len(names)), 0.0, which, "eq. 2", True),),
         f"Read the layer that {'it belongs' if one else 'they belong'} to, or take it out; of a "
-        "wrapper that computes a weight from a raw one, compute it anew in every forward pass; freeze what is not meant to learn.",
+        "wrapper that computes a weight from a raw one, compute it anew in every forward pass; "
+        "freeze what is not meant to learn.",
     )
