@@ -46,9 +46,10 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
         >>> [found.code for found in tt.examine(trace.flow(loss))][0]
         'input-scale'
     """
-    if not isinstance(flow, Mapping):
+    wrong = _no_layer(flow)
+    if wrong is not None:
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) gave, or layers of it by name; got {wrong}."
         )
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int)):
         raise InputTypeError(f"lag must be an integer; got {lag!r}.")
@@ -57,6 +58,13 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
     look = Look(flow, lag)
     found = [finding for search in SEARCHES for finding in search(look)]
     return Findings(ranked(found, list(flow)))
+
+
+def _no_layer(flow: object) -> str | None:
+    """Return what is given in place of a flow; None where it is one."""
+    if not isinstance(flow, Mapping):
+        return type(flow).__name__
+    return next((type(v).__name__ for v in flow.values() if not hasattr(v, "tape")), None)
 
 
 def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:

@@ -69,7 +69,8 @@ OF_MODEL: dict[str, str] = {
         "tt.remedies.clip_gradient_(model.parameters(), most=1.0)"
     ),
     "standardise": (
-        "mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std.clamp(min=1e-6)"
+        "mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\n"
+        "x = (x - mean) / std.clamp(min=1e-6)"
     ),
     "lengths": (
         "packed = torch.nn.utils.rnn.pack_padded_sequence(\n"
