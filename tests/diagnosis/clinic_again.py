@@ -362,7 +362,7 @@ def function_with_a_root() -> tt.Flow:
 # Sound.
 
 
-def long_trained_letters(cell: type = nn.LSTM, updates: int = 500) -> tt.Flow:
+def long_trained_letters(cell: type = nn.LSTM, updates: int = 120) -> tt.Flow:
     torch.manual_seed(5)
     text = torch.tensor([ord(c) - 96 if c != " " else 0 for c in "a quick brown fox jumps " * 8])
     model = Reader(tt.convert(cell(12, 24)), out=27, front=nn.Embedding(27, 12))
@@ -383,7 +383,7 @@ def trained_relu() -> tt.Flow:
         x = torch.rand(8, 16, 3)
         return (model(x) - x.mean(-1, keepdim=True).cumsum(0) / 4).pow(2).mean((1, 2))
 
-    train(model, loss, 300)
+    train(model, loss, 150)
     return traced(model, loss)
 
 
@@ -397,7 +397,7 @@ def trained_adding() -> tt.Flow:
         marks[torch.randint(6, 12, (32,)), torch.arange(32)] = 1
         return mse(model(torch.stack((x, marks), -1))[-1, :, 0], (x * marks).sum(0))
 
-    train(model, loss, 300)
+    train(model, loss, 150)
     return traced(model, loss)
 
 
@@ -509,9 +509,9 @@ CASES = [
     Case("the angle of one number", ("loss-gradient-nonfinite",), angle_of_one_number),
     Case("a root in a function", ("derivative-nonfinite",), function_with_a_root),
     Case("sound: layer norm in front", (), norm_in_front),
-    Case("sound: letters, 500 updates", (), long_trained_letters),
-    Case("sound: letters, GRU, 500 updates", (), lambda: long_trained_letters(nn.GRU)),
-    Case("sound: letters, tanh, 500 updates", (), lambda: long_trained_letters(nn.RNN)),
+    Case("sound: letters, 120 updates", (), long_trained_letters),
+    Case("sound: letters, GRU, 120 updates", (), lambda: long_trained_letters(nn.GRU)),
+    Case("sound: letters, tanh, 120 updates", (), lambda: long_trained_letters(nn.RNN)),
     Case("sound: ReLU trained to count", (), trained_relu),
     Case("sound: trained to add", (), trained_adding),
     Case("sound: tied translator, packed", (), tied_translator),

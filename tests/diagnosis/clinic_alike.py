@@ -20,7 +20,7 @@ from diagnosis.clinic_reaching import gain
 from diagnosis.clinic_wired import each_step
 
 
-def train(model: nn.Module, loss, updates: int = 150, lr: float = 1e-2) -> None:
+def train(model: nn.Module, loss, updates: int = 100, lr: float = 1e-2) -> None:
     """Train a model on fresh batches."""
     adam = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(updates):
@@ -68,7 +68,7 @@ def trained_recall() -> tt.Flow:
         x = torch.randint(6, (10, 32))
         return ce(model(nn.functional.one_hot(x, 6).float())[-1], x[0])
 
-    train(model, loss, 250)
+    train(model, loss, 150)
     return traced(model, loss)
 
 
