@@ -14,9 +14,6 @@ from .look import Look
 
 __all__ = ["examine"]
 
-# What a gradient does; most causes show in it.
-REACH = ("vanishes", "horizon", "underflow")
-
 
 def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> Findings:
     """Say what is wrong with a model, the most harmful first; empty where nothing is.
@@ -98,7 +95,7 @@ def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:
 
 def _after(symptom: Finding, cause: str) -> Finding:
     """Return a symptom with its cause named; what would help without one is not what helps here."""
-    if symptom.fix is None and symptom.code not in REACH:
+    if symptom.code == "loss-nonfinite":  # which says so itself
         return replace(symptom, follows=cause)
     remedy = f"Mend {cause} first, and examine it again: this may be gone then."
     return replace(symptom, follows=cause, remedy=remedy, fix=None)

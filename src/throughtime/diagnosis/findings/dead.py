@@ -106,8 +106,11 @@ def _dead(seen: Seen, far: float) -> Tensor:
 
 
 def _far_below(seen: Seen, cell: Elman, far: float) -> Tensor:
-    """Return of which units the mean of a_t lies so many deviations below 0, (H,) bool."""
+    """Return of which units the mean of a_t lies so many deviations below 0, (H,) bool.
+
+    A deviation counts as 0.1 at least: a constant input alone says little of what others do.
+    """
     tape, (t, row) = seen.layer.tape, sample(seen)
     with torch.no_grad():
         a = cell.drive(tape.x[t, row][None])[0] + tape.s[t, row] @ cell.weight_hh.T
-    return a.mean(0) + far * a.std(0) < 0
+    return a.mean(0) + far * a.std(0).clamp(min=0.1) < 0
