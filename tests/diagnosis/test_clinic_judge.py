@@ -6,14 +6,25 @@ import pytest
 
 import throughtime as tt
 
-from . import clinic_again, clinic_alike, clinic_numbers, clinic_reaching, clinic_wired
+from . import (
+    clinic_again,
+    clinic_alike,
+    clinic_apart,
+    clinic_numbers,
+    clinic_reaching,
+    clinic_wired,
+)
 from .test_clinic import FIXES
 
-CASES = [
-    case
-    for file in (clinic_numbers, clinic_wired, clinic_reaching, clinic_again, clinic_alike)
-    for case in file.CASES
-]
+FILES = (
+    clinic_numbers,
+    clinic_wired,
+    clinic_reaching,
+    clinic_again,
+    clinic_alike,
+    clinic_apart,
+)
+CASES = [case for file in FILES for case in file.CASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
