@@ -132,6 +132,13 @@ def cues_at_four_times() -> tt.Flow:
     return traced(rnn, lambda: ce(out(rnn(x)[1][0][-1]), torch.arange(8) % 2))
 
 
+def margin_missed_by_one_row() -> tt.Flow:
+    torch.manual_seed(7)
+    rnn, out, x = nn.GRU(5, 24), nn.Linear(24, 1), torch.randn(9, 16, 5)
+    met = 2.0 * (torch.arange(16) != 6)[:, None]
+    return traced(rnn, lambda: (1 - out(rnn(x)[0][-1]) - met).clamp(min=0).mean())
+
+
 def variational() -> tt.Flow:
     torch.manual_seed(7)
     model = nn.ModuleDict(
@@ -203,6 +210,7 @@ CASES = [
     Case("numbers that name things", ("input-scale",), numbers_that_name_things),
     Case("sound: dropout alone", (), lambda: dropout_alone(0.5)),
     Case("sound: cues at four times", (), cues_at_four_times),
+    Case("sound: a margin missed by one row", (), margin_missed_by_one_row),
     Case("sound: variational", (), variational),
     Case("sound: a frozen critic", (), judged_by_a_frozen_critic),
     Case("sound: weight norm", (), with_weight_norm),

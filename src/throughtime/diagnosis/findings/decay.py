@@ -26,7 +26,7 @@ __all__ = ["vanishes"]
 
 
 def vanishes(
-    flow: Look, *, fraction: float = 0.01, most: float = 0.5, least: int = 10
+    flow: Look, *, fraction: float = 0.01, most: float = 0.5, least: int = 15
 ) -> Iterator[Finding]:
     """Look for steps that get too little of the gradient (eq. 9, 5), in a typical row.
 
@@ -37,7 +37,7 @@ def vanishes(
         fraction: what share still counts as arriving.
         most: the share of the steps that must get less than ``fraction`` for a warning.
         least: and how many steps they must be. Below both it is a note: an untrained layer of
-            ``torch.nn`` reaches 6 to 15 steps, and over a dozen that may be all that is needed.
+            ``torch.nn`` reaches 6 to 15 steps, and over 20 or so that may be all that is needed.
     """
     for seen in flow.seen:
         if seen.known.get("explodes") or not seen.finite_back or not bool(seen.reached.any()):
