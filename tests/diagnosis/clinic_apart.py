@@ -124,6 +124,21 @@ def numbers_that_name_things() -> tt.Flow:
     return each_step(Reader(nn.GRU(20, 24)), x)
 
 
+def prices_into_relu(scaled: bool = False) -> tt.Flow:
+    torch.manual_seed(7)
+    x = 30_000 + 100 * torch.randn(24, 8, 1).cumsum(0)
+    model = Reader(nn.RNN(1, 32, num_layers=2, nonlinearity="relu"))
+    return each_step(model, (x - x.mean()) / x.std() if scaled else x)
+
+
+def relu_layers_of_gain() -> tt.Flow:
+    torch.manual_seed(7)
+    rnn, x = nn.RNN(3, 24, num_layers=2, nonlinearity="relu"), torch.rand(60, 4, 3)
+    with torch.no_grad():
+        rnn.weight_hh_l0.copy_(1.3 * torch.eye(24))
+    return traced(rnn, lambda: rnn(x)[0][-1].mean())
+
+
 def cues_at_four_times() -> tt.Flow:
     torch.manual_seed(7)
     rnn, out, x = nn.LSTM(3, 16), nn.Linear(16, 2), torch.zeros(12, 8, 3)
@@ -208,6 +223,9 @@ CASES = [
     Case("a layer is skipped", ("no-gradient",), a_layer_is_skipped),
     Case("a head of zeros", ("no-gradient",), head_of_zeros),
     Case("numbers that name things", ("input-scale",), numbers_that_name_things),
+    Case("prices into ReLU units", ("input-scale",), prices_into_relu,
+         lambda: prices_into_relu(True)),
+    Case("ReLU layers of gain", ("explodes",), relu_layers_of_gain),
     Case("sound: dropout alone", (), lambda: dropout_alone(0.5)),
     Case("sound: cues at four times", (), cues_at_four_times),
     Case("sound: a margin missed by one row", (), margin_missed_by_one_row),

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ...cells import Elman
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
 from .blocks import Block, blocks, sample
 
 __all__ = ["input_scale", "saturated"]
+
+# |W_x x_t| from which on a ReLU's argument is large; at a sigmoid's it is flat.
+LARGE = 6.0
 
 
 def input_scale(
@@ -20,7 +24,8 @@ def input_scale(
     """Look for input that alone, by W_x x_t, drives units or gates into saturation.
 
     An entry counts where |W_x x_t| is beyond the limit (3 for tanh, 6 for a sigmoid: a slope below
-    1 % of the steepest) and the unit or gate is in fact saturated there.
+    1 % of the steepest) and the unit or gate is in fact saturated there. A ReLU has no such end:
+    there W_x x_t beyond 6 alone counts, in a layer that no other one feeds.
 
     Args:
         flow: what is looked at.
@@ -60,7 +65,21 @@ def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     ]
     if shares:
         return max(shares, key=lambda pair: pair[0])
+    if _is_relu(seen):  # what layers below it give may have grown through their own recurrence
+        return None if seen.fed_by else (_far_from_zero(seen), None)
     return _from_outside(seen)
+
+
+def _is_relu(seen: Seen) -> bool:
+    return type(seen.cell) is Elman and seen.cell.nonlinearity == "relu"
+
+
+def _far_from_zero(seen: Seen) -> float:
+    """Return the share of the entries at which W_x x_t is beyond 6, where a ReLU's usual is 1."""
+    assert seen.cell is not None
+    t, row = sample(seen)
+    alone = seen.layer.tape.x[t, row] @ seen.cell.weights()["weight_ih"].T
+    return float((alone.abs() > LARGE).float().mean())
 
 
 def _from_outside(
@@ -94,15 +113,16 @@ def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Findin
     worst = int((mean.square() + scale.square()).argmax())
     m, s = float(mean[worst]), float(scale[worst])
     what = "the state" if block is None else f"the {block.gate.name}"
+    does = f"takes ReLU units beyond {LARGE:g}" if _is_relu(seen) else f"saturates {what}"
     feature = f"feature {worst}" if len(mean) > 1 else "its one feature"
     return Finding(
         "input-scale",
         "warning" if share >= warn else "note",
         seen.name,
-        f"The input of {seen.called} alone saturates {what} at {100 * share:.0f} % of all entries: "
+        f"The input of {seen.called} alone {does} at {100 * share:.0f} % of all entries: "
         f"{feature} has mean {m:.4g} and scale {s:.4g}.",
         (
-            Evidence("share saturated by the input alone", share, warn, what, "eq. 1", True),
+            Evidence("share taken there by the input alone", share, warn, what, "eq. 1", True),
             Evidence("mean of the input", m, None, f"feature {worst}", "eq. 1"),
             Evidence("standard deviation of the input", s, None, f"feature {worst}", "eq. 1"),
         ),
