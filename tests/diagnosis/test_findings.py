@@ -168,7 +168,7 @@ def test_the_steps_that_get_too_little_are_those_of_the_closed_form():
 
 def test_where_every_step_still_gets_enough_the_rate_says_where_it_ends():
     found = tt.examine(linear(0.8, 16, lambda h: weighted(h)[-1]))
-    assert [(f.code, f.severity) for f in found] == [("vanishes", "note")]
+    assert [(f.code, f.severity) for f in found] == [("horizon", "note")]
     assert "after about 21 steps" in found[0].what and "20 % a step" in found[0].what
 
 

@@ -43,9 +43,10 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
         >>> [found.code for found in tt.examine(trace.flow(loss))][0]
         'input-scale'
     """
-    if not isinstance(flow, Mapping):
+    wrong = _no_layer(flow)
+    if wrong is not None:
         raise InputTypeError(
-            f"flow must be what trace.flow(losses) gave; got {type(flow).__name__}."
+            f"flow must be what trace.flow(losses) gave, or layers of it by name; got {wrong}."
         )
     if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int)):
         raise InputTypeError(f"lag must be an integer; got {lag!r}.")
@@ -54,6 +55,13 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
     look = Look(flow, lag)
     found = [finding for search in SEARCHES for finding in search(look)]
     return Findings(ranked(found, list(flow)))
+
+
+def _no_layer(flow: object) -> str | None:
+    """Return what is given in place of a flow; None where it is one."""
+    if not isinstance(flow, Mapping):
+        return type(flow).__name__
+    return next((type(v).__name__ for v in flow.values() if not hasattr(v, "tape")), None)
 
 
 def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:
@@ -81,8 +89,16 @@ def ranked(found: list[Finding], layers: list[str]) -> list[Finding]:
     ordered = []
     for i in sorted(range(len(found)), key=place):
         cause = causes[i]
-        ordered.append(found[i] if cause is None else replace(found[i], follows=found[cause].code))
+        ordered.append(found[i] if cause is None else _after(found[i], found[cause].code))
     return ordered
+
+
+def _after(symptom: Finding, cause: str) -> Finding:
+    """Return a symptom with its cause named; what would help without one is not what helps here."""
+    if symptom.code == "loss-nonfinite":  # which says so itself
+        return replace(symptom, follows=cause)
+    remedy = f"Mend {cause} first, and examine it again: this may be gone then."
+    return replace(symptom, follows=cause, remedy=remedy, fix=None)
 
 
 def _cause(symptom: Finding, found: list[Finding]) -> int | None:

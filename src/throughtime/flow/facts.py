@@ -13,6 +13,7 @@ from ..torch_state import sequence_number
 from .ancestry import node_of
 from .nonfinite import all_finite
 from .runs import Run, given_state
+from .severed import begins_blind, parts_cut, ran_blind
 
 __all__ = ["Beginning", "Facts", "gather"]
 
@@ -25,7 +26,8 @@ class Facts(NamedTuple):
 
     Attributes:
         losses: the values of the losses, (V,) or ().
-        unreached: names of parameters that want a gradient and get none.
+        unreached: names of parameters that want a gradient and that no loss hangs on.
+        reached: names of those that the losses hang on, were it by a factor of 0.
         nonfinite: names of parameters that hold inf or NaN.
         frozen: names of layers none of whose parameters wants a gradient.
         fed_by: for each layer, the earlier ones that its input or initial state depends on.
@@ -34,10 +36,16 @@ class Facts(NamedTuple):
         autocast: the dtype of the autocast that the layers met, or None.
         wide: names of layers that keep the precision of their weights under autocast, as this
             package's do.
+        blind: paths of modules that only ran without gradients enabled, and the parameters under
+            them that want one.
+        from_blind: names of layers whose initial state such a call of theirs left.
+        parts_cut: for each layer, the steps before which some parts of its state were detached, and
+            which ones.
     """
 
     losses: Tensor
     unreached: tuple[str, ...] = ()
+    reached: frozenset[str] = frozenset()
     nonfinite: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
     fed_by: Mapping[str, tuple[str, ...]] = {}
@@ -45,6 +53,9 @@ class Facts(NamedTuple):
     parameters: Mapping[str, tuple[str, ...]] = {}
     autocast: torch.dtype | None = None
     wide: frozenset[str] = frozenset()
+    blind: Mapping[str, tuple[str, ...]] = {}
+    from_blind: frozenset[str] = frozenset()
+    parts_cut: Mapping[str, Mapping[int, tuple[int, ...]]] = {}
 
 
 class Beginning(NamedTuple):
@@ -82,26 +93,40 @@ def gather(
     """
     named = dict(beginning.model.named_parameters())
     leaves = _leaves(losses.grad_fn)
-    wanted = (n for n, p in named.items() if p.requires_grad)
+    wanted = [n for n, p in named.items() if p.requires_grad and leaves is not None]
+    reached = frozenset(n for n in wanted if id(named[n]) in (leaves or ()))
     own = {run.name: _own(run.name, named) for run in runs}
     weights = {id(named[n]) for names in own.values() for n in names}
     calls = {run.name: [recording.calls[n] for n in run.numbers] for run in runs}
     nodes = {node_of(call): name for name, of_run in calls.items() for call in of_run}
     nodes.pop(None, None)
     return Facts(
-        losses.detach().clone(),
-        () if leaves is None else tuple(n for n in wanted if id(named[n]) not in leaves),
-        tuple(n for n, p in named.items() if not all_finite(p)),
-        frozenset(n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)),
-        {name: _fed(name, of_run, nodes) for name, of_run in calls.items()},
-        frozenset(
+        losses=losses.detach().clone(),
+        unreached=tuple(n for n in wanted if n not in reached),
+        reached=reached,
+        nonfinite=tuple(n for n, p in named.items() if not all_finite(p)),
+        frozen=frozenset(
+            n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)
+        ),
+        fed_by={name: _fed(name, of_run, nodes) for name, of_run in calls.items()},
+        old_state=frozenset(
             name
             for name, of_run in calls.items()
             if _is_old(of_run[0], nodes, beginning.number, weights)
         ),
-        own,
-        recording.autocast,
-        frozenset(name for name in own if _is_wide(name, beginning.model)),
+        parameters=own,
+        autocast=recording.autocast,
+        wide=frozenset(name for name in own if _is_wide(name, beginning.model)),
+        blind={
+            path: tuple(n for n, p in _under(path, named) if p.requires_grad)
+            for path in ran_blind(recording, list(own))
+        },
+        from_blind=frozenset(
+            run.name
+            for run in runs
+            if begins_blind(recording, recording.calls[run.numbers[0]], _path(run))
+        ),
+        parts_cut={run.name: cut for run in runs if (cut := parts_cut(recording.calls, run))},
     )
 
 
@@ -111,6 +136,16 @@ def _is_wide(name: str, model: nn.Module) -> bool:
     modules = dict(model.named_modules())
     module = modules.get(base, modules.get(base.rpartition(".")[0]))
     return hasattr(type(module), "through")
+
+
+def _path(run: Run) -> str:
+    """Return the path of a run's module: a layer's name ends in its number."""
+    base = run.name.partition("@")[0]
+    return base.rpartition(".")[0] if run.key.kind == "layer" else base
+
+
+def _under(path: str, named: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
+    return ((n, p) for n, p in named.items() if not path or n.startswith(f"{path}."))
 
 
 def _own(name: str, named: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from .flow import Flow
 from .followed import entry_of, follow_step, left_out
 from .marking import taking_marks
 from .measure import measure
+from .runs import left_state
 from .stance import uncompiled
 from .watch import Watch
 
@@ -65,7 +66,7 @@ class Trace:
         left out: what is measured is the gradient without them, and none of them is called.
 
         Raises:
-            ShapeError: losses of more than one axis, or none at all.
+            ShapeError: losses of more than one axis, or none at all; a batch without rows.
             GraphError: losses that do not depend on the traced layers.
             InputValueError: a loss for each batch row; a window or ``every`` below 1.
             InputTypeError: losses that are no floating-point tensor.
@@ -86,6 +87,8 @@ class Trace:
                 "torch.inference_mode(); of two traces of one model, the inner one watches"
                 f"{_looking_so(self.recording.skipped)}."
             )
+        if not any(len(left_state(call)) for call in self.recording.calls):
+            raise ShapeError("the batch has no rows; give a batch of at least one.")
         if not losses.requires_grad:
             raise GraphError(
                 "the losses do not depend on any traced layer: they require no grad. Compute them "

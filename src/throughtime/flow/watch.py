@@ -8,9 +8,11 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..node.recording import Recording
+from .severed import note_blind
 
 __all__ = ["Entry", "Watch", "Watcher", "plain_forward"]
 
@@ -76,7 +78,10 @@ class Watch:
         if not watchers:
             return self.plain(*args, **named)
         watcher = next((w for w in reversed(watchers) if w.thread == here), watchers[-1])
-        return watcher.entry(self, watcher, args, named)
+        out = watcher.entry(self, watcher, args, named)
+        if not torch.is_grad_enabled():
+            note_blind(watcher.recording, watcher.path, self.module, out)
+        return out
 
     @property
     def plain(self) -> Callable[..., Any]:

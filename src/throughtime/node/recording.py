@@ -92,6 +92,7 @@ class Recording:
         cells: for each module that is one step of a known cell, that cell, with the weights and the
             versions that it is over copies of.
         autocast: the dtype of the autocast that a run or step met, or None.
+        blind: by path, the state that a followed module left when it last ran without gradients.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -107,6 +108,7 @@ class Recording:
     cells: dict[int, tuple[Sequence[Tensor], Sequence[int], AbstractCell]] = field(
         default_factory=dict
     )
+    blind: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def add(self, call: Call | Step, like: Tensor) -> None:
         """Take down a run or a step, and the precision of the model around it.

@@ -16,7 +16,7 @@ GROWS = 100.0
 # So much more has to reach the best units to be worth a word where 1 % is not reached.
 MORE = 10.0
 # Findings that say no more than the reach itself does.
-REACH = {"vanishes", "explodes", "underflow"}
+REACH = {"vanishes", "explodes", "horizon", "underflow"}
 # Findings of a layer that is not read, which say nothing against the reach of another one.
 ASIDE = {"no-gradient", "parameter-unreached"}
 # Two-sided 95 % points of Student's t with 1, 2, … degrees of freedom.

@@ -40,6 +40,7 @@ TITLES = {
     "parameter-unreached": "A parameter gets no gradient",
     "explodes": "The gradient explodes on its way to the early steps",
     "vanishes": "The early steps get almost no gradient",
+    "horizon": "How far back this reaches",
     "underflow": "The gradient is too small for this number format",
 }
 # What it does to the model, in a sentence.

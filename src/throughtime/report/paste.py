@@ -68,7 +68,10 @@ OF_MODEL: dict[str, str] = {
         "# at each update, between loss.backward() and optimizer.step()\n"
         "tt.remedies.clip_gradient_(model.parameters(), most=1.0)"
     ),
-    "standardise": ("mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\nx = (x - mean) / std"),
+    "standardise": (
+        "mean, std = x_train.mean((0, 1)), x_train.std((0, 1))\n"
+        "x = (x - mean) / std.clamp(min=1e-6)"
+    ),
     "lengths": (
         "packed = torch.nn.utils.rnn.pack_padded_sequence(\n"
         "    x, lengths, enforce_sorted=False)  # lengths: the steps of each row; batch_first=…"
@@ -86,7 +89,10 @@ BY_CODE: dict[str, str] = {
         "print(x.shape)  # (time, batch, features); with batch_first=True the batch comes first"
     ),
     "initial-state-nonfinite": "state = None  # begin from zeros again",
-    "state-on-old-graph": "state = tuple(s.detach() for s in state)  # between two batches",
+    "state-on-old-graph": (
+        "# between two batches\n"
+        "state = state.detach() if torch.is_tensor(state) else tuple(s.detach() for s in state)"
+    ),
 }
 
 

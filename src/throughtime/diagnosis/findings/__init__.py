@@ -84,6 +84,7 @@ FINDINGS: dict[str, Kind] = {
         Kind("parameter-unreached", "a parameter gets no gradient", ("no-gradient*",)),
         Kind("explodes", "some step gets over 100 times what the last ones get"),
         Kind("vanishes", "some step gets under 1 % of what the last ones get", (*WIRING, *FLAT)),
+        Kind("horizon", "every step gets enough, longer sequences would not", (*WIRING, *FLAT)),
         Kind(
             "underflow",
             "exactly 0 in this dtype, not 0 in float64",

@@ -48,7 +48,7 @@ def _weights(flow: Look) -> Iterator[Finding]:
         "error",
         None,
         f"Before this run began, {len(names)} parameter{'s' * (len(names) > 1)} held inf or NaN: "
-        f"{which}. The update before made them so, not this batch.",
+        f"{which}. The update before made {'them' if len(names) > 1 else 'it'} so, not this batch.",
         (nonfinite_evidence("parameter", bad, value or names[0]),),
         "Go back to the last weights that were finite, and examine the batch of the update that "
         "followed; clip the gradient's norm, skip updates whose gradient is not finite, or lower "
@@ -69,8 +69,9 @@ def _input(seen: Seen) -> Iterator[Finding]:
         "input-nonfinite",
         "error",
         seen.name,
-        f"The input of {seen.called} is {number} at {where}, the first of {rows} row"
-        f"{'s' * (rows > 1)} that hold{'s' * (rows == 1)} inf or NaN.",
+        f"The input of {seen.called} is {number} at {where}, "
+        + (f"the first of {rows} rows that hold" if rows > 1 else "in the only row that holds")
+        + " inf or NaN.",
         (nonfinite_evidence("input x_t", bad, where),),
         "Clean the data before the model: drop or fill what is missing, and keep logarithms and "
         "quotients away from 0. Check batches with torch.isfinite(x).all().",

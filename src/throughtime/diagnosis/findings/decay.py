@@ -19,13 +19,14 @@ from ..finding import Finding
 from ..look import Look, Seen
 from .at_lag import at_lag
 from .coverage import Coverage, as_default, coverage, remedy
+from .horizon import falling
 from .places import span
 
 __all__ = ["vanishes"]
 
 
 def vanishes(
-    flow: Look, *, fraction: float = 0.01, most: float = 0.5, least: int = 10
+    flow: Look, *, fraction: float = 0.01, most: float = 0.5, least: int = 15
 ) -> Iterator[Finding]:
     """Look for steps that get too little of the gradient (eq. 9, 5), in a typical row.
 
@@ -36,7 +37,7 @@ def vanishes(
         fraction: what share still counts as arriving.
         most: the share of the steps that must get less than ``fraction`` for a warning.
         least: and how many steps they must be. Below both it is a note: an untrained layer of
-            ``torch.nn`` reaches 6 to 15 steps, and over a dozen that may be all that is needed.
+            ``torch.nn`` reaches 6 to 15 steps, and over 20 or so that may be all that is needed.
     """
     for seen in flow.seen:
         if seen.known.get("explodes") or not seen.finite_back or not bool(seen.reached.any()):
@@ -62,46 +63,9 @@ def _uncovered(seen: Seen, fraction: float, most: float, least: int) -> Finding 
         severe = many >= max(least, most * of)
         return _silent(seen, cover, row, many, of, severe, fraction)
     return (
-        _falling(seen, cover, row, fraction)
+        falling(seen, cover, row, fraction)
         if seen.layer.one_loss
         else _far_from_each(seen, fraction)
-    )
-
-
-def _falling(
-    seen: Seen, cover: Coverage, row: int, fraction: float, *, little: float = 0.1, least: int = 4
-) -> Finding | None:
-    """Return a note where every step still gets enough, but longer sequences would not.
-
-    Args:
-        seen: the layer.
-        cover: what its steps get.
-        row: a typical row.
-        fraction: what share still counts as arriving.
-        little: the share of the first step from which down it is worth a note.
-        least: over how many steps at least it must have fallen to that.
-    """
-    inside = (cover.inside[:, row] & (cover.level[:, row] > 0)).nonzero().flatten()
-    if not len(inside):
-        return None
-    first, last = int(inside[0]), int(inside[-1])
-    share, lag = float(cover.level[first, row]), last - first
-    if lag < least or share >= little:
-        return None
-    rate = math.log(share) / lag
-    reaches = round(math.log(fraction) / rate)
-    return Finding(
-        "vanishes",
-        "note",
-        seen.name,
-        f"The gradient of {seen.called} still arrives at every step, but falls by "
-        f"{-100 * math.expm1(rate):.0f} % a step: to {100 * fraction:g} % after about {reaches} "
-        "steps. Is that enough for your task? Say so by lag=.",
-        (
-            Evidence("share that the first step gets", share, little, f"lag {lag}", "eq. 9", True),
-            Evidence("rate of the norm, nats a step", rate, None, f"{lag} steps", "eq. 9"),
-        ),
-        *remedy(seen),
     )
 
 
@@ -146,7 +110,7 @@ def _silent(
     default, gets = as_default(seen), "gets" if first == last else "get"
     what = (
         f"In {seen.called} {span(first, last)} of {of} {gets} less than {100 * fraction:g} % of "
-        f"the gradient that the last steps get: it reaches {reached} steps"
+        f"the gradient that the last steps get: it reaches {reached} step{'s' * (reached != 1)}"
         + (f", as that of {default} does." if default else ".")
     )
     if not severe:
@@ -200,8 +164,9 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
         "vanishes",
         "note",
         seen.name,
-        f"A single loss of {seen.called} reaches {lag} steps back; every step is reached by a loss "
-        "nearer to it, so the weights learn from all of them, but not what takes longer.",
+        f"A single loss of {seen.called} reaches {lag} step{'s' * (lag != 1)} back; every step is "
+        "reached by a loss nearer to it, so the weights learn from all of them, but not what takes "
+        "longer.",
         (
             Evidence(
                 "steps back with at least 1 % of a single loss"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..evidence import Evidence
 from ..finding import Finding
@@ -24,7 +24,24 @@ def no_gradient(flow: Look) -> Iterator[Finding]:
         fed = [other.name for other in flow.feeds(seen.name)]
         if fed and all(name in silent for name in fed):
             continue
-        yield _unread(seen, fed)
+        yield _unread(seen, fed, _in_graph(flow, seen))
+    for path, wanted in ({} if flow.facts is None else flow.facts.blind).items():
+        if wanted:
+            yield _blind(path, wanted)
+
+
+def _blind(path: str, wanted: Sequence[str]) -> Finding:
+    count = float(len(wanted))
+    return Finding(
+        "no-gradient",
+        "warning",
+        None,
+        f"No loss sends any gradient into {path or 'the model'}: it ran without gradients, as "
+        "under torch.no_grad(), and its parameters want one.",
+        (Evidence("parameters that want a gradient", count, 0.0, wanted[0], "eq. 2", True),),
+        "Take its call out of torch.no_grad() or inference_mode(); where it is not meant to learn, "
+        "freeze it: requires_grad_(False).",
+    )
 
 
 def _silent(seen: Seen) -> bool:
@@ -33,13 +50,27 @@ def _silent(seen: Seen) -> bool:
     return not bool((seen.layer.norms.nan_to_num(0) != 0).any())
 
 
-def _unread(seen: Seen, feeds: list[str]) -> Finding:
+def _in_graph(flow: Look, seen: Seen) -> bool:
+    """Check whether the losses hang on the layer all the same, by its own parameters."""
+    if flow.facts is None:
+        return False
+    return not flow.facts.reached.isdisjoint(flow.facts.parameters.get(seen.name, ()))
+
+
+def _unread(seen: Seen, feeds: list[str], in_graph: bool) -> Finding:
     why = "nothing reads it, or what reads it is detached"
     remedy = (
         "Read what this layer puts out (of h_n, the last entry is the top layer's), and look for "
         ".detach(), .data, .item(), numpy or torch.no_grad() between it and the loss; else leave "
         "the layer out."
     )
+    if in_graph:
+        why = "what reads it passes back exactly 0"
+        remedy = (
+            "Look at what lies between it and the loss: an index that leaves it out (of h_n, the "
+            "last entry is the top layer's), rounding, a clamp beyond its limits, a dead ReLU, a "
+            "mask or a weight of 0, targets that are all ignored."
+        )
     if feeds:
         why = f"{feeds[0]} reads it and passes back exactly 0"
         remedy = (
@@ -93,6 +124,7 @@ def unreached(flow: Look, *, shown: int = 4) -> Iterator[Finding]:
         if _silent(seen)
         for name in flow.facts.parameters.get(seen.name, ())
     }
+    told |= {name for wanted in flow.facts.blind.values() for name in wanted}
     names = [name for name in flow.facts.unreached if name not in told]
     if not names:
         return
@@ -106,6 +138,7 @@ def unreached(flow: Look, *, shown: int = 4) -> Iterator[Finding]:
         f"{len(names)} parameter{'' if one else 's'} that want{'s' * one} a gradient get"
         f"{'s' * one} none: {which}.",
         (Evidence("parameters without a gradient", float(len(names)), 0.0, which, "eq. 2", True),),
-        "Read the layer that they belong to, or take it out; of a wrapper that computes a weight "
-        "from a raw one, compute it anew in every forward pass; freeze what is not meant to learn.",
+        f"Read the layer that {'it belongs' if one else 'they belong'} to, or take it out; of a "
+        "wrapper that computes a weight from a raw one, compute it anew in every forward pass; "
+        "freeze what is not meant to learn.",
     )

@@ -12,6 +12,7 @@ from ...flow.nonfinite import all_finite
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
+from .dropped import undropped
 
 __all__ = ["reads_padding"]
 
@@ -78,6 +79,7 @@ def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float)
     each = torch.arange(seen.layer.B, device=seen.device)
     # What lies between the data and the layer may round equal inputs to almost equal ones.
     near = 1e-6 * x.abs().amax()
+    x = undropped(x, length, near)
     final = x[(length - 1).clamp(min=0), each]
     before = x[(length - 2).clamp(min=0), each]
     repeats = ((final - before).abs() <= near).all(-1) & (length > 2)

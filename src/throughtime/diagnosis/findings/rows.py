@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..evidence import Evidence
 from ..finding import Finding
-from ..look import Look
+from ..look import Look, Seen
 
 __all__ = ["rows_without_gradient"]
 
@@ -15,7 +15,8 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
     """Look for a layer of which only a few batch rows are reached by any loss.
 
     Where time and batch are swapped, ``output[:, -1]`` picks one row of what is the batch to the
-    layer. Of several such layers the one next to the loss is named.
+    layer. Of several such layers the one next to the loss is named. It is a note where the rows are
+    neither the first nor the last nor the longest: a loss may be 0 in most rows, as a margin's is.
 
     Args:
         flow: what is looked at.
@@ -31,7 +32,7 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
         which = f"row {rows[0]}" if count == 1 else f"{count} rows"
         yield Finding(
             "rows-without-gradient",
-            "error" if count == 1 else "warning",
+            ("error" if count == 1 else "warning") if _chosen(seen) else "note",
             seen.name,
             f"Of the {B} batch rows of {seen.called} only {which} get{'s' * (count == 1)} any "
             f"gradient: it sees {B} rows of {seen.layer.T} steps; are the two axes swapped?",
@@ -46,6 +47,13 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
                 ),
             ),
             "Set batch_first to what the input is, (batch, time, feature) or (time, batch, "
-            "feature), and read the last step along the time axis.",
+            "feature), and read the last step along the time axis; or let the loss read every row.",
         )
         return
+
+
+def _chosen(seen: Seen) -> bool:
+    """Check whether the rows that are reached look picked by their place or their length."""
+    length, reached = seen.steps.sum(0), seen.reached
+    longest = bool((length[reached] == length.max()).all()) and bool((length != length[0]).any())
+    return bool(reached[0] | reached[-1]) or longest

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from ...cells import Elman
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
 from .blocks import Block, blocks, sample
 
 __all__ = ["input_scale", "saturated"]
+
+# |W_x x_t| from which on a ReLU's argument is large; at a sigmoid's it is flat.
+LARGE = 6.0
 
 
 def input_scale(
@@ -20,7 +24,8 @@ def input_scale(
     """Look for input that alone, by W_x x_t, drives units or gates into saturation.
 
     An entry counts where |W_x x_t| is beyond the limit (3 for tanh, 6 for a sigmoid: a slope below
-    1 % of the steepest) and the unit or gate is in fact saturated there.
+    1 % of the steepest) and the unit or gate is in fact saturated there. A ReLU has no such end:
+    there W_x x_t beyond 6 alone counts, in a layer that no other one feeds.
 
     Args:
         flow: what is looked at.
@@ -60,7 +65,21 @@ def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     ]
     if shares:
         return max(shares, key=lambda pair: pair[0])
+    if _is_relu(seen):  # what layers below it give may have grown through their own recurrence
+        return None if seen.fed_by else (_far_from_zero(seen), None)
     return _from_outside(seen)
+
+
+def _is_relu(seen: Seen) -> bool:
+    return type(seen.cell) is Elman and seen.cell.nonlinearity == "relu"
+
+
+def _far_from_zero(seen: Seen) -> float:
+    """Return the share of the entries at which W_x x_t is beyond 6, where a ReLU's usual is 1."""
+    assert seen.cell is not None
+    t, row = sample(seen)
+    alone = seen.layer.tape.x[t, row] @ seen.cell.weights()["weight_ih"].T
+    return float((alone.abs() > LARGE).float().mean())
 
 
 def _from_outside(
@@ -94,15 +113,16 @@ def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Findin
     worst = int((mean.square() + scale.square()).argmax())
     m, s = float(mean[worst]), float(scale[worst])
     what = "the state" if block is None else f"the {block.gate.name}"
+    does = f"takes ReLU units beyond {LARGE:g}" if _is_relu(seen) else f"saturates {what}"
     feature = f"feature {worst}" if len(mean) > 1 else "its one feature"
     return Finding(
         "input-scale",
         "warning" if share >= warn else "note",
         seen.name,
-        f"The input of {seen.called} alone saturates {what} at {100 * share:.0f} % of all entries: "
+        f"The input of {seen.called} alone {does} at {100 * share:.0f} % of all entries: "
         f"{feature} has mean {m:.4g} and scale {s:.4g}.",
         (
-            Evidence("share saturated by the input alone", share, warn, what, "eq. 1", True),
+            Evidence("share taken there by the input alone", share, warn, what, "eq. 1", True),
             Evidence("mean of the input", m, None, f"feature {worst}", "eq. 1"),
             Evidence("standard deviation of the input", s, None, f"feature {worst}", "eq. 1"),
         ),
@@ -119,11 +139,13 @@ def saturated(
     note: float = 0.25,
     stays: float = 0.7,
     large: float = 3.0,
+    least: int = 10,
 ) -> Iterator[Finding]:
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
     A forget gate that stays open, or an output gate that stays closed while the cell goes on, does
-    none. Layers whose input is at fault are left to `input_scale`.
+    none; gates that all swing from one end to the other do. Layers whose input is at fault are left
+    to `input_scale`.
 
     Args:
         flow: what is looked at.
@@ -131,9 +153,10 @@ def saturated(
         note: and a note.
         stays: at which share of the steps and rows a unit must be there.
         large: as in `input_scale`.
+        least: at how many steps of rows a unit must have been seen.
     """
     for seen in flow.seen:
-        if not seen.finite_s:
+        if not seen.finite_s or int(seen.steps.sum()) < least:
             continue
         by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
@@ -141,6 +164,9 @@ def saturated(
         shares = [(_stuck(block, stays), block) for block in blocks(seen)]
         if not shares:
             continue
+        gates = [block for _, block in shares if block.gate.squash == "sigmoid"]
+        if len(gates) > 1:
+            shares.append(_swinging(gates, stays))
         stuck, block = max(shares, key=lambda pair: float(pair[0].float().mean()))
         share = float(stuck.float().mean())
         if share >= note:
@@ -151,23 +177,51 @@ def _stuck(block: Block, stays: float) -> Tensor:
     return block.harmful().float().mean(0) >= stays
 
 
+def _swinging(gates: list[Block], stays: float, *, each: float = 0.1) -> tuple[Tensor, Block]:
+    """Return the gate of which fewest units swing from one flat end to the other, and which do.
+
+    A gate that stays at one end may do so by design; one that is at both ends in turn, and hardly
+    ever between them, passes no gradient to its weights.
+
+    Args:
+        gates: the cell's gates.
+        stays: at which share of the steps and rows a unit must be at an end.
+        each: and at each of the two ends.
+    """
+
+    def swings(block: Block) -> Tensor:
+        flat, high = block.flat(), block.values > 0.5
+        ends = [(flat & side).float().mean(0) for side in (high, ~high)]
+        return (ends[0] + ends[1] >= stays) & (ends[0] >= each) & (ends[1] >= each)
+
+    found = [(swings(block), block) for block in gates]
+    return min(found, key=lambda pair: float(pair[0].float().mean()))
+
+
 def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: float) -> Finding:
-    by_bias = 0.0
+    by_bias = by_input = 0.0
     if block.bias is not None:
         by_bias = float((block.bias.abs() > block.limit())[stuck].float().mean())
-    why = "their biases hold them there" if by_bias > 0.5 else "the recurrence holds them there"
-    remedy = (
-        "Start from small biases (a forget bias of 1 or chrono biases, not more)."
-        if by_bias > 0.5
-        else "Lower the gain of W_h: start from an orthogonal one, or put a layer norm into the "
-        "cell; and a lower learning rate, where training made them so."
-    )
+    if block.alone is not None:
+        by_input = float((block.alone.abs() > block.limit())[:, stuck].float().mean())
+    if by_bias > 0.5:
+        why = "their biases hold them there, not the input"
+        remedy = "Start from small biases (a forget bias of 1 or chrono biases, not more)."
+    elif by_input > 0.5:
+        why = "their weights W_x are too large for an input of this size"
+        remedy = "Start from smaller W_x (Xavier's bound), or put a layer norm into the cell."
+    else:
+        why = "the recurrence holds them there, not the input"
+        remedy = (
+            "Lower the gain of W_h: start from an orthogonal one, or put a layer norm into the "
+            "cell; and a lower learning rate, where training made them so."
+        )
     return Finding(
         "saturated",
         "warning" if share >= warn else "note",
         seen.name,
         f"In {seen.called} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
-        f"every step and row; {why}, not the input.",
+        f"every step and row; {why}.",
         (
             Evidence("share that stays saturated", share, warn, block.gate.name, "eq. 4", True),
             Evidence(
@@ -175,5 +229,5 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
             ),
         ),
         remedy,
-        None if by_bias > 0.5 else "orthogonal",
+        None if max(by_bias, by_input) > 0.5 else "orthogonal",
     )
