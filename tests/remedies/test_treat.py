@@ -612,10 +612,19 @@ def test_the_figure_has_a_line_for_the_model_as_it_is_and_for_each_remedy():
     found = tt.treat(Reader(), at_the_end(20), only=["chrono", "orthogonal"])
     figure = found.figure()
     names = [line.name for line in figure.data]
-    assert names == ["as it is", "chrono (helps)", "orthogonal (does not help)"]
+    assert names == ["no help", "as it is", "chrono (best)"]  # the best is drawn on top
     assert figure.layout.yaxis.type == "log"
     after = found["chrono"].after
-    assert_close(torch.tensor(figure.data[1].y), torch.tensor(after.profile), rtol=1e-12)
+    assert_close(torch.tensor(figure.data[2].y), torch.tensor(after.profile), rtol=1e-12)
+
+
+def test_a_long_figure_is_thinned_and_keeps_its_lags():
+    x = torch.randn(700, 1, 4)
+    found = tt.treat(nn.LSTM(4, 8), lambda m: m(x)[0][-1].pow(2).mean(), only="chrono", lag=600)
+    line = found.figure().data[0]
+    profile = found.rows[0].after.profile
+    assert len(line.x) < 500 < len(profile) and line.x[-1] == 700
+    assert [profile[lag] or None for lag in line.x] == list(line.y)
 
 
 def test_nothing_that_draws_is_imported_before_it_is_asked_for():

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from ..errors import FileError, InputTypeError, InputValueError, ThroughTimeError
 from ..flow import Flow, trace
 
-__all__ = ["called", "flow_of", "function_of", "returned"]
+__all__ = ["beside", "called", "flow_of", "function_of", "returned"]
 
 PROTOCOL = (
     "it must return (model, batch, losses) or (model, batch, losses, words): an nn.Module, "
@@ -52,6 +53,25 @@ def function_of(target: str) -> Callable[[], Any]:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise InputValueError(f"{path} cannot be loaded: {_where(error)}") from error
+    return _named(module, name, path)
+
+
+def beside(target: str, name: str) -> Callable[..., Any]:
+    """Return another function of a file that `function_of` has loaded.
+
+    Args:
+        target: "FILE.py:FUNCTION", as it was given to `function_of`.
+        name: of the other one.
+
+    Raises:
+        InputValueError: the file has no such name.
+        InputTypeError: that is no function.
+    """
+    path = Path(target.rpartition(":")[0])
+    return _named(sys.modules[path.stem], name, path)
+
+
+def _named(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if function is None:
         found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

@@ -52,9 +52,7 @@ def train_copies(
         finished: of an earlier run.
         advance: the progress bar.
     """
-    first = found.rows[0].measured
-    assert first is not None and first.flow is not None
-    flow = first.flow
+    flow = found.flow
 
     def maker(remedy: Remedy) -> Callable[[int], nn.Module]:
         def make(seed: int) -> nn.Module:
@@ -104,9 +102,9 @@ def finished_of(found: Treatment, model: nn.Module, budget: Budget) -> Finished:
     """
     if budget.resume is None:
         return Finished()
-    first = found.rows[0].measured
-    assert first is not None and first.flow is not None
-    losses = first.flow.facts.losses
+    facts = found.flow.facts
+    assert facts is not None
+    losses = facts.losses
     belongs = about(model, losses, lag=found.lag, seeds=budget.seeds, updates=budget.updates)
     return Folder(budget.resume, belongs)
 

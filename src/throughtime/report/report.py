@@ -22,9 +22,12 @@ from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
 from .page import Plot, check_writable, plot, render, write
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
+from .treated import check_treatment, section
 
 if TYPE_CHECKING:
     import os
+
+    from ..remedies import Treatment
 
 __all__ = ["report_html", "write_report"]
 
@@ -39,6 +42,7 @@ def write_report(
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
     findings: Sequence[Finding] | None = None,
+    treatment: Treatment | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
@@ -53,6 +57,8 @@ def write_report(
         path: of the HTML file; its folder must exist. A file that is there is replaced.
         diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
         findings: what `examine` returned for it, where it was told the lag that the task needs.
+        treatment: what `throughtime.treat` returned for the same model: a section on what was
+            tried, whether it helps, and the lines to paste. Its flow is ``treatment.flow``.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -66,6 +72,7 @@ def write_report(
     Raises:
         FileError: the path cannot be written; nothing is left half-written.
         InputValueError: ``words`` has another length than the layers have steps.
+        InputTypeError: ``treatment`` is something else.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -78,7 +85,14 @@ def write_report(
         'flow.html'
     """
     target = check_writable(path)
-    html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
+    html = report_html(
+        flow,
+        diagnosis=diagnosis,
+        findings=findings,
+        treatment=treatment,
+        words=words,
+        title=title,
+    )
     return write(html, target)
 
 
@@ -87,6 +101,7 @@ def report_html(
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
     findings: Sequence[Finding] | None = None,
+    treatment: Treatment | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -98,6 +113,7 @@ def report_html(
         flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
         findings: as in `write_report`.
+        treatment: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
         kinds: which figures each layer gets.
@@ -108,7 +124,10 @@ def report_html(
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
-    found = examine(flow) if findings is None else findings
+    if treatment is not None:
+        check_treatment(treatment)
+    asked = treatment.lag if treatment is not None and treatment.asked else None
+    found = examine(flow, lag=asked) if findings is None else findings
     opening = cards(found, flow)
     runs = least(flow)
     if max(runs.values()) > MANY:  # a page of the same again: one run of each layer stands for all
@@ -127,6 +146,7 @@ def report_html(
         next=NEXT,
         rows=[_row(name, layer, found) for name, layer in flow.items()],
         curve=_curve(flow),
+        treatment=None if treatment is None else section(treatment),
         layers=layers,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
