@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
+from ...cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM, RefineLSTM
 from ..look import Seen
 
 __all__ = ["Block", "blocks", "sample"]
@@ -46,6 +46,12 @@ GATES: dict[type, tuple[Gate, ...]] = {
     LSTM: LSTM_GATES,
     PeepholeLSTM: LSTM_GATES,
     LayerNormLSTM: LSTM_GATES,
+    RefineLSTM: (
+        Gate("refine gates", "sigmoid", ""),
+        Gate("forget gates", "sigmoid", "low"),
+        Gate("candidates", "tanh", "both"),
+        Gate("output gates", "sigmoid", ""),
+    ),
     GRU: (
         Gate("reset gates", "sigmoid", ""),
         Gate("update gates", "sigmoid", "high", True),
