@@ -56,7 +56,8 @@ def train_copies(
 
     def maker(remedy: Remedy) -> Callable[[int], nn.Module]:
         def make(seed: int) -> nn.Module:
-            case = Case(copied(model), found.losses, flow, found.lag, seed)
+            done = found[remedy.name].changes
+            case = Case(copied(model), found.losses, flow, found.lag, seed, done)
             return remedy.apply(case, remedy.places(case, places_of(case.model, flow)))[0]
 
         return make
@@ -65,7 +66,8 @@ def train_copies(
         start = remedy.during
         if start is None:
             return lambda given: nullcontext()
-        return lambda given: start(Case(given, found.losses, flow, found.lag))
+        done = found[remedy.name].changes
+        return lambda given: start(Case(given, found.losses, flow, found.lag, done=done))
 
     base = Entrant(AS_IT_IS, lambda seed: copied(model), raises=True)
     entrants = [

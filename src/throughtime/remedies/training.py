@@ -141,8 +141,8 @@ class _Contest:
             found: Any = None
             # Several rounds only where the copy of an earlier run is lost.
             for number in range(begun, turn.number + 1):
-                seeded(1000 * turn.seed + number)
                 with entrant.during(model):
+                    seeded(1000 * turn.seed + number)
                     found = self.train(model, self.plan[number])
             entrant.models[turn.seed] = model, turn.number + 1
             return Outcome(_score(found))

@@ -174,7 +174,7 @@ class Treatment:
         if remedy is None or row.error is not None:
             raise InputValueError(f"{row.name!r} cannot be applied: {row.error or 'no remedy'}.")
         flow = self.flow
-        case = Case(model, self.losses, flow, self.lag)
+        case = Case(model, self.losses, flow, self.lag, done=row.changes)
         places = places_of(model, flow)
         missing = {n for n in flow} - {n for place in places for n in place.layers}
         if missing and not remedy.whole and not places:

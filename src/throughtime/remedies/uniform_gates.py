@@ -76,7 +76,7 @@ def _fits(case: Case, place: Place) -> bool:
 
 def _change(case: Case, place: Place) -> Change:
     uniform_gates_(place.module, case.generator(place))
-    return Change(f"uniform_gates_({place.expression})", names=("uniform_gates_",))
+    return Change(UNIFORM_GATES.line(place.expression, case.lag), names=("uniform_gates_",))
 
 
 UNIFORM_GATES = Remedy(
@@ -90,4 +90,5 @@ UNIFORM_GATES = Remedy(
     "For the paper's refine gates see refine-gates.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"uniform_gates_({at})",
 )

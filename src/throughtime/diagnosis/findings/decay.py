@@ -101,7 +101,7 @@ def _falling(
             Evidence("share that the first step gets", share, little, f"lag {lag}", "eq. 9", True),
             Evidence("rate of the norm, nats a step", rate, None, f"{lag} steps", "eq. 9"),
         ),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )
 
 
@@ -157,7 +157,7 @@ def _silent(
         seen.name,
         what,
         tuple(evidence),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )
 
 
@@ -214,5 +214,5 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
                 True,
             ),
         ),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )

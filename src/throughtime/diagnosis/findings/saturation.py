@@ -54,9 +54,9 @@ def _by_input(seen: Seen) -> tuple[float, Block | None] | None:
 
 def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     shares = [
-        (float(((block.alone.abs() > block.limit()) & block.flat()).float().mean()), block)
+        (float(((alone.abs() > block.limit()) & block.flat()).float().mean()), block)
         for block in blocks(seen)
-        if block.alone is not None
+        if (alone := block.alone()) is not None
     ]
     if shares:
         return max(shares, key=lambda pair: pair[0])
@@ -88,8 +88,7 @@ def _from_outside(
 
 
 def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Finding:
-    t, row = sample(seen)
-    x = seen.layer.tape.x[t, row].double()
+    x = sample(seen, seen.layer.tape.x).double()
     mean, scale = x.mean(0), x.std(0, correction=0)
     worst = int((mean.square() + scale.square()).argmax())
     m, s = float(mean[worst]), float(scale[worst])
@@ -138,7 +137,7 @@ def saturated(
         by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
             continue
-        shares = [(_stuck(block, stays), block) for block in blocks(seen)]
+        shares = [(_stuck(block, stays), block) for block in blocks(seen) if block.may_stay(stays)]
         if not shares:
             continue
         stuck, block = max(shares, key=lambda pair: float(pair[0].float().mean()))
