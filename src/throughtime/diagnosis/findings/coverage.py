@@ -11,6 +11,7 @@ from torch import Tensor
 from ...cells import GRU, LSTM, Elman
 from ...flow import LayerView
 from ...flow.nonfinite import all_finite
+from ..gate_biases import already, if_not, kept_by_biases
 from ..look import Seen
 
 __all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
@@ -122,15 +123,8 @@ def remedy(seen: Seen, needed: int) -> tuple[str, str | None]:
         seen: the layer.
         needed: over how many steps it has to reach, as far as is known.
     """
-    kept = kept_by_biases(seen)
-    if kept >= needed / 2:
-        return (
-            f"The gate biases already keep for up to {kept:.0f} steps, as chrono initialisation "
-            "sets them. Where the task needs no more, train; if it does not learn then, keep what "
-            "reaches the gates small (standardise the input, lower the gain of W_h), or use refine "
-            "gates.",
-            "refine-gates" if isinstance(seen.cell, LSTM) else None,
-        )
+    if (kept := kept_by_biases(seen.cell)) >= needed / 2:
+        return f"{already(kept)} Where the task needs no more, train; {if_not()}", None
     if isinstance(seen.cell, (LSTM, GRU)):
         return (
             "Where the task needs more, set the gate biases for its lag (chrono initialisation) "
@@ -144,28 +138,6 @@ def remedy(seen: Seen, needed: int) -> tuple[str, str | None]:
             "gated-cell",
         )
     return ("Give the state a path from step to step that is close to the identity.", None)
-
-
-def kept_by_biases(seen: Seen, *, share: float = 0.9) -> float:
-    """Return for how many steps the gate biases alone keep the longest memories; 0: not known.
-
-    A gate that stays at σ(b) keeps for 1 + e^b steps. Of the units that one counts below which
-    ``share`` of them are, so that a single one decides nothing. Where training opened the gates by
-    their biases it is seen too.
-
-    Args:
-        seen: the layer.
-        share: of the units.
-    """
-    if not isinstance(seen.cell, (LSTM, GRU)):
-        return 0.0
-    weights = seen.cell.weights()
-    if "bias_ih" not in weights or "bias_hh" not in weights:
-        return 0.0
-    bias = (weights["bias_ih"] + weights["bias_hh"]).detach()
-    # f of an LSTM and z of a GRU are both the second block.
-    kept = bias.chunk(seen.cell.gates)[1].double().exp() + 1
-    return float(kept.quantile(share))
 
 
 def as_default(seen: Seen, *, large: float = 3.0) -> str | None:
