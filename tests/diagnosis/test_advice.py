@@ -34,7 +34,7 @@ def test_biases_that_are_chronos_are_not_advised_again(kind, asked):
         rnn.weight_ih_l0 *= 12  # so that the gates are closed by what they read
     found = vanishing(flow_of(rnn), **asked)
     assert re.search(r"already keep for up to [67]\d steps", found.remedy) and found.fix is None
-    assert "set the gate biases" not in found.remedy and "standardise" in found.remedy
+    assert "set the gate biases" not in found.remedy and "close the gates" in found.remedy
 
 
 @pytest.mark.parametrize(

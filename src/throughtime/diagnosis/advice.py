@@ -11,7 +11,7 @@ from ..cells import GRU, LSTM, Elman
 from ..flow import LayerView
 from ..flow.nonfinite import NonFinite
 from .evidence import Verdict, percent
-from .gate_biases import already, if_not, kept_by_biases
+from .gate_biases import already, kept_by_biases
 from .rows import Rows
 
 __all__ = ["Found", "advice"]
@@ -60,7 +60,7 @@ def advice(found: Found, layer: LayerView, fraction: float) -> str:
     if verdict is Verdict.VANISHING:
         reach = _in_some_rows(found) + _reach(found, layer, fraction)
         if (kept := kept_by_biases(cell)) >= layer.T / 2:
-            return f"{reach}{already(kept)} Train, and {if_not()}"
+            return reach + already(kept)
         if isinstance(cell, (LSTM, GRU)):
             return reach + (
                 "Set the gate biases for the lag that the task needs (chrono initialisation) "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..cells import GRU, LSTM
 from ..cells.base import AbstractCell
 
-__all__ = ["already", "if_not", "kept_by_biases"]
+__all__ = ["already", "kept_by_biases"]
 
 
 def kept_by_biases(cell: AbstractCell | None, *, share: float = 0.9) -> float:
@@ -35,20 +35,13 @@ def kept_by_biases(cell: AbstractCell | None, *, share: float = 0.9) -> float:
 
 
 def already(kept: float) -> str:
-    """Return that the biases need no more of it.
+    """Return what to do where the biases need no more of it.
 
     Args:
         kept: what `kept_by_biases` returned.
     """
     return (
-        f"The gate biases already keep for up to {kept:.0f} steps, as chrono initialisation sets "
-        "them."
-    )
-
-
-def if_not() -> str:
-    """Return what else there is to do, to end a sentence."""
-    return (
-        "if it does not learn then, keep what reaches the gates small (standardise the input, "
-        "lower the gain of W_h), or use refine gates."
+        f"The gate biases already keep for up to {kept:.0f} steps (chrono initialisation). Where "
+        "the task needs more, set them for its lag; else train, with input and W_h small enough "
+        "not to close the gates."
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...cells import GRU, LSTM, Elman
 from ...flow import LayerView
 from ...flow.nonfinite import all_finite
-from ..gate_biases import already, if_not, kept_by_biases
+from ..gate_biases import already, kept_by_biases
 from ..look import Seen
 
 __all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
@@ -124,7 +124,7 @@ def remedy(seen: Seen, needed: int) -> tuple[str, str | None]:
         needed: over how many steps it has to reach, as far as is known.
     """
     if (kept := kept_by_biases(seen.cell)) >= needed / 2:
-        return f"{already(kept)} Where the task needs no more, train; {if_not()}", None
+        return already(kept), None
     if isinstance(seen.cell, (LSTM, GRU)):
         return (
             "Where the task needs more, set the gate biases for its lag (chrono initialisation) "
