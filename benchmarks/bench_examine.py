@@ -2,8 +2,8 @@
 
     python benchmarks/bench_examine.py
 
-A flow keeps what was asked of it once, so each examination is of a fresh one. Time on the processor,
-with one thread; the median over rounds in which the two follow each other.
+A flow keeps what was asked of it once, so each examination is of a fresh one. Processor time of one
+thread; the median over rounds in which the two follow each other.
 """
 
 from __future__ import annotations
