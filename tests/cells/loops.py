@@ -65,15 +65,33 @@ def layer_norm_lstm(w: Weights, x: Tensor, s: Tensor) -> Tensor:
     return torch.cat((torch.sigmoid(o) * out, new), -1)
 
 
+def refine(w: Weights, x: Tensor, s: Tensor) -> Tensor:
+    """Take a step of an LSTM with refine gates, as the paper writes it."""
+    h, c = s.chunk(2, -1)
+    a = x @ w["weight_ih"].T + h @ w["weight_hh"].T
+    for bias in ("bias_ih", "bias_hh"):
+        a = a + w.get(bias, 0)
+    r, f, n, o = a.chunk(4, -1)
+    r, f = torch.sigmoid(r), torch.sigmoid(f)
+    g = r * (1 - (1 - f) ** 2) + (1 - r) * f**2
+    new = g * c + (1 - g) * torch.tanh(n)
+    return torch.cat((torch.sigmoid(o) * torch.tanh(new), new), -1)
+
+
 STEPS: dict[str, Callable[[Weights, Tensor, Tensor], Tensor]] = {
     "leaky": leaky,
     "leaky relu": leaky_relu,
     "minGRU": min_gru,
     "peephole": peephole,
     "layer norm": layer_norm_lstm,
+    "refine gates": refine,
 }
 
-PARTS = {"peephole": 2, "layer norm": 2}  # of a state, each H wide; 1 for the others
+PARTS = {
+    "peephole": 2,
+    "layer norm": 2,
+    "refine gates": 2,
+}  # of a state, each H wide; 1 for the others
 
 CELLS: dict[str, Callable[..., cells.AbstractCell]] = {
     "leaky": lambda i, h, **k: cells.Leaky(i, h, alpha=0.3, **k),
@@ -81,6 +99,7 @@ CELLS: dict[str, Callable[..., cells.AbstractCell]] = {
     "minGRU": cells.MinGRU,
     "peephole": cells.PeepholeLSTM,
     "layer norm": cells.LayerNormLSTM,
+    "refine gates": cells.RefineLSTM,
 }
 
 

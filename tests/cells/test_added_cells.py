@@ -1,4 +1,4 @@
-"""The four cells that the contract alone carries, against loops of autograd (eq. 1, 4, 5, 9)."""
+"""The cells that the contract alone carries, against loops of autograd (eq. 1, 4, 5, 9)."""
 
 from __future__ import annotations
 

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from oracles.mutants import edited
-from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
+from throughtime.cells import (
+    GRU,
+    LSTM,
+    Elman,
+    LayerNormLSTM,
+    Leaky,
+    MinGRU,
+    PeepholeLSTM,
+    RefineLSTM,
+)
 from throughtime.cells.base import AbstractCell, GatedWeights
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close, check_cell
@@ -294,6 +303,11 @@ MUTANTS = [
     (LayerNormLSTM, "vjp", "alpha * self.gain_ih", "alpha"),
     (LayerNormLSTM, "param_grads", "rho[..., 1:2]", "rho[..., :1]"),
     (LayerNormLSTM, "param_grads", "alpha * w_hat", "alpha * u_hat"),
+    (RefineLSTM, "vjp", "slope * r * (1 - r)", "slope * f * (1 - r)"),
+    (RefineLSTM, "vjp", "r + (1 - 2 * r) * f", "r + (1 - r) * f"),
+    (RefineLSTM, "vjp", "s_prev[:, H:] - n", "s_prev[:, H:]"),
+    (RefineLSTM, "vjp", "delta_c * g)", "delta_c * f)"),
+    (RefineLSTM, "vjp", "(1 - g) * (1 - n * n)", "r * (1 - n * n)"),
 ]
 
 

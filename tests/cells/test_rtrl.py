@@ -56,6 +56,7 @@ CELLS = {
     "minGRU": lambda: cells.MinGRU(I, 4),
     "peephole": lambda: cells.PeepholeLSTM(I, 3),
     "layer norm": lambda: cells.LayerNormLSTM(I, 3),
+    "refine gates": lambda: cells.RefineLSTM(I, 3),
     "a function": rotation,
     "a module": lambda: cells.Function(Residual(), I, 2, 4),
     "no weights": lambda: cells.Function(lambda x, s: x.tanh() + s.sin(), I, I),

@@ -31,6 +31,14 @@ def fails():
     model, x, _ = build()
     return model, x, lambda model, x: 1 / 0
 
+def train(model, updates):
+    with open("calls", "a") as file:
+        file.write(str(updates))
+    return float(model.rnn.bias_ih_l0[16:32].min() > -1e-6)
+
+def stopped(model, updates):
+    raise KeyboardInterrupt
+
 def outside():
     model, x, losses = build()
     return model, x, lambda _, x: losses(model, x)
@@ -134,10 +142,29 @@ def test_treat_prints_the_table_and_the_line_to_paste(run, folder):
 
 
 def test_treat_writes_a_page(run, folder):
-    code, _, err = run("treat", "m.py:plain", "--only", "gated-cell", "--out", "page.html")
+    code, _, err = run("treat", "m.py:plain", "--only", "gated-cell", "--html", "page.html")
     page = (folder / "page.html").read_text()
     assert code == 0 and "page.html" in err
-    assert "model.rnn = gated(model.rnn, longest=59)" in page and "Plotly.newPlot" in page
+    assert "model.rnn = gated(model.rnn, longest=59)" in page and "What helps: gated-cell" in page
+
+
+def test_treat_trains_and_goes_on_from_what_was_finished(run, folder):
+    named = ("treat", "m.py:build", "--only", "chrono", "--train", "train", "--seeds", "2")
+    for resumed in range(2):
+        code, out, err = run(*named, "--updates", "3", "--resume", "kept", "--json")
+        rows = json.loads(out)["rows"]
+        assert code == 0 and err == ""
+        assert [row["scores"] for row in rows] == [[0.0, 0.0], [1.0, 1.0]]
+        assert (folder / "calls").read_text() == "3" * 4, f"trained again: {resumed}"
+    refused(run(*named, "--updates", "4", "--resume", "kept"), "updates was 3 there and is 4 now")
+    refused(run("treat", "m.py:build", "--resume", "kept"), "give train= with it")
+    refused(run("treat", "m.py:build", "--train", "no"), "m.py has no no", "train")
+
+
+def test_treat_says_how_to_go_on_after_ctrl_c(run, folder):
+    code, out, err = run("treat", "m.py:build", "--only", "chrono", "--train", "stopped",
+                         "--resume", "kept")  # fmt: skip
+    assert code == 1 and "interrupted" in out and "The same command goes on from here." in err
 
 
 def test_treat_as_json(run, folder):
@@ -175,5 +202,5 @@ def test_treat_refuses_in_one_line(run, folder):
     refused(run("treat", "m.py:build", "--only", "nope"), "only must be of", "'nope'")
     refused(run("treat", "m.py:build", "--lag", "500"), "more than 60 steps")
     refused(run("treat", "m.py:outside"), "must use its argument")
-    refused(run("treat", "m.py:build", "--out", "no/page.html"), "no")
+    refused(run("treat", "m.py:build", "--html", "no/page.html"), "no")
     assert torch.is_grad_enabled()

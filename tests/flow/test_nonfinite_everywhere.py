@@ -32,6 +32,7 @@ CELLS = {
     "gru": lambda: cells.GRU(I, H),
     "peephole": lambda: cells.PeepholeLSTM(I, H),
     "layer norm": lambda: cells.LayerNormLSTM(I, H),
+    "refine gates": lambda: cells.RefineLSTM(I, H),
     "leaky": lambda: cells.Leaky(I, H),
     "minimal": lambda: cells.MinGRU(I, H),
     "function": function_cell,

@@ -18,6 +18,7 @@ CELLS = {
     "LSTM": tt.cells.LSTM,
     "GRU": tt.cells.GRU,
     "LayerNormLSTM": tt.cells.LayerNormLSTM,
+    "RefineLSTM": tt.cells.RefineLSTM,
     "Leaky": tt.cells.Leaky,
     "PeepholeLSTM": tt.cells.PeepholeLSTM,
     "MinGRU": tt.cells.MinGRU,

@@ -64,6 +64,7 @@ LAYERS = {
     "GRU of 2 layers, both ways": lambda: tt.GRU(I, H, 2, bidirectional=True),
     "projected LSTM": lambda: tt.LSTM(I, H, proj_size=2),
     "leaky": lambda: tt.Recurrent(tt.cells.Leaky(I, H)),
+    "refine-gate LSTM": lambda: tt.Recurrent(tt.cells.RefineLSTM(I, H)),
     "layer-norm LSTM": lambda: tt.Recurrent(tt.cells.LayerNormLSTM(I, H)),
     "peephole LSTM": lambda: tt.Recurrent(tt.cells.PeepholeLSTM(I, H)),
     "minGRU": lambda: tt.Recurrent(tt.cells.MinGRU(I, H)),

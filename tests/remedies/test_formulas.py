@@ -21,6 +21,7 @@ from throughtime.remedies import (
     in_dtype,
     layer_normed,
     leaky,
+    refined,
     scale_recurrent_,
     standardised,
     uniform_gates_,
@@ -259,6 +260,54 @@ def test_a_layer_normed_lstm_over_the_same_weights():
         assert_close(found, expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, tt.LSTM])
+def test_refine_gates_over_the_same_weights_begin_as_the_paper_has_it(kind):
+    """With L the linear part of each gate: f = σ(L_f + b), r = σ(L_r − b)."""
+    layer = kind(3, 5, num_layers=2, batch_first=True).eval()
+    other = refined(layer, torch.Generator().manual_seed(0))
+    assert not other.training
+    x = torch.randn(2, 6, 3)
+    start = torch.randn(2, 2, 2, 5)
+    read, finals = x.transpose(0, 1), []
+    for number, cell in enumerate(part.cell for part in other.layers):
+        W_x, W_h = (getattr(layer, f"weight_{k}_l{number}").detach() for k in ("ih", "hh"))
+        bias = (cell.bias_ih + cell.bias_hh).detach()
+        b, old = bias[5:10], sums(layer, f"_l{number}")
+        assert (b.sigmoid() >= 0.2).all() and (b.sigmoid() <= 0.8).all() and b.std() > 0.1
+        assert_close(bias[:5], -b, rtol=1e-15)
+        assert_close(bias[10:], old[10:], rtol=1e-15)
+        h, c = start[0, number], start[1, number]
+        outputs = []
+        for x_t in read:
+            r, f, u, o = (x_t @ W_x.T + h @ W_h.T).chunk(4, 1)
+            u, o = u + old[10:15], o + old[15:]
+            f, r = torch.sigmoid(f + b), torch.sigmoid(r - b)
+            g = r * (1 - (1 - f) ** 2) + (1 - r) * f**2
+            c = g * c + (1 - g) * u.tanh()
+            h = o.sigmoid() * c.tanh()
+            outputs.append(h)
+        read = torch.stack(outputs)
+        finals.append((h, c))
+    output, (h_n, c_n) = other(x, (start[0], start[1]))
+    assert_close(output, read.transpose(0, 1), rtol=1e-12)
+    for i, (h, c) in enumerate(finals):
+        assert_close(h_n[i], h, rtol=1e-12)
+        assert_close(c_n[i], c, rtol=1e-12)
+
+
+def test_refine_gates_need_three_units_and_biases_and_the_cell_begins_alike():
+    for wrong in (nn.LSTM(3, 2), nn.LSTM(3, 4, bias=False)):
+        with pytest.raises(InputValueError):
+            refined(wrong)
+    cell = tt.cells.RefineLSTM(2, 400)
+    r, f, _, _ = (cell.bias_ih + cell.bias_hh).detach().chunk(4)
+    u = f.sigmoid().sort().values
+    assert (u - torch.arange(1, 401) / 400).abs().max() < 1.63 / 20 + 1 / 400
+    assert u[0] >= 1 / 400 - 1e-12 and u[-1] <= 1 - 1 / 400 + 1e-12
+    assert_close(r, -f, rtol=1e-15)
+    assert tt.cells.RefineLSTM(2, 2).bias_ih.abs().max() <= 1 / math.sqrt(2)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -288,6 +337,8 @@ def test_a_gated_cell_of_the_same_call(make):
         (lambda m: leaky(m, 0.1), nn.RNN(3, 4, bidirectional=True)),
         (layer_normed, nn.LSTM(3, 4, proj_size=2)),
         (layer_normed, nn.GRU(3, 4)),
+        (refined, nn.LSTM(3, 4, bidirectional=True)),
+        (refined, nn.GRU(3, 4)),
         (with_lengths, nn.Linear(3, 4)),
     ],
 )

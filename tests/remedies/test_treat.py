@@ -164,6 +164,92 @@ def test_clip_measures_its_threshold_and_says_that_training_alone_tells():
     assert found["orthogonal"].helps and found.best == "orthogonal"  # it no longer explodes
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, tt.GRU])
+def test_the_threshold_of_clip_is_of_all_that_it_clips(kind):
+    """Over ten steps nothing is left out: it is the norm over embedding, layer and readout."""
+    model = nn.Sequential(nn.Linear(4, 4), kind(4, 16))
+    model.out = nn.Linear(16, 3)
+    x = torch.randn(10, 5, 4)
+
+    def losses(model: nn.Module) -> Tensor:
+        return 40 * model.out(model[1](model[0](x))[0]).pow(2).mean((1, 2))
+
+    def most(found: tt.remedies.Treatment) -> float:
+        return float(found["clip"].changes[0].code.split(", ")[1].split(")")[0])
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setitem(vars(REMEDIES["clip"]), "fits", lambda case, place: True)
+        found = tt.treat(model, losses, only="clip")
+    grads = torch.autograd.grad(losses(model).sum(), list(model.parameters()))
+    norm = math.sqrt(sum(float(g.norm()) ** 2 for g in grads))
+    assert most(found) == float(f"{norm:.0e}") == found["clip"].changes[0].value
+    layer = math.sqrt(sum(float(g.norm()) ** 2 for g in grads[2:6]))
+    assert float(f"{layer:.0e}") != most(found), "the layer alone would do"
+
+
+def test_a_gradient_that_explodes_farther_back_does_not_set_the_threshold():
+    model = nn.Sequential(nn.Linear(4, 4), tt.RNN(4, 16, nonlinearity="identity"))
+    with torch.no_grad():
+        model[1].weight_hh_l0.copy_(1.4 * torch.eye(16))
+    x = torch.randn(60, 5, 4)
+
+    def losses(model: nn.Module, since: int = 0) -> Tensor:
+        return model[1](model[0](x[since:]))[0][-1].mean()
+
+    found = tt.treat(model, losses, only="clip")
+    most = found["clip"].changes[0].value
+    with torch.no_grad():
+        h = model[1](model[0](x[:-10]))[1]
+    near = model[1](model[0](x[-10:]), h)[0][-1].mean()
+    norms = [
+        math.sqrt(sum(float(g.norm()) ** 2 for g in torch.autograd.grad(loss, model.parameters())))
+        for loss in (near, losses(model))
+    ]
+    assert most == float(f"{norms[0]:.0e}") and most < 0.5 * norms[1]
+
+
+def test_where_a_loop_takes_no_schedule_the_threshold_is_that_of_its_layers():
+    model, x = Loop(), torch.randn(8, 3, 4)
+
+    def losses(model: nn.Module) -> Tensor:
+        return 100 * model(x).pow(2).mean()
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setitem(vars(REMEDIES["clip"]), "fits", lambda case, place: True)
+        found = tt.treat(model, losses, only="clip")
+    grads = torch.autograd.grad(losses(model), list(model.parameters()))
+    norm = math.sqrt(sum(float(g.norm()) ** 2 for g in grads))
+    # Norms of single steps are added up, so it is no less than that of their sum.
+    assert 0.9 * norm < found["clip"].changes[0].value < 3 * norm
+
+
+def test_the_same_threshold_clips_all_copies(monkeypatch):
+    """The one that was measured, not that of a copy as it is trained."""
+    from throughtime.remedies import clip
+
+    used = []
+    monkeypatch.setattr(clip, "clip_gradient_", lambda parameters, most: used.append(most))
+    model = nn.Sequential(tt.RNN(4, 16, nonlinearity="identity"))
+    with torch.no_grad():
+        model[0].weight_hh_l0.copy_(1.2 * torch.eye(16))
+    x = torch.randn(40, 5, 4)
+
+    def losses(model: nn.Module) -> Tensor:
+        return model[0](x)[0][-1].pow(2).mean()
+
+    def train(model: nn.Module, updates: int) -> float:
+        sgd = torch.optim.SGD(model.parameters(), 1e-9)
+        losses(model).backward()
+        sgd.step()
+        with torch.no_grad():
+            model[0].weight_hh_l0.mul_(0.5)
+        return 0.0
+
+    only = ["clip", "orthogonal", "edge-gain"]
+    found = tt.treat(model, losses, only=only, train=train, seeds=2, updates=8)
+    assert len(used) >= 4 and set(used) == {found["clip"].changes[0].value}
+
+
 def test_clipping_while_a_model_is_trained():
     w, other = (nn.Parameter(torch.zeros(2)) for _ in range(2))
     mine, theirs = torch.optim.SGD([w], 1.0), torch.optim.SGD([other], 1.0)
@@ -612,10 +698,19 @@ def test_the_figure_has_a_line_for_the_model_as_it_is_and_for_each_remedy():
     found = tt.treat(Reader(), at_the_end(20), only=["chrono", "orthogonal"])
     figure = found.figure()
     names = [line.name for line in figure.data]
-    assert names == ["as it is", "chrono (helps)", "orthogonal (does not help)"]
+    assert names == ["no help", "as it is", "chrono (best)"]  # the best is drawn on top
     assert figure.layout.yaxis.type == "log"
     after = found["chrono"].after
-    assert_close(torch.tensor(figure.data[1].y), torch.tensor(after.profile), rtol=1e-12)
+    assert_close(torch.tensor(figure.data[2].y), torch.tensor(after.profile), rtol=1e-12)
+
+
+def test_a_long_figure_is_thinned_and_keeps_its_lags():
+    x = torch.randn(700, 1, 4)
+    found = tt.treat(nn.LSTM(4, 8), lambda m: m(x)[0][-1].pow(2).mean(), only="chrono", lag=600)
+    line = found.figure().data[0]
+    profile = found.rows[0].after.profile
+    assert len(line.x) < 500 < len(profile) and line.x[-1] == 700
+    assert [profile[lag] or None for lag in line.x] == list(line.y)
 
 
 def test_nothing_that_draws_is_imported_before_it_is_asked_for():

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.remedies import REMEDIES
 from throughtime.report import draw, report
 from throughtime.report.palette import BOUND, COLORWAY, MEASURED, SEVERITIES, TIGHT
+from throughtime.report.paste import line
 
 from .conftest import flow_of, linear
 
@@ -55,7 +57,7 @@ def told(html: str) -> str:
 def test_the_page_begins_with_the_cause_and_the_line_to_paste(sentiment):
     said = told(report.report_html(sentiment))
     assert "The early steps get almost no gradient" in said and "Warning" in said
-    assert "tt.remedies.chrono_(model.rnn, longest=60)" in said
+    assert "tt.remedies.chrono_(model.rnn, longest=59)" in said
     assert said.count("chrono_(") == 1, "two layers of one module need one line"
     assert said.index("What to change") < said.index("Layer by layer")
     assert "The same holds in rnn.l1" in said
@@ -75,6 +77,27 @@ def test_the_line_to_paste_runs(sentiment):
     before = model.rnn.bias_ih_l1.clone()
     exec(code, {"tt": tt, "model": model, "torch": torch})
     assert not torch.equal(before, model.rnn.bias_ih_l1)
+
+
+@pytest.mark.parametrize("fix", [n for n, row in REMEDIES.items() if row.call is not None])
+def test_the_line_of_a_fix_is_the_remedys_own_and_runs(fix):
+    torch.manual_seed(0)
+    kind = nn.RNN if fix in ("gated-cell", "identity-relu") else nn.LSTM
+    model = nn.ModuleDict({"rnn": kind(3, 6)})
+    with tt.trace(model) as trace:
+        loss = model["rnn"](torch.randn(30, 2, 3))[0][-1].pow(2).mean()
+    flow = trace.flow(loss)
+    finding = tt.Finding("vanishes", "warning", "rnn.l0", "", (), "", fix)
+    code = line(finding, flow, ("rnn.l0",))
+    own = REMEDIES[fix].line("model.rnn", 29, "tt.remedies.")
+    assert code.splitlines()[-1] == own
+    assert ("how many steps back" in code) == ("longest=29" in own)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    exec(code, {"tt": tt, "model": model})
+    after = model.state_dict()
+    assert before.keys() != after.keys() or any(
+        not torch.equal(before[n], after[n]) for n in before
+    )
 
 
 def test_numbers_at_the_top_agree_with_the_finding(sentiment):

@@ -9,6 +9,7 @@ from .leaky import Leaky
 from .lstm import LSTM
 from .mingru import MinGRU
 from .peephole import PeepholeLSTM
+from .refine_lstm import RefineLSTM
 
 __all__ = [
     "GRU",
@@ -20,4 +21,5 @@ __all__ = [
     "Leaky",
     "MinGRU",
     "PeepholeLSTM",
+    "RefineLSTM",
 ]

@@ -18,12 +18,14 @@ from ..errors import InputTypeError, InputValueError, ThroughTimeError
 from ..flow import Flow, trace
 from .source import check_defines
 
-__all__ = ["called", "flow_of", "function_of", "returned"]
+__all__ = ["beside", "called", "flow_of", "function_of", "returned"]
 
 PROTOCOL = (
     "it must return (model, batch, losses) or (model, batch, losses, words): an nn.Module, "
     "anything, and a function losses(model, batch) that returns a 1-D tensor, one loss per step"
 )
+# What was run last of each file, for `beside`.
+_LOADED: dict[Path, ModuleType] = {}
 
 
 def function_of(target: str) -> Callable[[], Any]:
@@ -44,10 +46,29 @@ def function_of(target: str) -> Callable[[], Any]:
     path = Path(file)
     check_defines(path, name)
     module = _loaded(path)
-    try:
-        function = getattr(module, name)
-    except AttributeError as error:
-        raise InputValueError(f"{path} has no {name} once it has been run.") from error
+    _LOADED[path] = module
+    return _named(module, name, path)
+
+
+def beside(target: str, name: str) -> Callable[..., Any]:
+    """Return another function of a file that `function_of` has loaded.
+
+    Args:
+        target: "FILE.py:FUNCTION", as it was given to `function_of`.
+        name: of the other one.
+
+    Raises:
+        InputValueError: the file has no such name.
+        InputTypeError: that is no function.
+    """
+    path = Path(target.rpartition(":")[0])
+    return _named(_LOADED[path], name, path)
+
+
+def _named(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
+    if not hasattr(module, name):
+        raise InputValueError(f"{path} has no {name} once it has been run.")
+    function = getattr(module, name)
     if not callable(function):
         raise InputTypeError(f"{name} in {path} is {type(function).__name__}, not a function.")
     return function

@@ -2,80 +2,116 @@
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import nn
 
-from ..files import check_writable, write_whole
+from ..files import check_writable
 from ..remedies import REMEDIES, Treatment
 from ..remedies import treat as tried
-from .options import Lag, Seed, Target
-from .target import called, function_of, returned
+from ..report import write_report
+from .options import Lag, Seed, Target, with_options
+from .target import beside, called, function_of, returned
 from .terminal import notes, print_json, results
 
 __all__ = ["treat"]
 
 
-def treat(
-    target: Target,
-    lag: Lag = None,
+@dataclass
+class Options:
+    """What `throughtime treat` is told."""
+
+    target: Target
+    lag: Lag = None
     only: Annotated[
         str | None,
         typer.Option(
             help=f"Only these, separated by commas: {', '.join(REMEDIES)}.", metavar="NAMES"
         ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="A page with table and figure to write.", metavar="FILE")
-    ] = None,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
-) -> None:
+    ] = None
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Train copies too: a function train(model, updates) in FILE.py that trains the "
+            "model it is given for so many updates and returns a score, higher being better.",
+        ),
+    ] = None
+    seeds: Annotated[
+        int, typer.Option(help="With --train: copies of each.", min=1, metavar="N")
+    ] = 1
+    updates: Annotated[
+        int, typer.Option(help="With --train: how many in all.", min=1, metavar="N")
+    ] = 400
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --train: a folder that keeps each finished score, and goes on from them.",
+            metavar="FOLDER",
+        ),
+    ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option(help="A page to write: what is wrong, table, figure, lines.", metavar="FILE"),
+    ] = None
+    seed: Seed = 0
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False
+
+
+@with_options(Options)
+def treat(options: Options) -> None:
     """Try each remedy on a copy of your own model and measure it again: table, best, line to paste.
 
-    FUNCTION takes no argument and returns (model, batch, losses), as for profile. Nothing is
-    trained; for that, call throughtime.treat with train=. Ctrl-C ends it with the rows so far.
+    FUNCTION takes no argument and returns (model, batch, losses), as for profile. Without --train
+    nothing is trained. Ctrl-C ends it with the rows so far; with --resume, the same command goes on
+    from there.
 
     Exit code 1: something is wrong with the model and no remedy helps, or it was interrupted.
 
-    For example: throughtime treat examples/profile_lstm.py:last_word --lag 15
+    For example: throughtime treat examples/profile_lstm.py:last_word --lag 15 --html treated.html
 
     Raises:
         Exit: with code 1.
     """
-    if out is not None:
-        check_writable(out)
-    model, batch, losses, _ = returned(function_of(target), target, seed)
+    if options.html is not None:
+        check_writable(options.html)
+    function = function_of(options.target)
+    train = None if options.train is None else beside(options.target, options.train)
+    model, batch, losses, _ = returned(function, options.target, options.seed)
 
-    def of(given: nn.Module):
-        return called(lambda: losses(given, batch), f"losses of {target}")
+    def of(given: nn.Module) -> Any:
+        return called(lambda: losses(given, batch), f"losses of {options.target}")
 
-    chosen = None if only is None else [name.strip() for name in only.split(",")]
-    found = tried(model, of, lag=lag, only=chosen)
-    if out is not None:
-        write_whole(out, _page(found, target))
-    if as_json:
-        page = None if out is None else str(out)
-        print_json({"target": target, **found.to_dict(), "code": found.code(), "page": page})
-    else:
-        results().print(repr(found), markup=False, soft_wrap=True)
-        if out is not None:
-            notes().print(f"Page: {out}", markup=False)
+    only = None if options.only is None else [name.strip() for name in options.only.split(",")]
+    found = tried(
+        model,
+        of,
+        lag=options.lag,
+        only=only,
+        train=train,
+        seeds=options.seeds,
+        updates=options.updates,
+        resume=options.resume,
+    )
+    _show(found, options)
     if found.interrupted or (found.needed and found.best is None):
         raise typer.Exit(1)
 
 
-def _page(found: Treatment, target: str) -> str:
-    """Return one self-contained page: what came out, and the figure."""
-    figure = found.figure().to_html(full_html=False, include_plotlyjs=True)
-    title = escape(f"Remedies tried on {target}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width">'
-        "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
-        "padding:0 1rem}pre{overflow-x:auto;font-size:.8rem}</style></head>"
-        f"<body><h1>{title}</h1><pre>{escape(repr(found))}</pre>{figure}</body></html>"
-    )
+def _show(found: Treatment, options: Options) -> None:
+    """Write the page and print what came out."""
+    page = options.html
+    if page is not None:
+        write_report(found.flow, page, treatment=found)
+    if options.as_json:
+        data = {"target": options.target, **found.to_dict(), "code": found.code()}
+        print_json({**data, "page": None if page is None else str(page)})
+        return
+    results().print(repr(found), markup=False, soft_wrap=True)
+    if page is not None:
+        notes().print(f"Page: {page}", markup=False)
+    if found.interrupted and options.resume is not None:
+        notes().print("The same command goes on from here.", markup=False)

@@ -11,6 +11,7 @@ from ..cells import GRU, LSTM, Elman
 from ..flow import LayerView
 from ..flow.nonfinite import NonFinite
 from .evidence import Verdict, percent
+from .gate_biases import already, kept_by_biases
 from .rows import Rows
 
 __all__ = ["Found", "advice"]
@@ -58,6 +59,8 @@ def advice(found: Found, layer: LayerView, fraction: float) -> str:
         return "No loss sends any gradient into this layer: look at what lies between it and them."
     if verdict is Verdict.VANISHING:
         reach = _in_some_rows(found) + _reach(found, layer, fraction)
+        if (kept := kept_by_biases(cell)) >= layer.T / 2:
+            return reach + already(kept)
         if isinstance(cell, (LSTM, GRU)):
             return reach + (
                 "Set the gate biases for the lag that the task needs (chrono initialisation) "

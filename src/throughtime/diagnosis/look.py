@@ -127,6 +127,11 @@ class Seen:
         begins[0] = False
         return begins.long().cumsum(0)
 
+    @cached_property
+    def last_entered(self) -> Tensor:
+        """For each step the last one of its episode at which anything enters: (T, B), or 0."""
+        return self.last_of_episode(self.enters)
+
     def last_of_episode(self, where: Tensor) -> Tensor:
         """Return for each step the last one of its episode at which ``where`` holds: (T, B), or 0.
 

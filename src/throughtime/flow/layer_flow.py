@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputTypeError, InputValueError
 from ..kernels import losses
 from ..kernels.choose import choose_back
-from ..norms import vector_norm
+from ..norms import size, vector_norm
 from ..schedules import Schedule
 from ..schedules.base import check_schedule
 from ..tape import Tape
@@ -148,7 +148,7 @@ class LayerFlow(LagProfiles):
 
     def input_norms(self) -> Tensor:
         """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
-        return vector_norm(self._terms.whole["x"])
+        return vector_norm(self.terms.whole["x"])
 
     @property
     def loss_count(self) -> int:
@@ -245,10 +245,24 @@ class LayerFlow(LagProfiles):
         Args:
             steps: (T, B) bool.
         """
-        some = self._grads(self._swept(None)[1] * steps[..., None], self.tape)
-        whole = self._terms.whole
-        size = torch.linalg.vector_norm  # in float64 no square of a float32 leaves the range
-        return {n: float(size(g.double()) / size(whole[n].double())) for n, g in some.items()}
+        some, rest = self._grads_of(steps), self._grads_of(~steps)
+        return {n: size(g) / (size(g + rest[n]) or math.nan) for n, g in some.items()}
+
+    def _grads_of(self, steps: Tensor) -> dict[str, Tensor]:
+        """Return the gradients that some steps (T, B) of rows give, over no more steps than that.
+
+        Two parts that make up the whole so cost little more than the whole.
+        """
+        adjoint = self._swept(None)[1]
+        taken = steps.any(1).nonzero().flatten()
+        if not len(taken):
+            return {n: torch.zeros_like(w) for n, w in self.cell.weights().items()}
+        first, last = int(taken[0]), int(taken[-1])
+        own = steps[first : last + 1]
+        part = adjoint[first : last + 1]
+        if not bool(own.all()):
+            part = part * own[..., None]
+        return self._grads(part, self.tape.steps(first + 1, last + 1))
 
     def dropped(self, schedule: Schedule) -> dict[str, float]:
         """Return the share of each dE/dW that a schedule leaves out: ‖left out‖/‖dE/dW‖ (eq. 5).
@@ -400,11 +414,11 @@ class LayerFlow(LagProfiles):
             self.adjoint(),
             x=tape.x,
             weights=self.cell.weights(),
-            terms=lambda: self._terms,
+            terms=lambda: self.terms,
         )
 
     @cached_property
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
         """The gradients that the summed loss leaves in the weights and the input."""
         return Terms(self.cell, self.tape, self._swept(None)[1])
 

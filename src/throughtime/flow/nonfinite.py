@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..cells.base import AbstractCell
 from ..tape import Tape
 
-__all__ = ["NonFinite", "Terms", "all_finite", "first_nonfinite", "look"]
+__all__ = ["NonFinite", "Terms", "all_finite", "first_nonfinite", "in_terms", "look"]
 
 
 class NonFinite(NamedTuple):
@@ -76,9 +77,9 @@ class Terms:
         if not self.cell.has_preact:
             return False
         parts = (self.tape.x, self.tape.s, *self.cell.weights().values())
-        largest = max(1.0, *(float(part.detach().abs().amax()) for part in parts if part.numel()))
+        largest = max(1.0, *(_largest(part.detach()) for part in parts if part.numel()))
         count = self.tape.T * self.tape.B * self.adjoints.shape[-1]
-        bound = float(self.adjoints.abs().amax()) * largest * count * margin
+        bound = _largest(self.adjoints) * largest * count * margin
         return bound < torch.finfo(self.adjoints.dtype).max
 
     @cached_property
@@ -126,7 +127,7 @@ def first_nonfinite(
         or state
         or _in_any(weights or {}, "weight", 0)
         or look(delta, "backward")
-        or (None if terms is None else _in_terms(terms()))
+        or (None if terms is None else in_terms(terms()))
     )
 
 
@@ -145,7 +146,15 @@ def look(values: Tensor, direction: str) -> NonFinite | None:
 def all_finite(values: Tensor) -> bool:
     """Check whether all entries are finite; their sum, where it is finite, says so at once."""
     values = values.detach()
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return cmath.isfinite(values.sum().item()) or bool(values.isfinite().all())
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest |v|, without a copy of the values where they are real."""
+    if values.is_complex():
+        return float(values.abs().amax())
+    low, high = values.aminmax()
+    return max(-low.item(), high.item())
 
 
 def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFinite | None:
@@ -157,8 +166,12 @@ def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFini
     return None
 
 
-def _in_terms(terms: Terms) -> NonFinite | None:
-    """Return the last step whose term is not finite; step 0 where only the sum is not."""
+def in_terms(terms: Terms) -> NonFinite | None:
+    """Return the last step whose term is not finite; step 0 where only the sum is not.
+
+    Args:
+        terms: of the gradients, where all that they are made of is finite.
+    """
     if terms.fit():
         return None
     whole = terms.whole

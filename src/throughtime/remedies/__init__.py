@@ -18,6 +18,7 @@ from .layernorm_cell import layer_normed
 from .leaky_cell import leaky
 from .lengths import with_lengths
 from .orthogonal import orthogonal_
+from .refine_gates import refined
 from .standardise import standardised
 from .table import REMEDIES
 from .treatment import Row, Treatment
@@ -43,6 +44,7 @@ __all__ = [
     "layer_normed",
     "leaky",
     "orthogonal_",
+    "refined",
     "scale_recurrent_",
     "standardised",
     "treat",

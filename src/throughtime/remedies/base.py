@@ -33,6 +33,7 @@ class Case:
         flow: what was measured of the model as it was.
         lag: how many steps back the task needs.
         seed: of whatever a remedy draws.
+        done: what the same remedy did where it was measured, while copies are trained.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class Case:
     flow: Flow
     lag: int
     seed: int = 0
+    done: tuple[Change, ...] = ()
 
     def generator(self, place: Place) -> Generator:
         """Return where a remedy draws from; another one for each place."""
@@ -58,11 +60,13 @@ class Change(NamedTuple):
         code: the line to paste; ``model`` is the model there.
         module: what takes the place of the module; None where that was changed in place.
         names: what the line needs of `throughtime.remedies`.
+        value: a number that was measured for it, where there is one.
     """
 
     code: str
     module: nn.Module | None = None
     names: tuple[str, ...] = ()
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Remedy:
         change: does it at one place, in place or by a module that takes its place.
         whole: whether the place is the whole model and not each layer of it.
         during: what has to be on while a model is trained, for remedies that change the training.
+        call: what is written, of a module's expression and a lag; None where it takes more to know.
+        replaces: whether that is what takes the module's place.
 
     Example:
         >>> from throughtime.remedies import REMEDIES
@@ -97,6 +103,25 @@ class Remedy:
     change: Callable[[Case, Place], Change]
     whole: bool = False
     during: Callable[[Case], AbstractContextManager[None]] | None = field(default=None)
+    call: Callable[[str, int], str] | None = field(default=None)
+    replaces: bool = False
+
+    def line(self, at: str, lag: int, room: str = "") -> str:
+        """Return the line to paste for one module; empty where it takes more to know.
+
+        Args:
+            at: how the module is written, such as ``model.rnn``.
+            lag: how many steps back the task needs.
+            room: what the function's name begins with, such as ``tt.remedies.``.
+
+        Example:
+            >>> from throughtime.remedies import REMEDIES
+            >>> REMEDIES["gated-cell"].line("model.rnn", 50)
+            'model.rnn = gated(model.rnn, longest=50)'
+        """
+        if self.call is None:
+            return ""
+        return f"{at} = {room}{self.call(at, lag)}" if self.replaces else room + self.call(at, lag)
 
     def places(self, case: Case, places: Iterable[Place]) -> list[Place]:
         """Return where it fits.

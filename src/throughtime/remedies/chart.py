@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .reach import FRACTION
 
@@ -12,36 +12,24 @@ if TYPE_CHECKING:
 
     from .treatment import Row, Treatment
 
-__all__ = ["chart"]
+__all__ = ["chart", "lines"]
 
-BEFORE, BEST, OTHER, FAINT = "#222222", "#0072B2", "#777777", "#BBBBBB"
+# Middle tones, to be told apart on white and on black, and by those who see no red or green.
+BEFORE, BEST, HELPS, FAINT = "#d95f0e", "#2b7bba", "#13976f", "rgba(123,133,146,0.55)"
+# A line of more points than this cannot be told from one of as many.
+POINTS = 500
 
 
 def chart(treatment: Treatment) -> Figure:
-    """Return the figure: black as it is, blue the best, grey what else was tried.
+    """Return the figure: as it is, the best, and thinner what else was tried.
 
     Args:
         treatment: what `treat` returned.
     """
     import plotly.graph_objects as go
 
-    out = go.Figure()
-    for row in treatment.rows:
-        if row.after is None:
-            continue
-        # A logarithmic axis has no place for 0, so those are left out and the line ends there.
-        shown = [v if v > 0 and math.isfinite(v) else None for v in row.after.profile]
-        first, best = row is treatment.rows[0], row.name == treatment.best
-        color = BEFORE if first else BEST if best else OTHER if row.helps else FAINT
-        out.add_scatter(
-            x=list(range(len(shown))),
-            y=shown,
-            mode="lines",
-            name=_name(row),
-            line={"color": color, "width": 3 if first or best else 1.5},
-            hovertemplate=f"{row.name}<br>lag %{{x}}: %{{y:.2g}}<extra></extra>",
-        )
-    out.add_hline(y=FRACTION, line={"dash": "dot", "color": OTHER, "width": 1})
+    out = go.Figure(lines(treatment))
+    out.add_hline(y=FRACTION, line={"dash": "dot", "color": FAINT, "width": 1})
     out.update_layout(
         title="How far the gradient reaches, as it is and with each remedy",
         template="plotly_white",
@@ -52,7 +40,44 @@ def chart(treatment: Treatment) -> Figure:
     return out
 
 
-def _name(row: Row) -> str:
+def lines(treatment: Treatment) -> list[dict[str, Any]]:
+    """Return one Plotly trace a row, what helps above what does not, and the best on top.
+
+    Args:
+        treatment: what `treat` returned.
+    """
+    drawn = [row for row in treatment.rows if row.after is not None]
+    drawn.sort(key=lambda row: _rank(row, treatment))
+    idle = [row.name for row in drawn if _rank(row, treatment) == 0]
+    return [_line(row, treatment, bool(idle) and row.name == idle[0]) for row in drawn]
+
+
+def _rank(row: Row, treatment: Treatment) -> int:
+    """Return what is drawn later, and so above: 0 no help, 1 helps, 2 as it is, 3 the best."""
     if row.remedy is None:
-        return row.name
-    return f"{row.name} ({'helps' if row.helps else 'does not help'})"
+        return 2
+    return 3 if row.name == treatment.best else int(row.helps)
+
+
+def _line(row: Row, treatment: Treatment, first_idle: bool) -> dict[str, Any]:
+    assert row.after is not None
+    rank = _rank(row, treatment)
+    profile = row.after.profile
+    every = -(-len(profile) // POINTS)
+    # A logarithmic axis has no place for 0, so those are left out and the line ends there.
+    shown = [v if v > 0 and math.isfinite(v) else None for v in profile[::every]]
+    color, width = ((FAINT, 1.25), (HELPS, 1.75), (BEFORE, 2.75), (BEST, 3.25))[rank]
+    names = ("no help", f"{row.name} (helps)", row.name, f"{row.name} (best)")
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(range(0, len(profile), every)),
+        "y": shown,
+        "name": names[rank],
+        # All that do not help are one entry of the legend.
+        "legendgroup": row.name if rank else "no help",
+        "showlegend": bool(rank) or first_idle,
+        "legendrank": 10 - rank if rank != 2 else 1,
+        "line": {"color": color, "width": width, "dash": "dash" if rank == 2 else "solid"},
+        "hovertemplate": f"{row.name}<br>lag %{{x}}: %{{y:.2g}}<extra></extra>",
+    }

@@ -86,7 +86,7 @@ def _fits(case: Case, place: Place) -> bool:
 def _change(case: Case, place: Place) -> Change:
     longest = max(3, case.lag)
     chrono_(place.module, longest, case.generator(place))
-    return Change(f"chrono_({place.expression}, longest={longest})", names=("chrono_",))
+    return Change(CHRONO.line(place.expression, longest), names=("chrono_",))
 
 
 CHRONO = Remedy(
@@ -99,4 +99,5 @@ CHRONO = Remedy(
     "Not what is cut off by wiring, padding or saturated gates.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"chrono_({at}, longest={max(3, lag)})",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from numbers import Real
@@ -12,10 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ..errors import InputTypeError, InputValueError
-from ..norms import vector_norm
-from .base import Case, Change, Remedy
-from .places import Place
+from ..errors import ConvertWarning, InputTypeError, InputValueError
+from ..layers import convert, set_through
+from ..norms import size, vector_norm
+from ..schedules import Truncated
+from .base import Case, Change, Remedy, copied
+from .places import Place, places_of
+from .schedule import KINDS
 
 __all__ = ["CLIP", "clip_gradient_", "clipping"]
 
@@ -137,15 +141,41 @@ def clipping(parameters: Iterable[Tensor], most: float) -> Iterator[None]:
 
 
 def threshold(case: Case) -> float:
-    """Return the norm that the gradient has when only the last ten steps behind it count.
+    """Return the norm that the gradient of all parameters has when it goes ten steps back.
 
-    Of each weight of the traced layers the norms of the terms k > T − 10 of eq. 5 are added up:
-    what explodes farther back does not set the threshold that is against it. Rounded to one digit;
-    1 where nothing finite is there.
+    What explodes farther back does not set the threshold that is against it. Rounded to one digit;
+    1 where nothing finite is there. Where a recurrence takes no schedule (a loop of a cell, a mark)
+    the norm is that of the traced layers alone, see `_of_layers`.
 
     Args:
         case: the model, measured.
     """
+    found = _truncated(case)
+    if found is None:
+        found = _of_layers(case)
+    return float(f"{found:.0e}") if 0 < found < math.inf else 1.0
+
+
+def _truncated(case: Case) -> float | None:
+    """Return the norm over all parameters under `Truncated`; None where not all layers take it."""
+    places = places_of(case.model, case.flow)
+    held = {name for place in places for name in place.layers}
+    if held != set(case.flow) or not all(type(place.module) in KINDS for place in places):
+        return None
+    model = copied(case.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvertWarning)
+        model = set_through(convert(model), Truncated(NEAR, 1))
+    if not all(hasattr(place.module, "through") for place in places_of(model, case.flow)):
+        return None
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = case.losses(model).sum()
+    grads = torch.autograd.grad(total, parameters, allow_unused=True)
+    return math.hypot(*(size(g) for g in grads if g is not None))
+
+
+def _of_layers(case: Case) -> float:
+    """Add up, of each weight of the traced layers, the norms of the terms k > T − 10 of eq. 5."""
     squares = 0.0
     for layer in case.flow.values():
         for name in layer.weight_names:
@@ -154,8 +184,7 @@ def threshold(case: Case) -> float:
                 for k in range(max(1, layer.T - NEAR + 1), layer.T + 1)
             ]
             squares += sum(sizes) ** 2
-    found = math.sqrt(squares)
-    return float(f"{found:.0e}") if 0 < found < math.inf else 1.0
+    return math.sqrt(squares)
 
 
 def _fits(case: Case, place: Place) -> bool:
@@ -168,19 +197,24 @@ def _fits(case: Case, place: Place) -> bool:
 
 def _change(case: Case, place: Place) -> Change:
     del place
-    line = f"clip_gradient_(model.parameters(), {threshold(case):g})"
-    return Change(f"{line}  # after backward(), before step()", names=("clip_gradient_",))
+    # Where it was measured, and not of each copy as it is trained.
+    most = next((change.value for change in case.done if change.value is not None), None)
+    most = threshold(case) if most is None else most
+    line = f"clip_gradient_(model.parameters(), {most:g})  # after backward(), before step()"
+    return Change(line, names=("clip_gradient_",), value=most)
 
 
 def _during(case: Case) -> AbstractContextManager[None]:
-    return clipping(list(case.model.parameters()), threshold(case))
+    (change,) = case.done
+    assert change.value is not None
+    return clipping(list(case.model.parameters()), change.value)
 
 
 CLIP = Remedy(
     name="clip",
     against=("explodes",),
     what="The gradient scaled down to a norm, where it is finite.",
-    formula="G ← G·min(1, c/‖G‖₂), c the norm of what the last ten steps give",
+    formula="G ← G·min(1, c/‖G‖₂), c the norm that ten steps back give",
     source="Pascanu, Mikolov and Bengio (2013), On the difficulty of training recurrent neural "
     "networks, algorithm 1",
     gains="Training that a single large step would throw off. It lengthens no reach, and an inf "

@@ -68,9 +68,8 @@ def _fits(case: Case, place: Place) -> bool:
 
 
 def _change(case: Case, place: Place) -> Change:
-    del case
     forget_bias_(place.module)
-    return Change(f"forget_bias_({place.expression}, 1.0)", names=("forget_bias_",))
+    return Change(FORGET_BIAS.line(place.expression, case.lag), names=("forget_bias_",))
 
 
 FORGET_BIAS = Remedy(
@@ -83,4 +82,5 @@ FORGET_BIAS = Remedy(
     gains="An LSTM over tens of steps. Temporal order at T = 100: 0 of 3 seeds, as without.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"forget_bias_({at}, 1.0)",
 )

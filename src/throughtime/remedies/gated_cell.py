@@ -75,8 +75,7 @@ def _fits(case: Case, place: Place) -> bool:
 def _change(case: Case, place: Place) -> Change:
     longest = max(3, case.lag)
     made = gated(place.module, longest, case.generator(place))
-    at = place.expression
-    return Change(f"{at} = gated({at}, longest={longest})", made, ("gated",))
+    return Change(GATED.line(place.expression, longest), made, ("gated",))
 
 
 GATED = Remedy(
@@ -89,4 +88,6 @@ GATED = Remedy(
     "Three times the weights.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"gated({at}, longest={max(3, lag)})",
+    replaces=True,
 )

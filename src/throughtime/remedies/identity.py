@@ -77,7 +77,7 @@ def _fits(case: Case, place: Place) -> bool:
 
 def _change(case: Case, place: Place) -> Change:
     identity_relu_(place.module, generator=case.generator(place))
-    return Change(f"identity_relu_({place.expression})", names=("identity_relu_",))
+    return Change(IDENTITY_RELU.line(place.expression, case.lag), names=("identity_relu_",))
 
 
 IDENTITY_RELU = Remedy(
@@ -91,4 +91,5 @@ IDENTITY_RELU = Remedy(
     "States have no upper limit: clip the gradient too.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"identity_relu_({at})",
 )

@@ -56,9 +56,8 @@ def _fits(case: Case, place: Place) -> bool:
 
 
 def _change(case: Case, place: Place) -> Change:
-    del case
-    at = place.expression
-    return Change(f"{at} = layer_normed({at})", layer_normed(place.module), ("layer_normed",))
+    made = layer_normed(place.module)
+    return Change(LAYERNORM.line(place.expression, case.lag), made, ("layer_normed",))
 
 
 LAYERNORM = Remedy(
@@ -71,4 +70,6 @@ LAYERNORM = Remedy(
     "each step costs more.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"layer_normed({at})",
+    replaces=True,
 )

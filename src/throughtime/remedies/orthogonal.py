@@ -73,7 +73,7 @@ def _fits(case: Case, place: Place) -> bool:
 
 def _change(case: Case, place: Place) -> Change:
     orthogonal_(place.module, generator=case.generator(place))
-    return Change(f"orthogonal_({place.expression})", names=("orthogonal_",))
+    return Change(ORTHOGONAL.line(place.expression, case.lag), names=("orthogonal_",))
 
 
 ORTHOGONAL = Remedy(
@@ -86,4 +86,5 @@ ORTHOGONAL = Remedy(
     "tanh. Gated cells: hardly anything, since their gates decide.",
     fits=_fits,
     change=_change,
+    call=lambda at, lag: f"orthogonal_({at})",
 )

@@ -19,6 +19,7 @@ from .layernorm_cell import LAYERNORM
 from .leaky_cell import LEAKY
 from .lengths import LENGTHS
 from .orthogonal import ORTHOGONAL
+from .refine_gates import REFINE_GATES
 from .schedule import CHECKPOINTED, TRUNCATED
 from .standardise import STANDARDISE
 from .uniform_gates import UNIFORM_GATES
@@ -33,6 +34,7 @@ REMEDIES: dict[str, Remedy] = {
         CHRONO,
         GATED,
         UNIFORM_GATES,
+        REFINE_GATES,
         ORTHOGONAL,
         IDENTITY_RELU,
         FORGET_BIAS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .treatment import Row, Treatment
 
-__all__ = ["text"]
+__all__ = ["number", "said", "text"]
 
 WIDTH = 79
 
@@ -45,21 +45,26 @@ def _head(treatment: Treatment) -> str:
 def _cells(row: Row, scored: bool) -> list[str]:
     reach = row.after
     seconds = math.nan if row.measured is None else row.measured.seconds
-    said = "" if row.remedy is None else _said(row, scored)
+    answer = "" if row.remedy is None else said(row, scored)
     if reach is None:
-        return [row.name, said, *[""] * 5]
+        return [row.name, answer, *[""] * 5]
     nonfinite = row.measured is not None and row.measured.nonfinite
     best, share = number(reach.best), f"{100 * reach.share:.0f} %"
     ms = f"{1000 * seconds:.3g}"
     if scored:
         score = "" if row.score is None else f"{row.score.mean:.3g}"
-        return [row.name, said, score, _gain(row), str(row.updates), best, ms]
+        return [row.name, answer, score, _gain(row), str(row.updates), best, ms]
     typical = "inf/NaN" if nonfinite else number(reach.at_lag)
-    return [row.name, said, typical, best, share, f"{100 * reach.coverage:.0f} %", ms]
+    return [row.name, answer, typical, best, share, f"{100 * reach.coverage:.0f} %", ms]
 
 
-def _said(row: Row, scored: bool) -> str:
-    """Return whether a row helps; "?" where only training could tell."""
+def said(row: Row, scored: bool) -> str:
+    """Return whether a row helps: "yes", "no", "further", or "?" where only training could tell.
+
+    Args:
+        row: of a remedy.
+        scored: whether copies were trained.
+    """
     if row.helps:
         return "yes"
     if row.remedy is not None and row.remedy.during is not None and not scored:
@@ -82,7 +87,7 @@ def _below(treatment: Treatment) -> list[str]:
     if first is not None and first.found:
         found.append(f"found in the model as it is: {', '.join(first.found)}")
     found += [f"{row.name} could not be tried: {row.error}" for row in treatment.rows if row.error]
-    shown = [_said(row, treatment.trained) for row in treatment.rows[1:] if row.error is None]
+    shown = [said(row, treatment.trained) for row in treatment.rows[1:] if row.error is None]
     if "further" in shown:
         found.append("further: ten times as much gets through, but under 1 %, or the cause stays")
     if "?" in shown:
@@ -94,8 +99,8 @@ def _below(treatment: Treatment) -> list[str]:
         lines += ["", "none needed: the steps are reached as it is"]
     if treatment.best is not None:
         best = treatment[treatment.best]
-        said = textwrap.wrap(f"best: {best.name} ({best.why})", WIDTH, subsequent_indent="  ")
-        lines += ["", *said, *best.code().splitlines()]
+        why = textwrap.wrap(f"best: {best.name} ({best.why})", WIDTH, subsequent_indent="  ")
+        lines += ["", *why, *best.code().splitlines()]
     elif treatment.needed:
         lines += ["", "none of these helps"]
     return lines

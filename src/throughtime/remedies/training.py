@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InputTypeError
+from .finished import Finished, Outcome, Turn
 from .undisturbed import seeded
 
 __all__ = ["Entrant", "Train", "halving", "rounds"]
@@ -30,7 +31,7 @@ class Entrant:
         scores: one list a round, one score a seed.
         updates: how many each copy has had.
         error: what its training raised.
-        models: one copy a seed, while it takes part.
+        models: by seed, while it takes part: a copy, and how many rounds it has gone through.
         raises: whether what its training raises is the caller's to see.
     """
 
@@ -40,7 +41,7 @@ class Entrant:
     scores: list[list[float]] = field(default_factory=list)
     updates: int = 0
     error: str | None = None
-    models: list[nn.Module] = field(default_factory=list, repr=False)
+    models: dict[int, tuple[nn.Module, int]] = field(default_factory=dict, repr=False)
     raises: bool = False
 
 
@@ -67,6 +68,7 @@ def halving(
     seeds: int,
     updates: int,
     advance: Callable[[str], None],
+    finished: Finished | None = None,
 ) -> None:
     """Train the model as it is and each entrant; after each round the better half goes on.
 
@@ -81,49 +83,86 @@ def halving(
         seeds: how many of each.
         updates: in all.
         advance: is called with a name after each training.
+        finished: what an earlier run finished, and where this one keeps what it finishes.
 
     Raises:
         InputTypeError: ``train`` returns no number.
     """
-    left = list(entrants)
-    plan = rounds(len(left), updates)
-    for number, count in enumerate(plan):
+    left, plan = list(entrants), rounds(len(entrants), updates)
+    contest = _Contest(train, seeds, plan, advance, finished or Finished())
+    for number in range(len(plan)):
         for entrant in (base, *left):
-            _round(entrant, train, seeds, number, count, advance)
-        left = [e for e in left if e.error is None]
-        if number < len(plan) - 1:
-            ranked = sorted(left, key=lambda e: -_mean(e.scores[-1]))
-            for gone in ranked[math.ceil(len(ranked) / 2) :]:
-                gone.models.clear()
-            left = ranked[: math.ceil(len(ranked) / 2)]
+            contest.round(entrant, number)
+        ranked = sorted((e for e in left if e.error is None), key=lambda e: -_mean(e.scores[-1]))
+        last = number == len(plan) - 1
+        staying = [] if last else ranked[: math.ceil(len(ranked) / 2)]
+        for entrant in left:
+            if entrant not in staying:
+                entrant.models.clear()
+                contest.finished.forget(entrant.name)
+        left = [e for e in left if e in staying]
+    contest.finished.forget(base.name)
 
 
-def _round(
-    entrant: Entrant,
-    train: Train,
-    seeds: int,
-    number: int,
-    updates: int,
-    advance: Callable[[str], None],
-) -> None:
-    scores = []
-    for seed in range(seeds):
+@dataclass
+class _Contest:
+    """What is the same for all entrants and rounds; attributes as `halving` has them."""
+
+    train: Train
+    seeds: int
+    plan: Sequence[int]
+    advance: Callable[[str], None]
+    finished: Finished
+
+    def round(self, entrant: Entrant, number: int) -> None:
+        """Train each copy of an entrant for one round, as far as that is not known already."""
+        scores = []
+        for seed in range(self.seeds):
+            turn = Turn(entrant.name, seed, number)
+            outcome = self.finished.read(turn)
+            if outcome is None:
+                outcome = self._trained(entrant, turn)
+                goes_on = outcome.error is None and number < len(self.plan) - 1
+                model = entrant.models[seed][0] if goes_on else None
+                self.finished.write(turn, outcome, model)
+            if outcome.error is not None:
+                entrant.error = outcome.error
+                entrant.models.clear()
+                return
+            scores.append(outcome.score)
+            self.advance(entrant.name)
+        entrant.scores.append(scores)
+        entrant.updates += self.plan[number]
+
+    def _trained(self, entrant: Entrant, turn: Turn) -> Outcome:
+        """Train one copy for one round; what is raised is an outcome too."""
         try:
-            if len(entrant.models) <= seed:
-                entrant.models.append(entrant.make(seed))
-            seeded(1000 * seed + number)
-            with entrant.during(entrant.models[seed]):
-                found = train(entrant.models[seed], updates)
+            model, begun = self._copy(entrant, turn)
+            found: Any = None
+            # Several rounds only where the copy of an earlier run is lost.
+            for number in range(begun, turn.number + 1):
+                with entrant.during(model):
+                    seeded(1000 * turn.seed + number)
+                    found = self.train(model, self.plan[number])
+            entrant.models[turn.seed] = model, turn.number + 1
+            return Outcome(_score(found))
         except Exception as error:
             if entrant.raises:
                 raise
-            entrant.error = f"training raised {type(error).__name__}: {error}".splitlines()[0]
-            entrant.models.clear()
-            return
-        scores.append(_score(found))
-        advance(entrant.name)
-    entrant.scores.append(scores)
-    entrant.updates += updates
+            said = f"training raised {type(error).__name__}: {error}".splitlines()[0]
+            return Outcome(error=said)
+
+    def _copy(self, entrant: Entrant, turn: Turn) -> tuple[nn.Module, int]:
+        """Return the copy that takes a turn, and how many rounds it has gone through."""
+        if turn.seed in entrant.models:
+            model, begun = entrant.models[turn.seed]
+            if begun == turn.number:
+                return model, begun
+        if turn.number:
+            model = entrant.make(turn.seed)
+            if self.finished.load(turn.before, model):
+                return model, turn.number
+        return entrant.make(turn.seed), 0
 
 
 def _score(value: Any) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import InputTypeError, InputValueError, LayerNotFoundError
+from ..flow import Flow
 from .base import Case, Change, Losses, Remedy
 from .places import places_of
 from .ranking import Interval, interval
@@ -124,6 +125,13 @@ class Treatment:
     interrupted: bool = False
     order: tuple[str, ...] = ()
 
+    @property
+    def flow(self) -> Flow:
+        """What was measured of the model as it is, for a report."""
+        first = self.rows[0].measured
+        assert first is not None and first.flow is not None
+        return first.flow
+
     def __getitem__(self, name: str) -> Row:
         """Return a row by the remedy's name.
 
@@ -165,10 +173,8 @@ class Treatment:
         remedy = row.remedy
         if remedy is None or row.error is not None:
             raise InputValueError(f"{row.name!r} cannot be applied: {row.error or 'no remedy'}.")
-        first = self.rows[0].measured
-        flow = None if first is None else first.flow
-        assert flow is not None
-        case = Case(model, self.losses, flow, self.lag)
+        flow = self.flow
+        case = Case(model, self.losses, flow, self.lag, done=row.changes)
         places = places_of(model, flow)
         missing = {n for n in flow} - {n for place in places for n in place.layers}
         if missing and not remedy.whole and not places:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+import os
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 from ..errors import GraphError, InputTypeError, InputValueError, ThroughTimeError
 from .base import Case, Losses, Remedy, copied
+from .contest import Budget, finished_of, train_copies
+from .judging import judge
 from .places import places_of
 from .progress_bar import Advance, progress
-from .ranking import Interval, further, harm, helps, interval, lead
+from .ranking import further, harm, helps
 from .reach import Measured, farthest, measure
 from .table import REMEDIES
 from .table_text import number
-from .training import Entrant, Train, halving, rounds
+from .training import Train
 from .treatment import AS_IT_IS, Row, Treatment
 from .undisturbed import Before, undisturbed
 
@@ -36,6 +37,7 @@ def treat(
     train: Train | None = None,
     seeds: int = 1,
     updates: int = 400,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Treatment:
     """Try each remedy that fits on a copy of a model, measure it again, and say which is best.
 
@@ -66,6 +68,11 @@ def treat(
             there is no interval, and the sign decides.
         seeds: how many copies of each are trained.
         updates: how many in all, of one that comes through to the last round.
+        resume: a folder where each training that ends leaves its score, and the copies that go on
+            their ``state_dict``. With a folder that an interrupted or killed run left, what is
+            there is not trained again, and the scores come out as if nothing had happened, if
+            ``train`` keeps nothing between its calls but what the model holds. The folder is made
+            where there is none.
 
     Returns:
         A `Treatment`: a table, ``.best``, ``.apply(model)``, ``.code()``, ``.figure()``.
@@ -75,6 +82,8 @@ def treat(
         InputValueError: a lag below 1 or longer than the batch, no such remedy, no seeds.
         GraphError: ``losses`` runs another model than the one that it is given.
         UnsupportedError: the model cannot be copied.
+        CheckpointError: what ``resume`` holds is of another model, batch or budget, or damaged.
+        FileError: ``resume`` cannot be read or written.
         KeyboardInterrupt: Ctrl-C before the model as it is had been measured.
 
     Cost:
@@ -88,8 +97,11 @@ def treat(
         ('chrono', 'chrono_(model, longest=59)')
     """
     chosen = _checked(model, losses, lag, only, train, seeds, updates)
+    if resume is not None and train is None:
+        raise InputValueError("resume takes up trainings again; give train= with it.")
+    budget = Budget(seeds, updates, resume)
     with undisturbed() as state, progress() as advance:
-        return _treat(model, losses, lag, chosen, train, (seeds, updates), state, advance)
+        return _treat(model, losses, lag, chosen, train, budget, state, advance)
 
 
 def _treat(
@@ -98,7 +110,7 @@ def _treat(
     lag: int | None,
     chosen: list[Remedy],
     train: Train | None,
-    budget: tuple[int, int],
+    budget: Budget,
     state: Before,
     advance: Advance,
 ) -> Treatment:
@@ -124,6 +136,7 @@ def _treat(
         [first], paired, lag or max(1, far - 1), lag is not None, trained=train is not None
     )
     found.needed = _needed(before, found.asked)
+    finished = finished_of(found, model, budget)  # before the time that the rest takes
     try:
         for remedy in chosen:
             advance(remedy.name, 0)
@@ -141,10 +154,10 @@ def _treat(
                 finally:
                     state.settings()
 
-            _train(found, model, settled, budget, advance)
+            train_copies(found, model, settled, budget, finished, advance)
     except KeyboardInterrupt:
         found.interrupted = True
-    _judge(found)
+    judge(found)
     return found
 
 
@@ -208,103 +221,6 @@ def _why(row: Row, before: Measured) -> str:
     gone = [code for code in before.found if code not in row.measured.found]
     reached = f"best units {number(row.before.best)} → {number(row.after.best)}"
     return f"without {', '.join(gone)}; {reached}" if gone else reached
-
-
-def _train(
-    found: Treatment,
-    model: nn.Module,
-    train: Train,
-    budget: tuple[int, int],
-    advance: Advance,
-) -> None:
-    """Train copies; scores go into the rows as each round ends, also when it is interrupted."""
-    seeds, updates = budget
-    first = found.rows[0].measured
-    assert first is not None and first.flow is not None
-    flow = first.flow
-
-    def maker(remedy: Remedy) -> Callable[[int], nn.Module]:
-        def make(seed: int) -> nn.Module:
-            case = Case(copied(model), found.losses, flow, found.lag, seed)
-            return remedy.apply(case, remedy.places(case, places_of(case.model, flow)))[0]
-
-        return make
-
-    def during(remedy: Remedy) -> Callable[[nn.Module], Any]:
-        start = remedy.during
-        if start is None:
-            return lambda given: nullcontext()
-        return lambda given: start(Case(given, found.losses, flow, found.lag))
-
-    base = Entrant(AS_IT_IS, lambda seed: copied(model), raises=True)
-    entrants = [
-        Entrant(row.name, maker(row.remedy), during(row.remedy))
-        for row in found.rows[1:]
-        if row.remedy is not None and row.error is None
-    ]
-    trainings = seeds * len(rounds(len(entrants), updates)) * (1 + len(entrants))
-    advance("training", trainings)
-    try:
-        halving(base, entrants, train, seeds, updates, lambda name: advance(name, 0))
-    finally:
-        for entrant in (base, *entrants):
-            row = found[entrant.name]
-            row.error = row.error or entrant.error
-            row.updates = entrant.updates
-            if entrant.scores:
-                row.scores = tuple(entrant.scores[-1])
-                row.gain = _gain(entrant, base)
-
-
-def _gain(entrant: Entrant, base: Entrant) -> Interval | None:
-    """Return the paired differences in the last round that both went through."""
-    if entrant is base:
-        return None
-    number = min(len(entrant.scores), len(base.scores)) - 1
-    if number < 0:
-        return None
-    pairs = zip(entrant.scores[number], base.scores[number], strict=True)
-    differences = [0.0 if a == b else a - b for a, b in pairs]
-    return interval(differences)
-
-
-def _judge(found: Treatment) -> None:
-    """Put the remedies that help in order and name the best."""
-    rows = [row for row in found.rows[1:] if row.error is None]
-    trained = found.trained and any(row.gain is not None for row in rows)
-    if trained:
-        for row in rows:
-            row.helps = row.gain is not None and row.gain.low > 0
-            row.why = _score_why(row)
-        most = max((row.updates for row in rows), default=0)
-        helping = [row for row in rows if row.helps and row.updates == most]
-        helping.sort(key=lambda row: -(row.gain.mean if row.gain else -math.inf))
-    else:
-        helping = [row for row in rows if row.helps and row.measured is not None]
-        first = found.rows[0].measured
-        cause = None if first is None else lead(first.found)
-        helping.sort(key=lambda row: _place(row, cause))
-    found.order = tuple(row.name for row in helping)
-    found.best = found.order[0] if found.order else None
-
-
-def _place(row: Row, cause: str | None) -> tuple[object, ...]:
-    """Return what rows are ordered by: what is made for the leading cause, then reach."""
-    assert row.measured is not None and row.remedy is not None
-    harmed = harm(row.measured)
-    made_for_it = cause is not None and row.remedy.against[:1] == (cause,)
-    return harmed[:3], not made_for_it, harmed[3:], list(REMEDIES).index(row.name)
-
-
-def _score_why(row: Row) -> str:
-    if row.gain is None:
-        return "not trained"
-    if not row.gain.known:
-        return f"score {row.gain.mean:+.3g} after {row.updates} updates, one seed: no interval"
-    return (
-        f"score {row.gain.mean:+.3g} ({row.gain.low:+.3g} to {row.gain.high:+.3g}) after "
-        f"{row.updates} updates"
-    )
 
 
 def _checked(

@@ -1,15 +1,17 @@
 """The line to paste for a finding, with the layer's own name.
 
-A fix has a line here by its name in the table of remedies; where a finding has none, its code may.
+A fix that changes a layer has its line in the table of remedies. What changes the data, the numbers
+or the training is written here, and so is what a finding without a fix asks for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ..diagnosis import Finding
 from ..flow import LayerView
+from ..remedies import REMEDIES
 
 __all__ = ["expression", "line"]
 
@@ -36,32 +38,6 @@ def expression(name: str) -> str:
     return written
 
 
-def _chrono(module: str, layer: LayerView) -> str:
-    longest = max(layer.T, 3)
-    return (
-        f"# {longest}: how many steps back your task needs\n"
-        f"tt.remedies.chrono_({module}, longest={longest})"
-    )
-
-
-def _gated(module: str, layer: LayerView) -> str:
-    return (
-        f"old = {module}\n"
-        f"{module} = torch.nn.GRU(\n"
-        "    old.input_size, old.hidden_size, old.num_layers,\n"
-        "    batch_first=old.batch_first,\n"
-        "    bidirectional=old.bidirectional,\n"
-        ")\n"
-        f"{_chrono(module, layer)}"
-    )
-
-
-# By the name of the fix; these change a layer, whose module is named in them.
-OF_LAYER: dict[str, Callable[[str, LayerView], str]] = {
-    "chrono": _chrono,
-    "gated-cell": _gated,
-    "orthogonal": lambda module, _: f"tt.remedies.orthogonal_({module})",
-}
 # These change the data, the numbers or the training.
 OF_MODEL: dict[str, str] = {
     "clip": (
@@ -109,7 +85,7 @@ def line(finding: Finding, flow: Mapping[str, LayerView], layers: tuple[str, ...
         return f"# once, before training\n{_of_layers(fix, flow, layers)}\n{OF_MODEL['clip']}"
     if fix in OF_MODEL:
         return OF_MODEL[fix]
-    if fix not in OF_LAYER:
+    if fix is None or REMEDIES[fix].call is None:
         return BY_CODE.get(finding.code, "")
     return _of_layers(fix, flow, layers)
 
@@ -121,4 +97,11 @@ def _of_layers(fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...])
         for name in layers
         if name in flow and flow[name].cell is not None
     }
-    return "\n".join(OF_LAYER[fix](module, layer) for module, layer in modules.items())
+    if not modules:
+        return ""
+    lines = [
+        REMEDIES[fix].line(module, max(layer.T - 1, 3), "tt.remedies.")
+        for module, layer in modules.items()
+    ]
+    said = ["# longest: how many steps back your task needs"] if "longest=" in lines[0] else []
+    return "\n".join([*said, *lines])

@@ -25,9 +25,12 @@ from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
 from .page import Plot, plot, render, still
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
+from .treated import check_treatment, section
 
 if TYPE_CHECKING:
     import os
+
+    from ..remedies import Treatment
 
 __all__ = ["report_html", "write_report"]
 
@@ -44,6 +47,7 @@ def write_report(
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
     findings: Sequence[Finding] | None = None,
+    treatment: Treatment | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Path:
@@ -58,6 +62,8 @@ def write_report(
         path: of the HTML file; its folder must exist. A file that is there is replaced.
         diagnosis: what `diagnose` returned for this flow, where it was given other thresholds.
         findings: what `examine` returned for it, where it was told the lag that the task needs.
+        treatment: what `throughtime.treat` returned for the same model: a section on what was
+            tried, whether it helps, and the lines to paste. Its flow is ``treatment.flow``.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
 
@@ -71,6 +77,7 @@ def write_report(
     Raises:
         FileError: the path cannot be written; nothing is left half-written.
         InputValueError: ``words`` has another length than the layers have steps.
+        InputTypeError: ``treatment`` is something else.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -83,7 +90,14 @@ def write_report(
         'flow.html'
     """
     target = check_writable(path)
-    html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
+    html = report_html(
+        flow,
+        diagnosis=diagnosis,
+        findings=findings,
+        treatment=treatment,
+        words=words,
+        title=title,
+    )
     return write_whole(target, html)
 
 
@@ -92,6 +106,7 @@ def report_html(
     *,
     diagnosis: Mapping[str, Diagnosis] | None = None,
     findings: Sequence[Finding] | None = None,
+    treatment: Treatment | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
@@ -103,6 +118,7 @@ def report_html(
         flow: what ``trace.flow`` returned.
         diagnosis: as in `write_report`.
         findings: as in `write_report`.
+        treatment: as in `write_report`.
         words: as in `write_report`.
         title: as in `write_report`.
         kinds: which figures each layer gets.
@@ -114,7 +130,10 @@ def report_html(
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
-    found = examine(flow) if findings is None else findings
+    if treatment is not None:
+        check_treatment(treatment)
+    asked = treatment.lag if treatment is not None and treatment.asked else None
+    found = examine(flow, lag=asked) if findings is None else findings
     opening = cards(found, flow)
     runs = least(flow)
     if max(runs.values()) > MANY:  # a page of the same again: one run of each layer stands for all
@@ -136,6 +155,7 @@ def report_html(
         next=NEXT,
         rows=[_row(name, layer, found) for name, layer in flow.items()],
         curve=_curve(flow, partial(still, width=470) if brief else plot),
+        treatment=None if treatment is None else section(treatment),
         layers=layers,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),

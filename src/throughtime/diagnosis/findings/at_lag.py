@@ -38,7 +38,7 @@ def at_lag(seen: Seen, lag: int, fraction: float) -> Finding | None:
         f"In {seen.called} {share:.1g} of the gradient arrives {lag} steps back, the lag that the "
         f"task needs; less than {100 * fraction:g} % is too little.",
         (Evidence("share that arrives at the lag", share, fraction, f"lag {lag}", "eq. 9", True),),
-        *remedy(seen),
+        *remedy(seen, lag),
     )
 
 

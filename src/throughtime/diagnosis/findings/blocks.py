@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM
+from ...cells import GRU, LSTM, Elman, LayerNormLSTM, Leaky, MinGRU, PeepholeLSTM, RefineLSTM
 from ..look import Seen
 
 __all__ = ["Block", "blocks", "sample"]
@@ -46,6 +47,12 @@ GATES: dict[type, tuple[Gate, ...]] = {
     LSTM: LSTM_GATES,
     PeepholeLSTM: LSTM_GATES,
     LayerNormLSTM: LSTM_GATES,
+    RefineLSTM: (
+        Gate("refine gates", "sigmoid", ""),
+        Gate("forget gates", "sigmoid", "low"),
+        Gate("candidates", "tanh", "both"),
+        Gate("output gates", "sigmoid", ""),
+    ),
     GRU: (
         Gate("reset gates", "sigmoid", ""),
         Gate("update gates", "sigmoid", "high", True),
@@ -61,14 +68,14 @@ class Block(NamedTuple):
     Attributes:
         gate: which.
         values: (N, H), after the squashing.
-        alone: (N, H), what W_x x_t gives to its argument; None where that is not so plain.
+        alone: gives (N, H), what W_x x_t gives to its argument; None where that is not so plain.
         bias: (H,), what the biases give to it; None likewise.
         T: how many steps the layer has.
     """
 
     gate: Gate
     values: Tensor
-    alone: Tensor | None
+    alone: Callable[[], Tensor | None]
     bias: Tensor | None
     T: int
 
@@ -82,6 +89,22 @@ class Block(NamedTuple):
             return 1 - self.values * self.values < FLAT
         return 4 * self.values * (1 - self.values) < FLAT
 
+    def may_stay(self, stays: float) -> bool:
+        """Check whether any unit may be `harmful` at this share of the steps: by its mean alone."""
+        if self.gate.harm == "both":
+            size = torch.linalg.vector_norm(self.values, dim=0).square() / len(self.values)
+            return not bool((size < stays * (1 - FLAT)).all())
+        if not self.gate.harm:
+            return False
+        mean = self.values.mean(0)
+        left = mean if self.gate.harm == "low" else 1 - mean
+        return not bool((left > stays * self.edge() + 1 - stays).all())
+
+    def edge(self) -> float:
+        """Return how near its end a sigmoid does harm."""
+        # An input gate of 1/T is what remembers T steps: a tenth of it writes nothing.
+        return min(FLAT / 4, 0.1 / self.T) if self.gate.slow else FLAT / 4
+
     def harmful(self) -> Tensor:
         """Return where it is flat at an end that does harm, (N, H) bool."""
         if self.gate.harm == "both":
@@ -89,17 +112,21 @@ class Block(NamedTuple):
         if not self.gate.harm:
             return torch.zeros_like(self.values, dtype=torch.bool)
         left = self.values if self.gate.harm == "low" else 1 - self.values
-        # An input gate of 1/T is what remembers T steps: a tenth of it writes nothing.
-        edge = min(FLAT / 4, 0.1 / self.T) if self.gate.slow else FLAT / 4
-        return left < edge
+        return left < self.edge()
 
 
-def sample(seen: Seen) -> tuple[Tensor, Tensor]:
-    """Return the step (from 0) and row of an even sample of the steps that rows take, (N,) each."""
-    at = seen.steps.nonzero()
+def sample(seen: Seen, values: Tensor) -> Tensor:
+    """Return values (T, B, ·) at an even sample of the steps that rows take, (N, ·).
+
+    Args:
+        seen: the layer.
+        values: of its steps and rows.
+    """
+    taken = values.flatten(0, 1)
+    if seen.layer.tape.active is not None:
+        taken = taken[seen.steps.flatten()]
     # A stride that shares no factor with the number of rows would be ideal; an odd one does.
-    stride = max(1, len(at) // SAMPLED) | 1
-    return at[::stride, 0], at[::stride, 1]
+    return taken[:: max(1, len(taken) // SAMPLED) | 1]
 
 
 def blocks(seen: Seen) -> list[Block]:
@@ -117,11 +144,14 @@ def _squashed(seen: Seen) -> Iterator[Block]:
         gates = (Gate("units", squash, "both"),)
     if gates is None or cell is None or not tape.saved:
         return
-    t, row = sample(seen)
-    values = tape.saved[0][t, row].chunk(len(gates), -1)
+    values = sample(seen, tape.saved[0]).chunk(len(gates), -1)
     weights = cell.weights()
     plain = not isinstance(cell, LayerNormLSTM)  # which normalises what the input gives
-    alone = (tape.x[t, row] @ weights["weight_ih"].T).chunk(len(gates), -1) if plain else None
+
+    def alone(i: int) -> Tensor | None:
+        rows = weights["weight_ih"].chunk(len(gates))[i]
+        return sample(seen, tape.x) @ rows.T if plain else None
+
     nothing = tape.s.new_zeros(())
     bias = sum((weights[n] for n in ("bias_ih", "bias_hh") if n in weights), start=nothing)
     bias = bias.chunk(len(gates), -1) if plain and bias.dim() else None
@@ -130,7 +160,7 @@ def _squashed(seen: Seen) -> Iterator[Block]:
             yield Block(
                 gate,
                 values[i],
-                None if alone is None else alone[i],
+                partial(alone, i),
                 None if bias is None else bias[i],
                 tape.T,
             )

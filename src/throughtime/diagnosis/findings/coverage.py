@@ -11,6 +11,7 @@ from torch import Tensor
 from ...cells import GRU, LSTM, Elman
 from ...flow import LayerView
 from ...flow.nonfinite import all_finite
+from ..gate_biases import already, kept_by_biases
 from ..look import Seen
 
 __all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
@@ -45,7 +46,7 @@ def coverage(seen: Seen, fraction: float) -> Coverage:
     layer = seen.layer
     entering = layer.entering_norms.double()
     step = torch.arange(1, layer.T + 1, device=seen.device)[:, None]
-    inside = seen.steps & (step <= seen.last_of_episode(seen.enters))
+    inside = seen.steps & (step <= seen.last_entered)
     counts = seen.enters & (entering >= fraction * entering.amax(0))
     if layer.one_loss or not all_measured(seen):
         level = layer.preact_norms.double()
@@ -115,8 +116,15 @@ def _best_of_losses(seen: Seen) -> Tensor:
     return torch.where(there, norms / stands, 0).nan_to_num(0).amax(0)[1:]
 
 
-def remedy(seen: Seen) -> tuple[str, str | None]:
-    """Return what to do where the gradient falls too fast, and the remedy's name."""
+def remedy(seen: Seen, needed: int) -> tuple[str, str | None]:
+    """Return what to do where the gradient falls too fast, and the remedy's name.
+
+    Args:
+        seen: the layer.
+        needed: over how many steps it has to reach, as far as is known.
+    """
+    if (kept := kept_by_biases(seen.cell)) >= needed / 2:
+        return already(kept), None
     if isinstance(seen.cell, (LSTM, GRU)):
         return (
             "Where the task needs more, set the gate biases for its lag (chrono initialisation) "
@@ -132,17 +140,25 @@ def remedy(seen: Seen) -> tuple[str, str | None]:
     return ("Give the state a path from step to step that is close to the identity.", None)
 
 
-def as_default(seen: Seen) -> str | None:
-    """Return "a default LSTM of this size" where the weights look as torch.nn draws them."""
+def as_default(seen: Seen, *, large: float = 3.0) -> str | None:
+    """Return "a default LSTM of this size" where the weights look as torch.nn draws them.
+
+    Where the input is large, the layer does not reach as far as a default one does on other data.
+
+    Args:
+        seen: the layer.
+        large: the root mean square of a feature from which on the input is large.
+    """
     cell = seen.cell
-    if not isinstance(cell, (LSTM, GRU, Elman)):
+    if not isinstance(cell, (LSTM, GRU, Elman)) or not seen.size < large:
         return None
     if isinstance(cell, Elman) and cell.nonlinearity not in ("tanh", "relu"):
         return None
     weights = cell.weights()
     bound = 1 / math.sqrt(cell.preact_size // cell.gates)
     for weight in weights.values():
-        largest = float(weight.abs().max())
+        low, high = weight.detach().aminmax()
+        largest = max(-low.item(), high.item())
         if largest > bound * (1 + 1e-5):
             return None
         if weight.numel() > 100 and largest < 0.9 * bound:

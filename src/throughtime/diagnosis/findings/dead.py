@@ -69,8 +69,7 @@ def _why(seen: Seen, dead: Tensor, *, large: float = 3.0) -> tuple[str, str, str
     """Return what holds units at 0, what to do, and the name of a remedy."""
     cell = seen.cell
     if type(cell) is Elman and large <= seen.size < float("inf"):
-        t, row = sample(seen)
-        driven = (seen.layer.tape.x[t, row] @ cell.weight_ih.detach().T).mean(0)[dead]
+        driven = (sample(seen, seen.layer.tape.x) @ cell.weight_ih.detach().T).mean(0)[dead]
         bias = sum(w for n, w in cell.weights().items() if n.startswith("bias"))
         if float((driven < -torch.as_tensor(bias).detach().abs().amax()).float().mean()) > 0.5:
             return (
@@ -110,7 +109,7 @@ def _far_below(seen: Seen, cell: Elman, far: float) -> Tensor:
 
     A deviation counts as 0.1 at least: a constant input alone says little of what others do.
     """
-    tape, (t, row) = seen.layer.tape, sample(seen)
+    x, s = sample(seen, seen.layer.tape.x), sample(seen, seen.layer.tape.s[:-1])
     with torch.no_grad():
-        a = cell.drive(tape.x[t, row][None])[0] + tape.s[t, row] @ cell.weight_hh.T
+        a = cell.drive(x[None])[0] + s @ cell.weight_hh.T
     return a.mean(0) + far * a.std(0).clamp(min=0.1) < 0

@@ -121,7 +121,7 @@ def _silent(
         seen.name,
         what,
         tuple(evidence),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )
 
 
@@ -179,5 +179,5 @@ def _far_from_each(seen: Seen, fraction: float, *, looked_at: int = 16) -> Findi
                 True,
             ),
         ),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )

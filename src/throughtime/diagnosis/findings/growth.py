@@ -66,7 +66,7 @@ def _of_all(seen: Seen) -> Growth:
         after = torch.maximum(after - beyond, entering)
     grown = torch.where(after > 0, layer.total_norms[1:].double() / after, 0)
     step, row = divmod(int(grown.argmax()), layer.B)
-    lag = int(seen.last_of_episode(seen.enters)[step, row]) - step - 1
+    lag = int(seen.last_entered[step, row]) - step - 1
     what = "largest gradient of a step, compared with all that entered since"
     return Growth(float(grown.max()), lag, f"step {step + 1}, row {row}", what)
 

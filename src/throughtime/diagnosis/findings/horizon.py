@@ -45,5 +45,5 @@ def falling(
             Evidence("share that the first step gets", share, little, f"lag {lag}", "eq. 9", True),
             Evidence("rate of the norm, nats a step", rate, None, f"{lag} steps", "eq. 9"),
         ),
-        *remedy(seen),
+        *remedy(seen, seen.layer.T),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ...flow.nonfinite import NonFinite, Terms, all_finite, look
+from ...flow.nonfinite import NonFinite, Terms, all_finite, in_terms, look
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -177,8 +177,11 @@ def _derivative(seen: Seen, bad: NonFinite, at: str) -> Finding:
 
 def _in_the_weights(seen: Seen) -> Finding | None:
     """Look at the terms of dE/dW and dE/dx, where everything up to the adjoints is finite."""
-    bad = seen.layer.first_nonfinite
-    if bad is None or bad.direction != "gradient" or seen.cell is None:
+    terms: Terms | None = getattr(seen.layer, "terms", None)  # only where a sweep takes the steps
+    if seen.cell is None or terms is None:
+        return None
+    bad = in_terms(terms)
+    if bad is None:
         return None
     where = "their sum over steps" if bad.step == 0 else step_of(seen, bad.step)
     adjoint = seen.layer.preact_adjoints

@@ -30,7 +30,7 @@ def underflow(flow: Look) -> Iterator[Finding]:
         if layer.tape.s.dtype == torch.float64 or not known or not seen.finite:
             continue
         step = torch.arange(1, layer.T + 1, device=seen.device)[:, None]
-        inside = seen.steps & (step <= seen.last_of_episode(seen.enters))
+        inside = seen.steps & (step <= seen.last_entered)
         zero = inside & (layer.total_norms[1:] == 0)
         if not bool(zero.any()):
             continue

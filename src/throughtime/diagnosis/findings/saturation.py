@@ -59,9 +59,9 @@ def _by_input(seen: Seen) -> tuple[float, Block | None] | None:
 
 def _measured(seen: Seen) -> tuple[float, Block | None] | None:
     shares = [
-        (float(((block.alone.abs() > block.limit()) & block.flat()).float().mean()), block)
+        (float(((alone.abs() > block.limit()) & block.flat()).float().mean()), block)
         for block in blocks(seen)
-        if block.alone is not None
+        if (alone := block.alone()) is not None
     ]
     if shares:
         return max(shares, key=lambda pair: pair[0])
@@ -77,8 +77,7 @@ def _is_relu(seen: Seen) -> bool:
 def _far_from_zero(seen: Seen) -> float:
     """Return the share of the entries at which W_x x_t is beyond 6, where a ReLU's usual is 1."""
     assert seen.cell is not None
-    t, row = sample(seen)
-    alone = seen.layer.tape.x[t, row] @ seen.cell.weights()["weight_ih"].T
+    alone = sample(seen, seen.layer.tape.x) @ seen.cell.weights()["weight_ih"].T
     return float((alone.abs() > LARGE).float().mean())
 
 
@@ -107,8 +106,7 @@ def _from_outside(
 
 
 def _scale(seen: Seen, share: float, block: Block | None, warn: float) -> Finding:
-    t, row = sample(seen)
-    x = seen.layer.tape.x[t, row].double()
+    x = sample(seen, seen.layer.tape.x).double()
     mean, scale = x.mean(0), x.std(0, correction=0)
     worst = int((mean.square() + scale.square()).argmax())
     m, s = float(mean[worst]), float(scale[worst])
@@ -161,7 +159,7 @@ def saturated(
         by_input = _by_input(seen) if _is_large(seen, large) else None
         if by_input is not None and by_input[0] >= warn:
             continue
-        shares = [(_stuck(block, stays), block) for block in blocks(seen)]
+        shares = [(_stuck(block, stays), block) for block in blocks(seen) if block.may_stay(stays)]
         if not shares:
             continue
         gates = [block for _, block in shares if block.gate.squash == "sigmoid"]
@@ -202,8 +200,9 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
     by_bias = by_input = 0.0
     if block.bias is not None:
         by_bias = float((block.bias.abs() > block.limit())[stuck].float().mean())
-    if block.alone is not None:
-        by_input = float((block.alone.abs() > block.limit())[:, stuck].float().mean())
+    alone = block.alone()
+    if alone is not None:
+        by_input = float((alone.abs() > block.limit())[:, stuck].float().mean())
     if by_bias > 0.5:
         why = "their biases hold them there, not the input"
         remedy = "Start from small biases (a forget bias of 1 or chrono biases, not more)."
