@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
 
-__all__ = ["chosen", "chunks", "leave_out"]
+__all__ = ["Sample", "chosen", "chunks", "leave_out"]
+
+
+class Sample(NamedTuple):
+    """Of a scalar loss, what is followed where not all of it needs to be.
+
+    Attributes:
+        steps: from so many of the steps at which it enters a layer, evenly spread, the last one
+            included.
+        rows: in so many of the batch rows that it reaches, evenly spread.
+    """
+
+    steps: int = 4
+    rows: int = 8
+
+    def steps_of(self, g: Tensor) -> Tensor:
+        """Return the steps to follow it from, counted from 0, of what enters (T, B, G)."""
+        there = (g != 0).any(-1).any(-1).nonzero().flatten()
+        return _spread(there, self.steps) if len(there) else there.new_tensor([len(g) - 1])
+
+    def rows_of(self, g: Tensor) -> Tensor:
+        """Return the rows to follow, of what enters (T, B, G)."""
+        there = (g != 0).any(-1).any(0).nonzero().flatten()
+        return _spread(there, self.rows)
+
+
+def _spread(numbers: Tensor, most: int) -> Tensor:
+    """Return at most so many of some numbers, evenly spread, the last one included."""
+    count = min(most, len(numbers))
+    if not count:
+        return numbers
+    places = (torch.arange(1, count + 1, device=numbers.device) * len(numbers)) // count - 1
+    return numbers[places]
 
 
 def chosen(V: int, every: int | None, device: torch.device) -> Tensor:

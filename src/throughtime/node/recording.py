@@ -91,6 +91,8 @@ class Recording:
         copies: each weight as it was, with the tensor and the version that it is a copy of.
         cells: for each module that is one step of a known cell, that cell, with the weights and the
             versions that it is over copies of.
+        unchanged: whether a layer of ``torch.nn`` trains by torch's own graph, and is recorded
+            beside it.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -105,6 +107,7 @@ class Recording:
     cells: dict[int, tuple[Sequence[Tensor], Sequence[int], AbstractCell]] = field(
         default_factory=dict
     )
+    unchanged: bool = False
 
     def cell_over(
         self, module: nn.Module, weights: Sequence[Tensor], make: Callable[[], AbstractCell]
@@ -150,6 +153,7 @@ class Call:
         reverse: whether its step 1 is the input's last.
         through: the schedule that the layer is trained under.
         given: what the step is given beside its input and has a graph, by the weight's name.
+        left: the numbers of the final state (B, S) as they went on, where torch computed them.
     """
 
     key: Key
@@ -164,6 +168,7 @@ class Call:
     reverse: bool
     through: AbstractSchedule = FULL
     given: dict[str, Tensor] = field(default_factory=dict)
+    left: Tensor | None = None
 
 
 @dataclass(slots=True)
