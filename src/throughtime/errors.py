@@ -17,6 +17,7 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "LayerNotFoundError",
+    "MonitorWarning",
     "NonFiniteError",
     "ShapeError",
     "ThroughTimeError",
@@ -88,4 +89,11 @@ class ConvertWarning(UserWarning):
     """`convert` or `unconvert` left a module as it was, or dropped something; it says what and why.
 
     A warning and no error: the model works as before.
+    """
+
+
+class MonitorWarning(UserWarning):
+    """A `Monitor` could not measure or write something; it is said once for each kind of failure.
+
+    A warning and no error: the training goes on as without a monitor.
     """
