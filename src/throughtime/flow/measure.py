@@ -64,11 +64,12 @@ def _by_step(
     assert run.cell is not None
     steps = torch.arange(1, T + 1, device=g.device)
     direct = Direct(g, (steps - 1)[:, None].expand(T, B))
-    which = chosen(T, every, g.device) if sample is None else sample.steps_of(g)
-    enters = torch.where((g != 0).any(-1), steps[:, None], 0)[which]
+    there = (g != 0).any(-1)
+    which = chosen(T, every, g.device) if sample is None else sample.steps_of(there)
+    enters = torch.where(there, steps[:, None], 0)[which]
     norms = g.new_zeros(len(which), T + 1, B)
     apart = not run.cell.rows_depend and not run.cell.given
-    rows = None if sample is None or not apart else sample.rows_of(g)
+    rows = None if sample is None or not apart else sample.rows_of(there)
     if rows is None or len(rows) == B:
         tape, entering, rows = run.tape, g, slice(None)
     else:

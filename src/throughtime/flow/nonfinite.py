@@ -76,9 +76,9 @@ class Terms:
         if not self.cell.has_preact:
             return False
         parts = (self.tape.x, self.tape.s, *self.cell.weights().values())
-        largest = max(1.0, *(float(part.detach().abs().amax()) for part in parts if part.numel()))
+        largest = max(1.0, *(_largest(part) for part in parts if part.numel()))
         count = self.tape.T * self.tape.B * self.adjoints.shape[-1]
-        bound = float(self.adjoints.abs().amax()) * largest * count * margin
+        bound = _largest(self.adjoints) * largest * count * margin
         return bound < torch.finfo(self.adjoints.dtype).max
 
     @cached_property
@@ -146,6 +146,15 @@ def all_finite(values: Tensor) -> bool:
     """Check whether all entries are finite; their sum, where it is finite, says so at once."""
     values = values.detach()
     return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest absolute value."""
+    values = values.detach()
+    if values.is_complex():
+        return float(values.abs().amax())
+    least, most = values.aminmax()
+    return max(-float(least), float(most))
 
 
 def _in_any(tensors: Mapping[str, Tensor], direction: str, step: int) -> NonFinite | None:

@@ -80,10 +80,11 @@ def _by_step(
     layout, (T, B, _) = relay.layout, g.shape
     steps = torch.arange(T, device=g.device)
     parts: list[Direct | Tensor | None] = [None] * len(_wholes(layout))
-    parts[r] = Direct(g, torch.where((g != 0).any(-1), steps[:, None].expand(T, B), -1))
+    there = (g != 0).any(-1)
+    parts[r] = Direct(g, torch.where(there, steps[:, None].expand(T, B), -1))
     entries = Entries(layout, parts, T)
-    which = chosen(T, every, g.device) if sample is None else sample.steps_of(g)
-    enters = torch.where((g != 0).any(-1), steps[:, None] + 1, 0)[which]
+    which = chosen(T, every, g.device) if sample is None else sample.steps_of(there)
+    enters = torch.where(there, steps[:, None] + 1, 0)[which]
     (norms,) = _norms(relay, [r], entries, which, memory)
     return leave_out(None, norms, enters, window), which, enters, entries
 

@@ -24,15 +24,22 @@ class Sample(NamedTuple):
     steps: int = 4
     rows: int = 8
 
-    def steps_of(self, g: Tensor) -> Tensor:
-        """Return the steps to follow it from, counted from 0, of what enters (T, B, G)."""
-        there = (g != 0).any(-1).any(-1).nonzero().flatten()
-        return _spread(there, self.steps) if len(there) else there.new_tensor([len(g) - 1])
+    def steps_of(self, enters: Tensor) -> Tensor:
+        """Return the steps to follow it from, counted from 0.
 
-    def rows_of(self, g: Tensor) -> Tensor:
-        """Return the rows to follow, of what enters (T, B, G)."""
-        there = (g != 0).any(-1).any(0).nonzero().flatten()
-        return _spread(there, self.rows)
+        Args:
+            enters: (T, B) bool, where anything enters.
+        """
+        there = enters.any(1).nonzero().flatten()
+        return _spread(there, self.steps) if len(there) else there.new_tensor([len(enters) - 1])
+
+    def rows_of(self, enters: Tensor) -> Tensor:
+        """Return the rows to follow.
+
+        Args:
+            enters: (T, B) bool, where anything enters.
+        """
+        return _spread(enters.any(0).nonzero().flatten(), self.rows)
 
 
 def _spread(numbers: Tensor, most: int) -> Tensor:
