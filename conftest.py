@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 # Two workers with a thread pool each on two cores only wait for one another.
@@ -14,6 +15,13 @@ import torch
 import throughtime as tt
 
 torch.set_num_threads(1)
+
+# A module that is for one package alone is looked at where that is installed.
+collect_ignore = [
+    f"src/throughtime/watch/{name}.py"
+    for name in ("lightning", "ignite")
+    if importlib.util.find_spec(name) is None
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

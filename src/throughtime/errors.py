@@ -19,6 +19,7 @@ __all__ = [
     "LayerNotFoundError",
     "MonitorWarning",
     "NonFiniteError",
+    "PackageError",
     "ShapeError",
     "ThroughTimeError",
     "UnsupportedError",
@@ -71,6 +72,10 @@ class UnsupportedError(ThroughTimeError, NotImplementedError, ValueError):
 
 class FileError(ThroughTimeError, OSError, ValueError):
     """A file cannot be read or written as asked."""
+
+
+class PackageError(ThroughTimeError, ImportError):
+    """A package that an integration is for is not installed."""
 
 
 class CheckError(ThroughTimeError, AssertionError):

@@ -16,15 +16,17 @@ T, B, I, H = 30, 4, 3, 12
 
 
 class Model(nn.Module):
-    """Two layers with a dropout between them, and a readout at every step."""
+    """Two layers with a dropout between them, and a readout at every step, or at the last alone."""
 
-    def __init__(self, rnn: nn.Module | None = None) -> None:
+    def __init__(self, rnn: nn.Module | None = None, last: bool = False) -> None:
         super().__init__()
+        self.last = last
         self.rnn = nn.LSTM(I, H, 2, dropout=0.3) if rnn is None else rnn
         self.out = nn.Linear(H, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.rnn(x)[0])
+        h = self.rnn(x)[0]
+        return self.out(h[-1] if self.last else h)
 
 
 def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,7 +43,8 @@ def train(model: nn.Module, monitor: tt.Monitor | None, steps: int, skip: int = 
         if number < skip:
             continue
         with monitor or nullcontext():
-            loss = (model(x) - y).pow(2).mean()
+            out = model(x)
+            loss = (out - (y if out.dim() == 3 else y[-1])).pow(2).mean()
         if monitor is not None:
             monitor.record(loss)
         optimizer.zero_grad()
