@@ -84,7 +84,7 @@ def _map(go: Any, history: History, layer: str) -> Any:
         zmax=BRIGHT,
         colorscale=[[n / (len(SCALE) - 1), color] for n, color in enumerate(SCALE)],
         colorbar={
-            "title": {"text": "of lag 0"},
+            "title": {"text": "relative to lag 0", "side": "right"},
             "tickvals": ticks,
             "ticktext": [f"10<sup>{power}</sup>".replace("-", "−") for power in ticks],
             "len": 0.55,
