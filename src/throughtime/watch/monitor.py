@@ -184,8 +184,6 @@ class Monitor:
                 raise
             self._warn("measure", f"step {self._at} was not measured: {_said(error)}")
             return
-        finally:
-            self._drop()
         self._proven = True
         self._keep(record)
 
