@@ -64,6 +64,19 @@ class Cells(nn.Module):
         return torch.stack(said)
 
 
+class Three(nn.Module):
+    """One layer over the other, and a decoder that begins from the first one's state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.GRU(I, H), nn.GRU(H, H), nn.GRU(H, H)
+        self.out = nn.Linear(H, I)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, state = self.a(x)
+        return self.out(self.c(self.b(torch.relu(h))[0], state)[0])
+
+
 class Scaled(nn.LSTM):
     """A subclass whose forward calls torch's."""
 
@@ -93,6 +106,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "pieces": lambda: Pieces(nn.LSTM(I, H), detached=False),
     "pieces, detached": lambda: Pieces(nn.GRU(I, H), detached=True),
     "cells": lambda: Cells(nn.LSTMCell(I, H)),
+    "three": Three,
     "subclass": lambda: Read(Scaled(I, H)),
     "own step": lambda: Read(function()),
 }
@@ -132,7 +146,7 @@ def test_a_training_is_the_same_to_the_bit(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["nn.GRU", "pieces", "pieces, detached", "subclass", "checkpointed"]
+    "name", ["nn.GRU", "pieces", "pieces, detached", "three", "subclass", "checkpointed"]
 )
 def test_what_is_measured_is_what_any_trace_measures(name, float64):
     model, x = MODELS[name](), torch.randn(T, B, I)
@@ -143,6 +157,9 @@ def test_what_is_measured_is_what_any_trace_measures(name, float64):
         found.append(trace.flow(losses))
     usual, beside = found
     assert list(usual) == list(beside)
+    assert usual.facts is not None and beside.facts is not None
+    assert beside.facts.fed_by == usual.facts.fed_by
+    assert beside.facts.unreached == usual.facts.unreached == ()
     for layer in usual:
         tt.testing.assert_close(beside[layer].norms, usual[layer].norms, rtol=1e-9)
         assert beside[layer].cuts == usual[layer].cuts

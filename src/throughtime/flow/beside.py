@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..node.recording import Call, Recording, Step, Switch
 from .checkpoints import refuse_reentrant
 
-__all__ = ["run_beside"]
+__all__ = ["edges_of", "run_beside"]
 
 
 class Beside(torch.autograd.Function):
@@ -35,6 +35,21 @@ class Beside(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore
         """Return the gradient to the one graph or to the other."""
         return (None, None, grad) if ctx.switch.exact else (None, grad, None)
+
+
+def edges_of(node: Any) -> list[Any]:
+    """Return the nodes that a node of a traced graph hands its gradient on to in a measurement.
+
+    Args:
+        node: of autograd's graph.
+
+    Returns:
+        Pairs as ``next_functions`` has them, without those that lead nowhere.
+    """
+    following = node.next_functions
+    if isinstance(getattr(node, "switch", None), Switch):  # that of `Beside`
+        following = following[-1:]
+    return [edge for edge in following if edge[0] is not None]
 
 
 def run_beside(
