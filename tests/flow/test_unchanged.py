@@ -65,7 +65,7 @@ class Cells(nn.Module):
 
 
 class Three(nn.Module):
-    """One layer over the other, and a decoder that begins from the first one's state."""
+    """One layer over the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,8 +73,7 @@ class Three(nn.Module):
         self.out = nn.Linear(H, I)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, state = self.a(x)
-        return self.out(self.c(self.b(torch.relu(h))[0], state)[0])
+        return self.out(self.c(self.b(torch.relu(self.a(x)[0]))[0])[0])
 
 
 class Scaled(nn.LSTM):

@@ -100,6 +100,7 @@ def test_mixed_precision_and_the_trainers_own_logger(tmp_path):
     events = accumulators.EventAccumulator(logger.log_dir)
     events.Reload()
     assert [s.step for s in events.Scalars("throughtime/rnn.l0/horizon")] == [0, 2, 4]
+    assert events.Images("throughtime/rnn.l0/gradient by lag")
 
 
 def test_a_run_that_is_killed_and_resumed_keeps_its_history_whole(tmp_path):

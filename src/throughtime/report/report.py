@@ -20,11 +20,14 @@ from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
+from .over_training import history_of, over_training
 from .page import Plot, check_writable, plot, render, write
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
 
 if TYPE_CHECKING:
     import os
+
+    from ..watch import History, Monitor
 
 __all__ = ["report_html", "write_report"]
 
@@ -41,6 +44,7 @@ def write_report(
     findings: Sequence[Finding] | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
+    monitor: Monitor | History | str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
@@ -55,6 +59,8 @@ def write_report(
         findings: what `examine` returned for it, where it was told the lag that the task needs.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
+        monitor: a `Monitor` of the training, its history or the path of its JSON lines, for a
+            section "Over training".
 
     Returns:
         The path written.
@@ -64,8 +70,11 @@ def write_report(
         most of them for singular values, which are those of some rows whatever B is.
 
     Raises:
-        FileError: the path cannot be written; nothing is left half-written.
-        InputValueError: ``words`` has another length than the layers have steps.
+        FileError: the path cannot be written, or the monitor's lines cannot be read; nothing is
+            left half-written.
+        InputTypeError: ``monitor`` is none.
+        InputValueError: ``words`` has another length than the layers have steps, or the monitor has
+            measured nothing.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -78,7 +87,9 @@ def write_report(
         'flow.html'
     """
     target = check_writable(path)
-    html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
+    html = report_html(
+        flow, diagnosis=diagnosis, findings=findings, words=words, title=title, monitor=monitor
+    )
     return write(html, target)
 
 
@@ -91,6 +102,7 @@ def report_html(
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
     brief: bool = False,
+    monitor: Monitor | History | str | os.PathLike[str] | None = None,
 ) -> str:
     """Return the report as a string of HTML; arguments as `write_report`.
 
@@ -102,12 +114,17 @@ def report_html(
         title: as in `write_report`.
         kinds: which figures each layer gets.
         brief: leave out what only a page of its own needs: limits and equations.
+        monitor: as in `write_report`.
 
     Raises:
-        InputValueError: the flow has no layer, or ``words`` another length than its steps.
+        InputValueError: the flow has no layer, ``words`` another length than its steps, or a
+            monitor has measured nothing.
+        InputTypeError: as in `write_report`.
+        FileError: the monitor's lines cannot be read.
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
+    training = [] if monitor is None else over_training(history_of(monitor))
     found = examine(flow) if findings is None else findings
     opening = cards(found, flow)
     runs = least(flow)
@@ -128,6 +145,7 @@ def report_html(
         rows=[_row(name, layer, found) for name, layer in flow.items()],
         curve=_curve(flow),
         layers=layers,
+        training=training,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
         brief=brief,

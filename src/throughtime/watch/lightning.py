@@ -12,6 +12,8 @@ from ..flow import Sample
 from .alarms import Alarm
 from .history import History
 from .monitor import SAMPLE, Monitor
+from .to.tensorboard import TensorBoard
+from .to.wandb import WandB
 
 try:
     from lightning.pytorch import Callback  # pyright: ignore[reportMissingImports]
@@ -82,7 +84,7 @@ class MonitorCallback(Callback):
         """
         if stage != "fit" or self.monitor is not None:
             return
-        to = list(trainer.loggers) if self._to is None else self._to
+        to = [_target(own) for own in trainer.loggers] if self._to is None else self._to
         self.monitor = Monitor(pl_module, to=to, **self._options)
         if self._loaded is not None:
             self.monitor.load_state_dict(self._loaded)
@@ -158,3 +160,9 @@ class MonitorCallback(Callback):
         self._loaded = state_dict or None
         if self.monitor is not None and self._loaded is not None:
             self.monitor.load_state_dict(self._loaded)
+
+
+def _target(logger: Any) -> Any:
+    """Return what a Lightning logger writes by, where a monitor can write more there."""
+    own = getattr(logger, "experiment", None)
+    return own if TensorBoard.takes(own) or WandB.takes(own) else logger
