@@ -37,8 +37,9 @@ class Monitor:
 
     A step is a ``with monitor:`` block around the forward pass, and `record` before ``backward()``.
     Losses and gradients are the same to the last bit with a monitor and without, and the random
-    state too (of a compiled model to rounding: a measured step runs uncompiled). What goes wrong in the monitor is warned of once (`MonitorWarning`) and never stops
-    the training; only what is wrong from the first measured step on is raised, there.
+    state too (of a compiled model to rounding: a measured step runs uncompiled). What goes wrong in
+    the monitor is warned of once (`MonitorWarning`) and never stops the training; only what is
+    wrong from the first measured step on is raised, there.
 
     What is measured is of the summed loss, from a few of the steps at which it enters a layer and
     in a few rows of the batch (``sample``); `throughtime.watch.numbers.QUANTITIES` says what the
