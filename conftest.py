@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 # Two workers with a thread pool each on two cores only wait for one another.
@@ -16,12 +15,8 @@ import throughtime as tt
 
 torch.set_num_threads(1)
 
-# A module that is for one package alone is looked at where that is installed.
-collect_ignore = [
-    f"src/throughtime/watch/{name}.py"
-    for name in ("lightning", "ignite")
-    if importlib.util.find_spec(name) is None
-]
+# What is for one package alone has its tests in tests/integrations; importing that package is slow.
+collect_ignore = ["src/throughtime/watch/lightning.py", "src/throughtime/watch/ignite.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
