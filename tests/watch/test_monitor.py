@@ -74,7 +74,7 @@ def test_the_numbers_are_those_of_a_whole_trace():
 
 def test_random_numbers_that_a_measurement_draws_are_put_back(monkeypatch):
     plain, model = train(fresh(), None, 2), fresh()
-    monkeypatch.setattr("throughtime.watch.monitor.examine", lambda *a, **k: torch.rand(3)[:0])
+    monkeypatch.setattr("throughtime.watch.monitor.found_in", lambda *a, **k: torch.rand(3)[:0])
     watched = train(model, tt.Monitor(model, every=1), 2)
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..diagnosis import examine
+from ..diagnosis.examining import found_in
+from ..diagnosis.look import Look
 from ..errors import GraphError, InputTypeError, InputValueError, MonitorWarning, ThroughTimeError
 from ..flow import Sample, Trace, trace
 from .alarms import Alarm, Alarms
@@ -261,9 +262,9 @@ class Monitor:
             raise InputTypeError(f"the loss must be a floating-point tensor; got {got}.")
         with torch.enable_grad():
             flow = watched.flow(loss.sum(), sample=self._sample)
-        findings = examine(flow, lag=self._lag)
-        values, profile = measured(flow, self._lag)
-        found = tuple(Found(f.code, f.severity, f.layer, f.what) for f in findings)
+        look = Look(flow, self._lag)
+        found = tuple(Found(f.code, f.severity, f.layer, f.what) for f in found_in(look))
+        values, profile = measured(look)
         return Record(step, time.time(), values, found, profile)
 
     def _keep(self, record: Record) -> None:

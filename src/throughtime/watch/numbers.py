@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from ..diagnosis.findings.blocks import blocks
-from ..diagnosis.findings.coverage import each_step
-from ..diagnosis.look import Seen
+from ..diagnosis.findings.coverage import each_step_of
+from ..diagnosis.look import Look, Seen
 from ..diagnosis.rows import slopes
 from ..errors import UnsupportedError
-from ..flow import Flow, LayerFlow
 from ..flow.view import least
 from ..norms import vector_norm
 from .record import LAGS
@@ -32,30 +31,33 @@ QUANTITIES: dict[str, str] = {
 }
 
 
-def measured(flow: Flow, lag: int | None) -> tuple[dict[str, float], dict[str, list[float]]]:
+def measured(look: Look) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return the numbers by name, and each layer's profile by lag.
 
     Of several runs of a layer it is the one that reaches the fewest steps. NaN stands where a
     number is not known, or is inf.
 
     Args:
-        flow: of the summed loss.
-        lag: how many steps back the task needs; without it there is no ``beyond_lag``.
+        look: at the flow of the summed loss; where no lag is known there is no ``beyond_lag``.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
         >>> with tt.trace(model) as trace:
         ...     loss = model(torch.randn(30, 2, 3))[0].pow(2).mean()
-        >>> values, profile = measured(trace.flow(loss), lag=10)
+        >>> values, profile = measured(Look(trace.flow(loss), lag=10))
         >>> list(values)[:3]
         ['throughtime/l0/horizon', 'throughtime/l0/coverage', 'throughtime/l0/growth']
     """
     values: dict[str, float] = {}
     profiles: dict[str, list[float]] = {}
-    for name in least(flow):
-        base, layer = name.partition("@")[0] or "model", flow[name]
-        profile = layer.lag_profile()
-        for quantity, value in _of_layer(layer, profile, lag).items():
+    several = any("@" in seen.name for seen in look.seen)
+    shown = set(least(look.flow)) if several else set(look.flow)
+    for seen in look.seen:
+        if seen.name not in shown:
+            continue
+        base = seen.name.partition("@")[0] or "model"
+        profile = seen.layer.lag_profile()
+        for quantity, value in _of_layer(seen, profile, look.lag).items():
             values[f"{PREFIX}/{base}/{quantity}"] = value
         profiles[base] = profile[:LAGS].tolist()
     return values, profiles
@@ -76,14 +78,15 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (layer, quantity) if prefix == PREFIX and layer else None
 
 
-def _of_layer(layer: LayerFlow, profile: Tensor, lag: int | None) -> dict[str, float]:
+def _of_layer(seen: Seen, profile: Tensor, lag: int | None) -> dict[str, float]:
+    layer = seen.layer
     norm = float(vector_norm(layer.total_norms[1:].flatten()))
     known = math.isfinite(norm)
     found = {
         "horizon": float(layer.horizon()) if known else math.nan,
-        "coverage": _coverage(layer) if known else math.nan,
+        "coverage": _coverage(seen) if known else math.nan,
         "growth": _growth(profile) if known else math.nan,
-        "saturated": _saturated(layer),
+        "saturated": _saturated(seen),
         "norm": norm,
     }
     if lag is not None:
@@ -91,8 +94,8 @@ def _of_layer(layer: LayerFlow, profile: Tensor, lag: int | None) -> dict[str, f
     return {quantity: found[quantity] for quantity in QUANTITIES if quantity in found}
 
 
-def _coverage(layer: LayerFlow) -> float:
-    each = each_step(layer)
+def _coverage(seen: Seen) -> float:
+    each = each_step_of(seen)
     return each.reached / each.steps if each.steps else 0.0
 
 
@@ -113,10 +116,10 @@ def _beyond(profile: Tensor, lag: int) -> float:
     return float(values[lag:].sum()) / total if total else math.nan
 
 
-def _saturated(layer: LayerFlow) -> float:
+def _saturated(seen: Seen) -> float:
     """Return the share of the worst gate's entries; NaN for a cell that is not known inside."""
     try:
-        shares = [float(b.harmful().double().mean()) for b in blocks(Seen("", layer, (), False))]
+        shares = [float(b.harmful().double().mean()) for b in blocks(seen)]
     except UnsupportedError:
         return math.nan
     return max(shares, default=math.nan)
