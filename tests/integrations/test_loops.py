@@ -55,6 +55,8 @@ def test_ignite_measures_what_its_trainer_runs(tmp_path):
 
 def test_accelerate_accumulates_and_is_measured(tmp_path):
     accelerate = package("accelerate")
+    package("accelerate.state").AcceleratorState._reset_state(True)  # another test had one
+    package("accelerate.state").GradientState._reset_state()
     accelerator = accelerate.Accelerator(
         cpu=True, gradient_accumulation_steps=2, mixed_precision="bf16"
     )
