@@ -11,6 +11,8 @@
 #   make studies the longer measurements that the documents quote
 #   make clients   snntorch, norse, ncps, sb3-contrib, pytorch-forecasting, torchrl: each traced in
 #                  its own training step, in an environment of their own
+#   make integrations  TensorBoard, Lightning, Ignite, Accelerate, W&B, MLflow: a training watched in
+#                  each, in an environment of their own
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
 # PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
@@ -22,7 +24,7 @@ PYTEST_ARGS ?= -q -n 2 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type examples bench studies clients sanitize check clean
+.PHONY: help setup demo test lint type examples bench studies clients integrations sanitize check clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -94,6 +96,18 @@ $(CLIENTS)/.with-clients: $(SETUP)
 
 clients: $(CLIENTS)/.with-clients
 	$(CLIENTS)/bin/python -m pytest -v -rs tests/clients $(ARGS)
+
+INTEGRATIONS ?= .venv-integrations
+$(INTEGRATIONS)/.with-integrations: $(SETUP)
+	@echo "Installing the integrations into $(INTEGRATIONS) (minutes the first time)."
+	@$(PYTHON) -m venv $(INTEGRATIONS)
+	@$(INTEGRATIONS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(INTEGRATIONS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	  --editable '.[integrations]'
+	@touch $@
+
+integrations: $(INTEGRATIONS)/.with-integrations
+	$(INTEGRATIONS)/bin/python -m pytest -v -rs tests/integrations $(ARGS)
 
 sanitize:
 	$(MAKE) -C native sanitize

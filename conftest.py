@@ -17,6 +17,9 @@ import throughtime as tt
 
 torch.set_num_threads(1)
 
+# What is for one package alone has its tests in tests/integrations; importing that package is slow.
+collect_ignore = ["src/throughtime/watch/lightning.py", "src/throughtime/watch/ignite.py"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the whole suite run on either backend: ``--kernels reference``."""

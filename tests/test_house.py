@@ -6,11 +6,13 @@ import importlib
 import pkgutil
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
 
 import throughtime
+from throughtime.errors import PackageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +29,12 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_hidden_by_what_its_package_exports(name):
-    importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the package that a module is for
+        try:
+            importlib.import_module(name)
+        except PackageError as error:
+            pytest.skip(str(error))
     parent, _, leaf = name.rpartition(".")
     assert isinstance(getattr(importlib.import_module(parent), leaf), types.ModuleType)
 
@@ -38,7 +45,10 @@ def test_every_room_and_every_module_of_the_large_ones_has_its_place_in_a_contra
     exhaustive = {
         container for c in contracts if c.get("exhaustive") for container in c["containers"]
     }
-    rooms = ("kernels", "kernels.cpu", "kernels.plain", "node", "layers", "schedules", "streams")
+    rooms = (
+        "kernels", "kernels.cpu", "kernels.plain", "node", "layers", "schedules", "streams",
+        "watch",
+    )  # fmt: skip
     assert exhaustive == {"throughtime", *(f"throughtime.{room}" for room in rooms)}
 
 
@@ -81,4 +91,4 @@ def test_an_old_path_works_and_says_where_things_are_now(old, name, new):
 def test_a_folder_of_tests_has_the_name_of_the_room_that_it_tests(root):
     rooms = {path.stem for path in (root / "src" / "throughtime").iterdir()}
     folders = {path.parent.name for path in (root / "tests").glob("*/*.py")}
-    assert folders - {"oracles", "clients"} <= rooms
+    assert folders - {"oracles", "clients", "integrations"} <= rooms

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import cells, errors, kernels
 from .diagnosis import Diagnosis, Evidence, Finding, Verdict, diagnose, examine
-from .errors import ConvertWarning
+from .errors import ConvertWarning, MonitorWarning
 from .flow import Flow, LayerFlow, NonFinite, Trace, mark, mark_steps, trace
 from .layers import GRU, LSTM, RNN, Recurrent, convert, per_sample_grads, set_through, unconvert
 from .schedules import Checkpointed, Full, Truncated
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .online import rtrl
     from .remedies import treat
     from .report import figure, write_report
+    from .watch import Monitor
 
     __version__: str
 
@@ -32,6 +33,8 @@ __all__ = [
     "Flow",
     "Full",
     "LayerFlow",
+    "Monitor",
+    "MonitorWarning",
     "NonFinite",
     "Recurrent",
     "Stream",
@@ -68,6 +71,7 @@ LAZY = {
     "testing": "",
     "remedies": "",
     "treat": "remedies",
+    "Monitor": "watch",
 }
 
 

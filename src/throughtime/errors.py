@@ -17,7 +17,9 @@ __all__ = [
     "InputTypeError",
     "InputValueError",
     "LayerNotFoundError",
+    "MonitorWarning",
     "NonFiniteError",
+    "PackageError",
     "ShapeError",
     "ThroughTimeError",
     "UnsupportedError",
@@ -72,6 +74,10 @@ class FileError(ThroughTimeError, OSError, ValueError):
     """A file cannot be read or written as asked."""
 
 
+class PackageError(ThroughTimeError, ImportError):
+    """A package that an integration is for is not installed."""
+
+
 class CheckError(ThroughTimeError, AssertionError):
     """A check of a cell or a kernel failed; the message says which quantity, and where."""
 
@@ -88,4 +94,11 @@ class ConvertWarning(UserWarning):
     """`convert` or `unconvert` left a module as it was, or dropped something; it says what and why.
 
     A warning and no error: the model works as before.
+    """
+
+
+class MonitorWarning(UserWarning):
+    """A `Monitor` could not measure or write something; it is said once for each kind of failure.
+
+    A warning and no error: the training goes on as without a monitor.
     """

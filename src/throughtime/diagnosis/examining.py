@@ -12,7 +12,7 @@ from .findings import FINDINGS, SEARCHES
 from .found import Findings
 from .look import Look
 
-__all__ = ["examine"]
+__all__ = ["examine", "found_in"]
 
 
 def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> Findings:
@@ -52,9 +52,17 @@ def examine(flow: Flow | Mapping[str, LayerView], *, lag: int | None = None) -> 
         raise InputTypeError(f"lag must be an integer; got {lag!r}.")
     if lag is not None and lag < 1:
         raise InputValueError(f"lag must be at least 1; got {lag}.")
-    look = Look(flow, lag)
+    return found_in(Look(flow, lag))
+
+
+def found_in(look: Look) -> Findings:
+    """Return what is wrong in what is looked at, the most harmful first.
+
+    Args:
+        look: at a flow.
+    """
     found = [finding for search in SEARCHES for finding in search(look)]
-    return Findings(ranked(found, list(flow)))
+    return Findings(ranked(found, list(look.flow)))
 
 
 def _no_layer(flow: object) -> str | None:

@@ -8,12 +8,14 @@ from .marking import mark, mark_steps
 from .nonfinite import NonFinite
 from .tracing import Trace, trace
 from .view import LayerView
+from .windows import Sample
 
 __all__ = [
     "Flow",
     "LayerFlow",
     "LayerView",
     "NonFinite",
+    "Sample",
     "Trace",
     "from_dict",
     "lags",

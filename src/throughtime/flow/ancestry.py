@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..node.recording import Call, Key, Step
+from .beside import edges_of
 
 __all__ = ["Ancestry", "node_of"]
 
@@ -110,7 +111,7 @@ def _walk(start: Any, number: Callable[[Any, int], int | None], memo: dict[Any, 
         node, ready = stack.pop()
         if node in memo:
             continue
-        edges = [(n, nr) for n, nr in node.next_functions if n is not None]
+        edges = edges_of(node)
         if not ready:
             stack.append((node, True))
             stack.extend((n, False) for n, nr in edges if n not in memo and number(n, nr) is None)

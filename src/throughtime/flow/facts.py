@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..node.recording import Call, Recording, Step
 from ..torch_state import sequence_number
 from .ancestry import node_of
+from .beside import edges_of
 from .nonfinite import all_finite
 from .runs import Run, given_state
 from .severed import begins_blind, parts_cut, ran_blind
@@ -167,7 +168,7 @@ def _walk(ends: Iterable[Any], stop: Mapping[Any, str]) -> Iterable[Any]:
         seen.add(node)
         yield node
         if node not in stop:
-            waiting.extend(n for n, _ in node.next_functions if n is not None and n not in seen)
+            waiting.extend(n for n, _ in edges_of(node) if n not in seen)
 
 
 def _leaves(end: Any) -> set[int] | None:

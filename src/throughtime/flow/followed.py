@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.utils import parametrize
 
-from ..cells import GRU, LSTM, Elman
+from ..cells import GRU, LSTM, Elman, Function
 from ..cells.base import AbstractCell
 from ..layers import modules as own
 from ..layers.recurrent import Recurrent, run_cell
@@ -20,6 +21,7 @@ from ..layers.stack import run
 from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording, Step
 from ..torch_state import is_transformed
+from .beside import run_beside
 from .checkpoints import refuse_reentrant
 from .held import OwnAliases, held, is_state, put_in, refilled, spread
 from .watch import Entry, Watch, Watcher
@@ -64,17 +66,40 @@ def entry_of(module: nn.Module) -> Entry | None:
 def _follow_recurrent(
     watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
-    refuse_reentrant(watcher.path)
-    where = {"recording": watcher.recording, "path": watcher.path}
-    return run_cell(watch.module, *args, **named, **where)  # pyright: ignore[reportArgumentType]
+    plain = partial(watch.plain, *args, **named)
+    return _run_layer(run_cell, watch.module, watcher, args, named, plain)
 
 
 def _follow_layer(
     watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
+    return _run_layer(run, watch.module, watcher, args, named, partial(watch.plain, *args, **named))
+
+
+def _run_layer(
+    by: Callable[..., Any],
+    module: Any,
+    watcher: Watcher,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+    plain: Callable[[], Any],
+) -> Any:
+    """Run a layer by the sweeps; or, where that is wished, as it is, with the sweeps beside it."""
+    recording = watcher.recording
+
+    ours = partial(by, module, *args, **named, recording=recording, path=watcher.path)
+    if recording.unchanged and _rounds_otherwise(module):
+        return run_beside(recording, watcher.path, module, plain, ours)
     refuse_reentrant(watcher.path)
-    where = {"recording": watcher.recording, "path": watcher.path}
-    return run(watch.module, *args, **named, **where)  # pyright: ignore[reportArgumentType]
+    return ours()
+
+
+def _rounds_otherwise(module: Any) -> bool:
+    """Check whether a layer's own run may round otherwise than the one that a trace records."""
+    if isinstance(module, FUSED):
+        return True
+    of_steps = isinstance(module, Recurrent) and isinstance(module.cell, Function)
+    return of_steps or module.through.whole() is not module.through
 
 
 def _follow_subclass(
@@ -91,7 +116,8 @@ def _follow_subclass(
     def forward(self: nn.RNNBase, *args: Any, **named: Any) -> Any:
         if self is not module:
             return base.forward(self, *args, **named)  # pyright: ignore[reportArgumentType]
-        return _follow_layer(watch, watcher, args, named)
+        plain = partial(base.forward, self, *args, **named)  # pyright: ignore[reportArgumentType]
+        return _run_layer(run, self, watcher, args, named, plain)
 
     between = type(base.__name__, (base,), {"forward": forward})
     recorded = len(watcher.recording.calls)

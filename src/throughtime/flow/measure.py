@@ -16,7 +16,7 @@ from .layout import Layout, lay_out
 from .pairs import sweep_losses
 from .relayed import relayed
 from .segments import Segment
-from .windows import chosen, chunks, leave_out
+from .windows import Sample, chosen, chunks, leave_out
 
 __all__ = ["measure"]
 
@@ -28,6 +28,7 @@ def measure(
     every: int | None,
     memory: int,
     per_row: bool,
+    sample: Sample | None = None,
 ) -> tuple[Flow, Layout]:
     """Return the flow of checked losses, and how what was recorded was put in order.
 
@@ -37,10 +38,10 @@ def measure(
     with torch.no_grad():
         g = entering(recording, losses, layout.wholes)
     if not layout.whole:
-        layers = relayed(recording, layout, losses, g, window, every, memory, per_row)
+        layers = relayed(recording, layout, losses, g, window, every, memory, per_row, sample)
     elif losses.dim() == 0:
         layers = [
-            _by_step(run, own, window, every, memory)
+            _by_step(run, own, window, every, memory, sample)
             for run, own in zip(layout.wholes, g, strict=True)
         ]
     else:
@@ -51,21 +52,35 @@ def measure(
 
 
 def _by_step(
-    run: Segment, g: Tensor, window: int | None, every: int | None, memory: int
+    run: Segment,
+    g: Tensor,
+    window: int | None,
+    every: int | None,
+    memory: int,
+    sample: Sample | None,
 ) -> LayerFlow:
     """Split a scalar loss by the step at which its gradient enters the layer."""
     T, B, _ = g.shape
     assert run.cell is not None
     steps = torch.arange(1, T + 1, device=g.device)
     direct = Direct(g, (steps - 1)[:, None].expand(T, B))
-    which = chosen(T, every, g.device)
-    enters = torch.where((g != 0).any(-1), steps[:, None], 0)[which]
-    norms = g.new_empty(len(which), T + 1, B)
+    there = (g != 0).any(-1)
+    which = chosen(T, every, g.device) if sample is None else sample.steps_of(there)
+    enters = torch.where(there, steps[:, None], 0)[which]
+    norms = g.new_zeros(len(which), T + 1, B)
+    apart = not run.cell.rows_depend and not run.cell.given
+    rows = None if sample is None or not apart else sample.rows_of(there)
+    if rows is None or len(rows) == B:
+        tape, entering, rows = run.tape, g, slice(None)
+    else:
+        tape, entering = run.tape.of_rows(rows.tolist()), g[:, rows]
+        followed = torch.zeros(B, dtype=torch.bool, device=g.device).index_fill_(0, rows, True)
+        enters = enters * followed
     carried = B * (run.cell.state_size + run.cell.preact_size) * g.element_size()
     for part in chunks(len(which), carried, memory):
         entry = which[part] + 1
         lowest = floor(entry[:, None], window)
-        norms[part] = sweep_losses(run.cell, run.tape, g, lowest, enters=entry).norms
+        norms[part, :, rows] = sweep_losses(run.cell, tape, entering, lowest, enters=entry).norms
     return LayerFlow(
         run,
         leave_out(run.cell, norms, enters, window),

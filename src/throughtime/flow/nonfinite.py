@@ -77,7 +77,7 @@ class Terms:
         if not self.cell.has_preact:
             return False
         parts = (self.tape.x, self.tape.s, *self.cell.weights().values())
-        largest = max(1.0, *(_largest(part.detach()) for part in parts if part.numel()))
+        largest = max(1.0, *(_largest(part) for part in parts if part.numel()))
         count = self.tape.T * self.tape.B * self.adjoints.shape[-1]
         bound = _largest(self.adjoints) * largest * count * margin
         return bound < torch.finfo(self.adjoints.dtype).max
@@ -151,6 +151,7 @@ def all_finite(values: Tensor) -> bool:
 
 def _largest(values: Tensor) -> float:
     """Return the largest |v|, without a copy of the values where they are real."""
+    values = values.detach()
     if values.is_complex():
         return float(values.abs().amax())
     low, high = values.aminmax()

@@ -16,7 +16,7 @@ from .relay import Entries, Relay
 from .run_flow import AxisFlow, RunFlow
 from .segments import Back, Segment
 from .source import Source
-from .windows import chosen, chunks, leave_out
+from .windows import Sample, chosen, chunks, leave_out
 
 __all__ = ["relayed"]
 
@@ -30,6 +30,7 @@ def relayed(
     every: int | None,
     memory: int,
     per_row: bool,
+    sample: Sample | None = None,
 ) -> list[RunFlow]:
     """Return the flow of each run; `Trace.flow` says what the arguments are."""
     with torch.no_grad():
@@ -38,7 +39,9 @@ def relayed(
         total = Entries(layout, [None if g is None else g[None] for g in summed], 1)
         source = Source(relay, losses, total)
         if losses.dim() == 0:
-            found = [_by_step(relay, r, g, every, window, memory) for r, g in enumerate(entering)]
+            found = [
+                _by_step(relay, r, g, every, window, memory, sample) for r, g in enumerate(entering)
+            ]
         else:
             found = _by_loss(source, every, window, memory, per_row)
     split = "step" if losses.dim() == 0 else "loss"
@@ -65,16 +68,23 @@ Found = tuple[Tensor, Tensor, Tensor, "Entries"]
 
 
 def _by_step(
-    relay: Relay, r: int, g: Tensor, every: int | None, window: int | None, memory: int
+    relay: Relay,
+    r: int,
+    g: Tensor,
+    every: int | None,
+    window: int | None,
+    memory: int,
+    sample: Sample | None,
 ) -> Found:
     """Split a scalar loss by the step at which its gradient enters run r."""
     layout, (T, B, _) = relay.layout, g.shape
     steps = torch.arange(T, device=g.device)
     parts: list[Direct | Tensor | None] = [None] * len(_wholes(layout))
-    parts[r] = Direct(g, torch.where((g != 0).any(-1), steps[:, None].expand(T, B), -1))
+    there = (g != 0).any(-1)
+    parts[r] = Direct(g, torch.where(there, steps[:, None].expand(T, B), -1))
     entries = Entries(layout, parts, T)
-    which = chosen(T, every, g.device)
-    enters = torch.where((g != 0).any(-1), steps[:, None] + 1, 0)[which]
+    which = chosen(T, every, g.device) if sample is None else sample.steps_of(there)
+    enters = torch.where(there, steps[:, None] + 1, 0)[which]
     (norms,) = _norms(relay, [r], entries, which, memory)
     return leave_out(None, norms, enters, window), which, enters, entries
 

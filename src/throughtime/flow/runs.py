@@ -155,7 +155,9 @@ def given_state(call: Call | Step) -> list[Tensor]:
 
 def left_state(call: Call | Step) -> Tensor:
     """Return the numbers of a call's final state, (B, S)."""
-    return call.tape.s[-1] if isinstance(call, Call) else flat(call.values, call.rows)
+    if isinstance(call, Step):
+        return flat(call.values, call.rows)
+    return call.tape.s[-1] if call.left is None else call.left
 
 
 def _values(call: Call | Step) -> Sequence[Tensor]:

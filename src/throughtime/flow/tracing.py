@@ -18,6 +18,7 @@ from .measure import measure
 from .runs import left_state
 from .stance import uncompiled
 from .watch import Watch
+from .windows import Sample
 
 __all__ = ["Trace", "trace"]
 
@@ -28,9 +29,9 @@ MARKS_ALONE = nn.Module()
 class Trace:
     """What a model's recurrent layers did while it was watched; `flow` takes it apart."""
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module | None = None, unchanged: bool = False) -> None:
         """Begin with nothing; of ``model`` it is noted when."""
-        self.recording = Recording()
+        self.recording = Recording(unchanged=unchanged)
         self.beginning = None if model is None else Beginning.of(model)
 
     def __repr__(self) -> str:
@@ -46,6 +47,7 @@ class Trace:
         every: int | None = None,
         memory: int = 256 * 2**20,
         per_row: bool = False,
+        sample: Sample | None = None,
     ) -> Flow:
         """Take the gradient of the losses apart, by the loss and by the step it reached (eq. 5).
 
@@ -58,6 +60,9 @@ class Trace:
             memory: bytes that the sweeps may use at a time for what lies between layers.
             per_row: whether each loss may come from one batch row alone. Without it such losses
                 are refused, since an axis that was not reduced looks the same.
+            sample: of a scalar, from how many steps and in how many rows it is followed, where a
+                few are enough: `throughtime.flow.Sample`. Rows that are left out have ``enters`` 0;
+                what sums over the loss, such as ``total_norms``, is that of all rows.
 
         Returns:
             Each layer's `LayerFlow` by name.
@@ -68,7 +73,8 @@ class Trace:
         Raises:
             ShapeError: losses of more than one axis, or none at all; a batch without rows.
             GraphError: losses that do not depend on the traced layers.
-            InputValueError: a loss for each batch row; a window or ``every`` below 1.
+            InputValueError: a loss for each batch row; a window or ``every`` below 1; a sample of
+                losses that are no scalar, or beside ``every``.
             InputTypeError: losses that are no floating-point tensor.
 
         Cost:
@@ -80,6 +86,10 @@ class Trace:
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and (not whole or value < 1):
                 raise InputValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+        if sample is not None and (losses.dim() or every is not None):
+            raise InputValueError(
+                "sample= is for a scalar, without every=; pass losses.sum(), or leave it out."
+            )
         if not self.recording.calls:
             raise GraphError(
                 "no recurrent layer ran inside the trace with gradients enabled. Run the model "
@@ -94,7 +104,7 @@ class Trace:
                 "the losses do not depend on any traced layer: they require no grad. Compute them "
                 "from what the model returned, without torch.no_grad() or .detach() in between."
             )
-        flow, layout = measure(self.recording, losses, window, every, memory, per_row)
+        flow, layout = measure(self.recording, losses, window, every, memory, per_row, sample)
         if self.beginning is not None:
             flow.facts = gather(self.recording, layout.runs, losses, self.beginning)
         return flow
@@ -113,7 +123,10 @@ def _check_losses(losses: Tensor) -> None:
 
 @contextmanager
 def trace(
-    model: nn.Module = MARKS_ALONE, *, steps: Iterable[type[nn.Module] | nn.Module | str] = ()
+    model: nn.Module = MARKS_ALONE,
+    *,
+    steps: Iterable[type[nn.Module] | nn.Module | str] = (),
+    unchanged: bool = False,
 ) -> Iterator[Trace]:
     """Watch what is recurrent in a model while it runs.
 
@@ -132,6 +145,10 @@ def trace(
             state is what comes back into their next call: of what they return, and of what they
             keep in attributes and buffers, also in a list, tuple or dictionary of one. Of a kept
             state the one before step 1 is not known.
+        unchanged: whether `nn.RNN`, `nn.LSTM` and `nn.GRU` go on by torch's own kernels, so that
+            results and gradients are the same to the last bit. What is measured is then computed
+            beside them, at the cost of another forward pass, and where they have a dropout between
+            their layers, with another mask.
 
     Yields:
         The trace.
@@ -152,7 +169,7 @@ def trace(
         raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
     inside = None if model is MARKS_ALONE else model
     named = steps_in(model, steps)
-    watched = Trace(model)
+    watched = Trace(model, unchanged)
     watched.recording.skipped.update(left_out(model, named))
     begun: list[Watch] = []
     try:

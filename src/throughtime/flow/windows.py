@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..cells.base import AbstractCell
 
-__all__ = ["chosen", "chunks", "leave_out"]
+__all__ = ["Sample", "chosen", "chunks", "leave_out"]
+
+
+class Sample(NamedTuple):
+    """Of a scalar loss, what is followed where not all of it needs to be.
+
+    Attributes:
+        steps: from so many of the steps at which it enters a layer, evenly spread, the last one
+            included.
+        rows: in so many of the batch rows that it reaches, evenly spread.
+    """
+
+    steps: int = 4
+    rows: int = 8
+
+    def steps_of(self, enters: Tensor) -> Tensor:
+        """Return the steps to follow it from, counted from 0.
+
+        Args:
+            enters: (T, B) bool, where anything enters.
+        """
+        there = enters.any(1).nonzero().flatten()
+        return _spread(there, self.steps) if len(there) else there.new_tensor([len(enters) - 1])
+
+    def rows_of(self, enters: Tensor) -> Tensor:
+        """Return the rows to follow.
+
+        Args:
+            enters: (T, B) bool, where anything enters.
+        """
+        return _spread(enters.any(0).nonzero().flatten(), self.rows)
+
+
+def _spread(numbers: Tensor, most: int) -> Tensor:
+    """Return at most so many of some numbers, evenly spread, the last one included."""
+    count = min(most, len(numbers))
+    if not count:
+        return numbers
+    places = (torch.arange(1, count + 1, device=numbers.device) * len(numbers)) // count - 1
+    return numbers[places]
 
 
 def chosen(V: int, every: int | None, device: torch.device) -> Tensor:

@@ -93,6 +93,8 @@ class Recording:
             versions that it is over copies of.
         autocast: the dtype of the autocast that a run or step met, or None.
         blind: by path, the state that a followed module left when it last ran without gradients.
+        unchanged: whether a layer of ``torch.nn`` trains by torch's own graph, and is recorded
+            beside it.
     """
 
     calls: list[Call | Step] = field(default_factory=list)
@@ -109,6 +111,7 @@ class Recording:
         default_factory=dict
     )
     blind: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    unchanged: bool = False
 
     def add(self, call: Call | Step, like: Tensor) -> None:
         """Take down a run or a step, and the precision of the model around it.
@@ -166,6 +169,7 @@ class Call:
         reverse: whether its step 1 is the input's last.
         through: the schedule that the layer is trained under.
         given: what the step is given beside its input and has a graph, by the weight's name.
+        left: the numbers of the final state (B, S) as they went on, where torch computed them.
     """
 
     key: Key
@@ -180,6 +184,7 @@ class Call:
     reverse: bool
     through: AbstractSchedule = FULL
     given: dict[str, Tensor] = field(default_factory=dict)
+    left: Tensor | None = None
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
+from .over_training import history_of, over_training
 from .page import Plot, plot, render, still
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
 from .treated import check_treatment, section
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import os
 
     from ..remedies import Treatment
+    from ..watch import History, Monitor
 
 __all__ = ["report_html", "write_report"]
 
@@ -50,6 +52,7 @@ def write_report(
     treatment: Treatment | None = None,
     words: Sequence[str] | None = None,
     title: str | None = None,
+    monitor: Monitor | History | str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write the report on a flow: one HTML file that needs no network (eq. 1 to 10).
 
@@ -66,6 +69,8 @@ def write_report(
             tried, whether it helps, and the lines to paste. Its flow is ``treatment.flow``.
         words: one a step, for text: they are shown shaded by the gradient that reaches them.
         title: of the page.
+        monitor: a `Monitor` of the training, its history or the path of its JSON lines, for a
+            section "Over training".
 
     Returns:
         The path written.
@@ -75,9 +80,11 @@ def write_report(
         most of them for singular values, which are those of some rows whatever B is.
 
     Raises:
-        FileError: the path cannot be written; nothing is left half-written.
-        InputValueError: ``words`` has another length than the layers have steps.
-        InputTypeError: ``treatment`` is something else.
+        FileError: the path cannot be written, or the monitor's lines cannot be read; nothing is
+            left half-written.
+        InputTypeError: ``treatment`` or ``monitor`` is something else.
+        InputValueError: ``words`` has another length than the layers have steps, or the monitor has
+            measured nothing.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -97,6 +104,7 @@ def write_report(
         treatment=treatment,
         words=words,
         title=title,
+        monitor=monitor,
     )
     return write_whole(target, html)
 
@@ -111,6 +119,7 @@ def report_html(
     title: str | None = None,
     kinds: Sequence[str] = LAYER_KINDS,
     brief: bool = False,
+    monitor: Monitor | History | str | os.PathLike[str] | None = None,
 ) -> str:
     """Return the report as a string of HTML; arguments as `write_report`.
 
@@ -124,14 +133,19 @@ def report_html(
         kinds: which figures each layer gets.
         brief: leave out what only a page of its own needs: limits, equations, and figures that
             move under the hand, for which it has still ones.
+        monitor: as in `write_report`.
 
     Raises:
-        InputValueError: the flow has no layer, or ``words`` another length than its steps.
+        InputValueError: the flow has no layer, ``words`` another length than its steps, or a
+            monitor has measured nothing.
+        InputTypeError: as in `write_report`.
+        FileError: the monitor's lines cannot be read.
     """
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
     if treatment is not None:
         check_treatment(treatment)
+    training = [] if monitor is None else over_training(history_of(monitor))
     asked = treatment.lag if treatment is not None and treatment.asked else None
     found = examine(flow, lag=asked) if findings is None else findings
     opening = cards(found, flow)
@@ -157,6 +171,7 @@ def report_html(
         curve=_curve(flow, partial(still, width=470) if brief else plot),
         treatment=None if treatment is None else section(treatment),
         layers=layers,
+        training=training,
         limits=() if brief else LIMITS,
         equations=() if brief else list(EQUATIONS.items()),
         brief=brief,

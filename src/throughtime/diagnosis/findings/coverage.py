@@ -14,7 +14,16 @@ from ...flow.nonfinite import all_finite
 from ..gate_biases import already, kept_by_biases
 from ..look import Seen
 
-__all__ = ["Coverage", "EachStep", "all_measured", "as_default", "coverage", "each_step", "remedy"]
+__all__ = [
+    "Coverage",
+    "EachStep",
+    "all_measured",
+    "as_default",
+    "coverage",
+    "each_step",
+    "each_step_of",
+    "remedy",
+]
 
 
 class Coverage(NamedTuple):
@@ -43,6 +52,13 @@ def coverage(seen: Seen, fraction: float) -> Coverage:
         seen: the layer.
         fraction: what share still counts as arriving.
     """
+    kept = seen.known.setdefault("coverage", {})
+    if fraction not in kept:
+        kept[fraction] = _measured(seen, fraction)
+    return kept[fraction]
+
+
+def _measured(seen: Seen, fraction: float) -> Coverage:
     layer = seen.layer
     entering = layer.entering_norms.double()
     step = torch.arange(1, layer.T + 1, device=seen.device)[:, None]
@@ -88,7 +104,17 @@ def each_step(layer: LayerView, fraction: float = 0.01) -> EachStep:
         layer: a layer's flow.
         fraction: what share still counts as arriving.
     """
-    seen = Seen(layer.name, layer, (), False)
+    return each_step_of(Seen(layer.name, layer, (), False), fraction)
+
+
+def each_step_of(seen: Seen, fraction: float = 0.01) -> EachStep:
+    """Return the same of a layer that is looked at already.
+
+    Args:
+        seen: the layer.
+        fraction: what share still counts as arriving.
+    """
+    layer = seen.layer
     rows = seen.reached.nonzero().flatten()
     if not len(rows) or not seen.finite_back:
         nothing = torch.full((layer.T,), torch.nan, device=layer.norms.device)

@@ -1,0 +1,337 @@
+"""`Monitor`: the gradient through time, measured now and then in any training."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diagnosis.examining import found_in
+from ..diagnosis.look import Look
+from ..errors import GraphError, InputTypeError, InputValueError, MonitorWarning, ThroughTimeError
+from ..flow import Sample, Trace, trace
+from .alarms import Alarm, Alarms
+from .history import History
+from .numbers import measured
+from .record import Found, Record
+from .surroundings import generators, is_main, unwrapped
+from .to import loggers
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["Monitor"]
+
+# What is followed where nothing else is said: a twentieth of the time of all of it, and less.
+SAMPLE = Sample()
+
+
+class Monitor:
+    """Measures the gradient through time at one training step of so many, and writes it down.
+
+    A step is a ``with monitor:`` block around the forward pass, and `record` before ``backward()``.
+    Losses and gradients are the same to the last bit with a monitor and without, and the random
+    state too (of a compiled model to rounding: a measured step runs uncompiled). What goes wrong in
+    the monitor is warned of once (`MonitorWarning`) and never stops the training; only what is
+    wrong from the first measured step on is raised, there.
+
+    What is measured is of the summed loss, from a few of the steps at which it enters a layer and
+    in a few rows of the batch (``sample``); `throughtime.watch.numbers.QUANTITIES` says what the
+    numbers are. In a distributed training every process measures and the first one writes.
+
+    Attributes:
+        step: the number of the present block, or between two of the next one. It counts by itself,
+            from 0; whoever counts otherwise sets it before the block.
+        history: what has been measured so far (`throughtime.watch.History`).
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.GRU(3, 8))
+        >>> monitor = tt.Monitor(model, every=2)
+        >>> for _ in range(5):
+        ...     with monitor:
+        ...         loss = model(torch.randn(20, 4, 3))[0].pow(2).mean()
+        ...     monitor.record(loss)
+        ...     loss.backward()
+        >>> monitor.history.series("0.l0", "horizon")[0]
+        [0, 2, 4]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        every: int = 100,
+        to: Any = None,
+        lag: int | None = None,
+        alarm: Callable[[Alarm], object] | None = None,
+        sample: Sample | None = SAMPLE,
+        steps: Iterable[type[nn.Module] | nn.Module | str] = (),
+    ) -> None:
+        """Take the model; nothing is changed in it.
+
+        Args:
+            model: what is trained, also wrapped by DistributedDataParallel or compiled.
+            every: one step of so many is measured, the first one included.
+            to: where it is written: a path (one line of JSON a step), a TensorBoard
+                ``SummaryWriter``, a Weights & Biases run, ``mlflow`` or a run of it, a Lightning
+                logger, an ``Accelerator``, any function (called with a dictionary), or a list of
+                these.
+            lag: how many steps back the task needs, where that is known.
+            alarm: called with an `Alarm` when a finding of severity error or warning appears or
+                goes away; ``print`` will do.
+            sample: how much is followed; None: every step of every row, which takes many times as
+                long as a step of the training.
+            steps: modules that are one step of a loop, as `tt.trace` takes them.
+
+        Raises:
+            InputTypeError: ``model`` is no module, ``every`` or ``lag`` no integer, ``to`` none of
+                these, ``alarm`` no function.
+            InputValueError: ``every`` or ``lag`` below 1.
+            FileError: the folder of a path does not exist.
+        """
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+        _check_count("every", every)
+        if lag is not None:
+            _check_count("lag", lag)
+        if alarm is not None and not callable(alarm):
+            raise InputTypeError(f"alarm must be a function; got {type(alarm).__name__}.")
+        self.step, self.history = 0, History()
+        self._model, self._every, self._lag, self._sample = model, every, lag, sample
+        self._steps = steps if isinstance(steps, str | nn.Module | type) else tuple(steps)
+        self._loggers, self._alarms = loggers(to), Alarms(alarm)
+        self._next, self._at, self._proven = 0, -1, False
+        self._trace: Trace | None = None
+        self._stack: ExitStack | None = None
+        self._waiting, self._warned = 0, set[str]()
+
+    def __repr__(self) -> str:
+        """Return what is watched, and how far it has come."""
+        name = type(unwrapped(self._model)).__name__
+        return (
+            f"Monitor({name}, every={self._every}, step={self.step}, {len(self.history)} records)"
+        )
+
+    def __enter__(self) -> Monitor:
+        """Begin a step; where it is to be measured, the model is traced until the block ends."""
+        self._drop()
+        self._at = self.step
+        if self.step < self._next:
+            return self
+        self._next = (self.step // self._every + 1) * self._every
+        self._waiting += 1
+        if self._waiting > 2:
+            self._warn(
+                "record",
+                "two steps were traced and not recorded; call record(loss) before backward()",
+            )
+        stack = ExitStack()
+        self._trace = _shared(self._model, self._steps) or stack.enter_context(
+            trace(unwrapped(self._model), steps=self._steps, unchanged=True)
+        )
+        self._stack = stack
+        _OPEN.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """End the block; after an exception, or without a recurrent layer, nothing is measured."""
+        self.step = self._at + 1
+        try:
+            self._close(kind, *rest)
+        except ThroughTimeError:  # the model holds nothing to follow
+            self._drop()
+            if not self._proven:
+                raise
+        if kind is not None:
+            self._drop()
+            self._at, self._waiting = -1, 0
+
+    def record(self, loss: Tensor, *, step: int | None = None) -> None:
+        """Measure a step that is traced, before ``backward()``; at other steps nothing is done.
+
+        Of several losses of one step, as where gradients are accumulated, the first one stands for
+        all.
+
+        Args:
+            loss: what ``backward()`` is called on; or one loss a time step, which are summed.
+            step: the number to write; None: that of the block.
+
+        Raises:
+            GraphError: there was no ``with monitor:`` block; or, at the first measured step, the
+                loss does not depend on what ran in it.
+            InputTypeError: at the first measured step, the loss is no floating-point tensor.
+            ThroughTimeError: at the first measured step, whatever else cannot be measured.
+        """
+        if self._at < 0:
+            raise GraphError(
+                "record(loss) was called without a step: compute the loss inside `with monitor:` "
+                "first, and call record once it is known."
+            )
+        watched, self._trace, self._waiting = self._trace, None, 0
+        if watched is None:
+            return
+        try:
+            self._close(None)
+            with generators():
+                record = self._measured(watched, loss, self._at if step is None else step)
+        except Exception as error:
+            if not self._proven and isinstance(error, ThroughTimeError):
+                raise
+            self._warn("measure", f"step {self._at} was not measured: {_said(error)}")
+            return
+        self._proven = True
+        self._keep(record)
+
+    def recording(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return a loss function that also records what it returns.
+
+        For where the call of ``backward()`` is out of reach, as in a framework's own loop.
+
+        Args:
+            loss: any function that returns the loss.
+        """
+
+        def recorded(*args: Any, **named: Any) -> Tensor:
+            value = loss(*args, **named)
+            if self._at >= 0 and torch.is_grad_enabled():
+                self.record(value)
+            return value
+
+        return recorded
+
+    def figure(self, layer: str | None = None) -> Figure:
+        """Return a Plotly figure: each layer's horizon over training, and the map of one layer.
+
+        Args:
+            layer: whose map over lag and training step is drawn; None: the one that reached the
+                fewest steps at the end.
+
+        Raises:
+            InputValueError: nothing has been measured yet.
+            LayerNotFoundError: there is no layer of that name.
+        """
+        from .chart import chart
+
+        return chart(self.history, layer)
+
+    def close(self) -> None:
+        """Write what waits to be written, and close the files; the monitor can go on after it."""
+        self._drop()
+        for logger in self._loggers:
+            try:
+                logger.close()
+            except Exception as error:
+                self._warn(logger.name, f"{logger.name} could not be ended: {_said(error)}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data for a checkpoint: the step and the history."""
+        return {
+            "version": 1,
+            "step": self.step,
+            "next": self._next,
+            "history": self.history.state_dict(),
+            "alarms": self._alarms.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            InputValueError: it is of another version.
+        """
+        if state.get("version") != 1:
+            raise InputValueError(f"a monitor's state has version 1; got {state.get('version')!r}.")
+        self.step, self._next = int(state["step"]), int(state["next"])
+        self.history.load_state_dict(state["history"])
+        self._alarms.load_state_dict(state["alarms"])
+
+    def _measured(self, watched: Trace, loss: Tensor, step: int) -> Record:
+        """Return what is measured of one step; nothing of its graph is kept."""
+        if not isinstance(loss, Tensor) or not loss.is_floating_point():
+            got = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
+            raise InputTypeError(f"the loss must be a floating-point tensor; got {got}.")
+        with torch.enable_grad():
+            flow = watched.flow(loss.sum(), sample=self._sample)
+        look = Look(flow, self._lag)
+        found = tuple(Found(f.code, f.severity, f.layer, f.what) for f in found_in(look))
+        values, profile = measured(look)
+        return Record(step, time.time(), values, found, profile)
+
+    def _keep(self, record: Record) -> None:
+        """Put a record into the history and write it; each writer fails by itself."""
+        self.history.add(record)
+        alarms = self._alarms.hear(record.step, record.findings)
+        if not is_main():
+            return
+        for logger in self._loggers:
+            try:
+                logger.write(record, self.history)
+            except Exception as error:
+                self._warn(
+                    logger.name, f"{logger.name} failed at step {record.step}: {_said(error)}"
+                )
+        try:
+            self._alarms.ring(alarms)
+        except Exception as error:
+            self._warn("alarm", f"the alarm failed at step {record.step}: {_said(error)}")
+
+    def _warn(self, kind: str, what: str) -> None:
+        """Warn once of each kind of failure."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            said = f"{what}. The training goes on; this is said once."
+            warnings.warn(said, MonitorWarning, stacklevel=_level())
+
+    def _close(self, *exception: Any) -> None:
+        """End the trace, if this monitor began one and it has not ended."""
+        stack, self._stack = self._stack, None
+        if stack is None:
+            return
+        _OPEN.remove(self)
+        stack.__exit__(*(exception if len(exception) == 3 else (None, None, None)))
+
+    def _drop(self) -> None:
+        """Let a trace go that was not recorded, and the graph with it."""
+        self._trace = None
+        self._close(None)
+
+
+# Monitors whose trace is open: of one model they share it, since only one trace sees a call.
+_OPEN: list[Monitor] = []
+
+
+def _shared(model: nn.Module, steps: object) -> Trace | None:
+    """Return the open trace of another monitor of the same model."""
+    alike = (m for m in _OPEN if unwrapped(m._model) is unwrapped(model) and m._steps == steps)
+    return next((m._trace for m in alike if m._trace is not None), None)
+
+
+def _level() -> int:
+    """Return how many calls up the user's own code stands."""
+    here, level, frame = os.path.dirname(__file__), 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(f"{name} must be an integer; got {value!r}.")
+    if value < 1:
+        raise InputValueError(f"{name} must be at least 1; got {value}.")
+
+
+def _said(error: Exception) -> str:
+    """Return an error in one line."""
+    lines: Sequence[str] = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": .")
