@@ -7,6 +7,7 @@ Every error derives from `ThroughTimeError` and from the built-in that fits, so 
 from __future__ import annotations
 
 __all__ = [
+    "BundleError",
     "CheckError",
     "CheckpointError",
     "ConvertWarning",
@@ -16,6 +17,7 @@ __all__ = [
     "GraphError",
     "InputTypeError",
     "InputValueError",
+    "KeepWarning",
     "LayerNotFoundError",
     "NonFiniteError",
     "ShapeError",
@@ -80,6 +82,10 @@ class CheckpointError(ThroughTimeError, ValueError):
     """A checkpoint is truncated, damaged, or of another model; nothing of it was loaded."""
 
 
+class BundleError(ThroughTimeError, ValueError):
+    """A bundle was cut or changed, or is of another version or model; nothing of it was loaded."""
+
+
 class NonFiniteError(ThroughTimeError, ArithmeticError, ValueError):
     """A loss or a gradient is inf or NaN; the message says where it began."""
 
@@ -88,4 +94,11 @@ class ConvertWarning(UserWarning):
     """`convert` or `unconvert` left a module as it was, or dropped something; it says what and why.
 
     A warning and no error: the model works as before.
+    """
+
+
+class KeepWarning(UserWarning):
+    """A watched training met a number that is not finite, or could not keep what it was to keep.
+
+    A warning and no error: the training goes on as it would have.
     """

@@ -1,0 +1,1 @@
+"""Watching a training: what it measures as it goes, and where it broke."""

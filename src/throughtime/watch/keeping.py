@@ -1,0 +1,403 @@
+"""`Keeper`: what is needed to take a broken step of a training again, at the cost of a copy."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from ..errors import InputTypeError, InputValueError, KeepWarning
+from ..flow.nonfinite import all_finite
+from .breaking import Break
+from .bundle import named_tensors
+from .folders import clear_partial_folders
+from .hooks import Hook
+from .moment import Copies, Moment, autocast_now, size_of
+from .nested import taken_apart
+from .randomness import Randomness
+from .recording_break import broke
+
+__all__ = ["Keeper"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+# Of so many first steps it is looked whether they draw from NumPy or Python.
+LOOKED = 3
+REMEMBERED = 64
+
+
+def _harmless(function: F) -> F:
+    """Let a failure end the keeping, with one warning, and never the training."""
+
+    @functools.wraps(function)
+    def guarded(self: Keeper, *args: Any, **named: Any) -> None:
+        if self.closed:
+            return
+        try:
+            function(self, *args, **named)
+        except KeepWarning:  # where warnings are errors
+            raise
+        except Exception as error:
+            self.close(settle=False)
+            warnings.warn(
+                f"the training goes on, but is no longer watched for numbers that are not finite: "
+                f"{type(error).__name__}: {error}",
+                KeepWarning,
+                stacklevel=3,
+            )
+
+    return guarded  # pyright: ignore[reportReturnType]
+
+
+class Keeper:
+    """Watches a training for its first inf or NaN, and writes what is needed to replay that step.
+
+    Before each step it takes down the random state and copies weights and batch, into memory that
+    is laid out once; after it, it looks at loss, gradient and weights, one norm each. Nothing of
+    that changes a bit of the training. When a number is not finite, the step is taken again on a
+    copy of the model, a bundle is written, and a `KeepWarning` says what broke; then it is quiet.
+
+    The optimizer's step is noticed by itself, and so is the model's call. Only a loop that updates
+    weights without `torch.optim` has to call `stepped`.
+
+    Attributes:
+        model: the model.
+        folder: where bundles go.
+        every: of so many steps weights and batch are copied at one. At the others, the weights as
+            they are and the batch itself are used, which is exact unless it is the update that
+            breaks, or the batch was written into.
+        broken: what broke; None as long as nothing did.
+        bundle: where its bundle is; None where there is none.
+        closed: whether it watches no more.
+
+    Example:
+        >>> import tempfile, warnings
+        >>> model = torch.nn.LSTM(2, 4)
+        >>> keeper = Keeper(model, tempfile.mkdtemp())
+        >>> keeper.before(1)
+        >>> loss = model(torch.full((5, 3, 2), torch.inf))[0].sum() / 0
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     keeper.after(loss)
+        >>> keeper.broken.what, keeper.bundle.name
+        ('loss', 'step-1')
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        steps: Iterable[type[nn.Module] | nn.Module | str] = (),
+        memory: int = 64 * 2**20,
+    ) -> None:
+        """Begin to watch a model.
+
+        Args:
+            model: what is trained.
+            folder: where a bundle goes, made when there is one. Halves of bundles that killed
+                processes left there are removed.
+            every: how many steps lie between two copies of the weights.
+            steps: as for `tt.trace`.
+            memory: bytes that may be held of what the loss sends back into the model.
+
+        Raises:
+            InputTypeError: ``model`` is no module, ``folder`` no path.
+            InputValueError: ``every`` is below 1.
+        """
+        if not isinstance(model, nn.Module):
+            raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
+        if not isinstance(folder, str | os.PathLike):
+            raise InputTypeError(f"keep must be a folder's path; got {type(folder).__name__}.")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InputValueError(f"every must be an integer of at least 1; got {every!r}.")
+        self.model, self.folder, self.every = model, Path(folder), every
+        self.steps, self.memory = steps, memory
+        self.broken: Break | None = None
+        self.bundle: Path | None = None
+        self.closed = False
+        self.history: deque[list[float | None]] = deque(maxlen=REMEMBERED)
+        self.optimizer: weakref.ref[Optimizer] | None = None
+        self.weights, self.weights_step = Copies(), 0
+        self._moment: Moment | None = None
+        self._batches, self._calls, self._buffers = Copies(), Copies(), Copies()
+        self._count, self._asked, self._drawn = 0, False, False
+        self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._sizes: dict[str, Tensor] = {}
+        clear_partial_folders(self.folder)
+        self._hooks = [
+            model.register_forward_pre_hook(Hook(self, "_called"), with_kwargs=True),
+            model.register_forward_hook(Hook(self, "_returned")),
+            register_optimizer_step_pre_hook(Hook(self, "_stepping")),
+            register_optimizer_step_post_hook(Hook(self, "_stepped")),
+        ]
+        weakref.finalize(self, _remove, self._hooks)
+
+    # --- what a loop calls ----------------------------------------------------------------------
+
+    @_harmless
+    def before(self, step: int | None = None, batch: Any = None) -> None:
+        """Begin a step: take down what it begins with.
+
+        Args:
+            step: its number; None counts from 1.
+            batch: what the loss will be computed from, where it is known by now.
+        """
+        self._asked = True
+        self._begin(step)
+        if batch is not None and self._moment is not None:
+            self._see(batch)
+
+    @_harmless
+    def after(self, loss: Tensor, batch: Any = None) -> None:
+        """Look at the loss of a step, before its backward pass.
+
+        Args:
+            loss: a scalar, or several.
+            batch: what it was computed from, in any nesting; it makes the replay independent of
+                how the model is called.
+        """
+        moment = self._moment
+        if moment is None:
+            return
+        if batch is not None:
+            self._see(batch)
+        moment.loss = loss.detach()
+        moment.loss_node = None if loss.grad_fn is None else loss.grad_fn.name()
+        if loss.device.type == "cpu" and not all_finite(moment.loss):
+            _ask_what_it_sends(loss, moment)
+            self._break("loss")
+        moment.outputs.clear()
+
+    @_harmless
+    def stepped(self) -> None:
+        """Look at the weights after an update; an optimizer of torch's calls it by itself."""
+        moment = self._moment
+        if moment is None:
+            return
+        moment.stepped = True
+        self._measure("weight", [p for p in self._parameters()])
+        self._judge()
+
+    def close(self, settle: bool = True) -> None:
+        """Look at what was not looked at yet, and let the model go.
+
+        Args:
+            settle: whether to look.
+        """
+        if settle and not self.closed and self._moment is not None:
+            _harmless(Keeper._settle)(self)
+        self.closed = True
+        _remove(self._hooks)
+        self._moment = None
+        self._sizes.clear()
+        if self.broken is None:
+            self.weights, self._buffers = Copies(), Copies()
+            self._batches, self._calls = Copies(), Copies()
+
+    # --- what the hooks call --------------------------------------------------------------------
+
+    @_harmless
+    def _called(self, module: nn.Module, args: Any, named: Mapping[str, Any]) -> None:
+        """Note what the model is called with."""
+        if module is not self.model or not torch.is_grad_enabled():
+            return
+        moment = self._moment
+        if not self._asked and (moment is None or moment.stepped or moment.loss is not None):
+            self._begin(None)
+            moment = self._moment
+        if moment is None:
+            return
+        moment.calls += 1
+        if moment.calls == 1:
+            moment.autocast = autocast_now()
+            moment.see("call", {"args": args, "named": dict(named)}, self._calls)
+
+    @_harmless
+    def _returned(self, module: nn.Module, _: Any, output: Any) -> None:
+        """Note what the loss sends back into what the model returned."""
+        moment = self._moment
+        if module is not self.model or moment is None or moment.calls != 1:
+            return
+        if not torch.is_grad_enabled():
+            return
+        outputs = [t for t in taken_apart(output, detached=False)[1] if t.requires_grad]
+        if sum(t.numel() * t.element_size() for t in outputs) > self.memory:
+            return
+        moment.outputs = outputs
+        known = weakref.ref(moment)  # a hook that held it would hold the outputs, and they the hook
+        for number, tensor in enumerate(outputs):
+            tensor.register_hook(functools.partial(_sent, known, number))
+
+    @_harmless
+    def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
+        """Look at the gradient before an update."""
+        moment = self._moment
+        if moment is None or not self._is_ours(optimizer):
+            return
+        self.optimizer = weakref.ref(optimizer)
+        moment.outputs.clear()
+        if getattr(optimizer, "found_inf", None) is not None:
+            return  # a loss scaler looks at the gradient itself, and leaves such a step out
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        self._measure("gradient", gradients)
+        if not moment.copied or all(g.device.type == "cpu" for g in gradients):
+            self._judge()
+
+    @_harmless
+    def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._is_ours(optimizer):
+            self.stepped()
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _begin(self, step: int | None) -> None:
+        if self._moment is not None:
+            self._settle()
+        if self.closed:
+            return
+        self._count = self._count + 1 if step is None else step
+        looking = self._drawn or len(self.history) < LOOKED
+        moment = Moment(self._count, Randomness.now(all_of_it=looking))
+        buffers = dict(self.model.named_buffers())
+        moment.buffers = dict(zip(buffers, self._buffers.take(list(buffers.values())), strict=True))
+        if not self.weights.tensors or moment.step - self.weights_step >= self.every:
+            self.weights.take(self._parameters(wanted=False))
+            self.weights_step, moment.copied = moment.step, True
+        self._moment = moment
+
+    def _see(self, batch: Any) -> None:
+        assert self._moment is not None
+        self._moment.autocast = self._moment.autocast or autocast_now()
+        self._moment.see("batch", batch, self._batches)
+
+    def _settle(self) -> None:
+        """Look at what a step left that no hook has looked at, and remember its sizes."""
+        moment = self._moment
+        assert moment is not None
+        if not moment.stepped:
+            gradients = [p.grad for p in self._parameters() if p.grad is not None]
+            self._measure("gradient", gradients)
+            self._measure("weight", self._parameters())
+        self._judge()
+        if self.closed:
+            return
+        if len(self.history) < LOOKED:
+            self._drawn = self._drawn or moment.randomness.also_moved()
+        loss = moment.sizes.get("loss")
+        sizes = (moment.sizes.get("gradient"), moment.sizes.get("weight"))
+        self.history.append([moment.step, loss, *sizes])
+
+    def _parameters(self, wanted: bool = True) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad or not wanted]
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        """Check whether an optimizer updates this model."""
+        if optimizer not in self._ours:
+            own = set(map(id, self.model.parameters()))
+            held = (p for group in optimizer.param_groups for p in group["params"])
+            self._ours[optimizer] = any(id(p) in own for p in held)
+        return self._ours[optimizer]
+
+    def _measure(self, what: str, tensors: list[Any]) -> None:
+        found = size_of(tensors)
+        if found is not None:
+            self._sizes[what] = found
+
+    def _judge(self) -> None:
+        """Look at all sizes that are known by now, waiting for a device once."""
+        moment = self._moment
+        assert moment is not None
+        if moment.loss is not None and "loss" not in moment.sizes:
+            self._sizes["loss"] = moment.loss.sum()
+        for what, size in _values(self._sizes).items():
+            moment.sizes[what] = size
+        self._sizes.clear()
+        for what in ("loss", "gradient", "weight"):
+            size = moment.sizes.get(what, 0.0)
+            if size - size != 0.0 and not self._sound(what):
+                self._break(what)
+                return
+
+    def _sound(self, what: str) -> bool:
+        """Check whether every number is finite all the same: a sum, or a square, may overflow."""
+        assert self._moment is not None
+        if what == "loss":
+            return self._moment.loss is None or all_finite(self._moment.loss)
+        return not _bad(self.model, what)
+
+    def _break(self, what: str) -> None:
+        """Say what broke and keep what is needed to take the step again."""
+        moment = self._moment
+        assert moment is not None
+        names = () if what == "loss" else tuple(_bad(self.model, what))
+        self.broken, self.bundle, said = broke(self, moment, what, names)
+        self.close(settle=False)
+        warnings.warn(said, KeepWarning, stacklevel=5)
+
+    def kept(self, moment: Moment) -> dict[str, Tensor]:
+        """Return the weights and buffers that a step began with, as far as they are known.
+
+        Args:
+            moment: the step.
+        """
+        held = named_tensors(self.model)
+        if moment.copied or moment.stepped:
+            copies = zip(self._parameters(wanted=False), self.weights.tensors, strict=True)
+            by_id = {id(own): copy for own, copy in copies}
+            held = {name: by_id.get(id(tensor), tensor) for name, tensor in held.items()}
+        own = dict(self.model.named_buffers(remove_duplicate=False))
+        first = {id(own[name]): copy for name, copy in moment.buffers.items() if name in own}
+        return {name: first.get(id(own.get(name)), tensor) for name, tensor in held.items()}
+
+
+def _remove(hooks: list[Any]) -> None:
+    while hooks:
+        hooks.pop().remove()
+
+
+def _sent(known: weakref.ref[Moment], number: int, gradient: Tensor) -> None:
+    moment = known()
+    if moment is not None:
+        moment.sent[number] = gradient.detach()
+
+
+def _ask_what_it_sends(loss: Tensor, moment: Moment) -> None:
+    """Take what a bad loss would send back while its graph is there."""
+    if loss.requires_grad and moment.outputs:
+        found = torch.autograd.grad(
+            loss.sum(), moment.outputs, retain_graph=True, allow_unused=True
+        )
+        moment.sent.update({i: g.detach() for i, g in enumerate(found) if g is not None})
+
+
+def _bad(model: nn.Module, what: str) -> list[str]:
+    """Return the names of the parameters that are not finite, or whose gradient is not."""
+    held = (
+        (name, parameter if what == "weight" else parameter.grad)
+        for name, parameter in model.named_parameters()
+    )
+    return [name for name, tensor in held if tensor is not None and not all_finite(tensor)]
+
+
+def _values(sizes: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return sizes as numbers; those of one device are fetched at once."""
+    if not sizes:
+        return {}
+    where = {t.device for t in sizes.values()}
+    if len(where) > 1 or next(iter(where)).type == "cpu":
+        return {name: float(t) for name, t in sizes.items()}
+    stacked = torch.stack([t.to(torch.float64) for t in sizes.values()])
+    return dict(zip(sizes, stacked.tolist(), strict=True))

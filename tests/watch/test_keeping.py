@@ -1,0 +1,447 @@
+"""Where did it break: what a keeper says and writes, and that a step taken again has its bits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import throughtime as tt
+from throughtime.errors import InputTypeError, InputValueError, KeepWarning
+from throughtime.watch.bundle import read_bundle
+from throughtime.watch.keeping import Keeper
+from throughtime.watch.replaying import Replay
+
+T, B, I, H = 12, 4, 3, 8
+
+
+class Model(nn.Module):
+    """A recurrent layer with dropout before and after it, and a readout."""
+
+    def __init__(self, kind: Any = nn.LSTM, layers: int = 2) -> None:
+        super().__init__()
+        self.rnn = kind(I, H, num_layers=layers, dropout=0.2 * (layers > 1))
+        self.drop = nn.Dropout(0.3)
+        self.read = nn.Linear(H, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.drop(self.rnn(self.drop(x))[0]))
+
+
+class Packed(Model):
+    """The same over rows of their own lengths."""
+
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:  # pyright: ignore
+        packed = pack_padded_sequence(self.drop(x), torch.tensor(lengths))
+        return self.read(self.drop(pad_packed_sequence(self.rnn(packed)[0])[0]))
+
+
+class Loop(nn.Module):
+    """A cell in a loop of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.drop, self.read = nn.GRUCell(I, H), nn.Dropout(0.3), nn.Linear(H, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[1], H)
+        outputs = []
+        for x_t in x:
+            h = self.cell(self.drop(x_t), h)
+            outputs.append(h)
+        return self.read(torch.stack(outputs))
+
+
+def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(T, B, I, generator=generator), torch.randn(T, B, 1, generator=generator))
+        for _ in range(count)
+    ]
+
+
+def mean_square(model: nn.Module, batch: Any) -> Tensor:
+    x, y = batch
+    return (model(x) - y).pow(2).mean()
+
+
+@dataclass
+class Run:
+    """What a training left behind."""
+
+    losses: list[Tensor]
+    keeper: Keeper
+    said: list[str]
+    gradients: list[list[Tensor]]
+
+
+def train(
+    model: nn.Module,
+    folder: Any,
+    data: list[Any],
+    *,
+    losses: Callable[[nn.Module, Any], Tensor] = mean_square,
+    rate: float = 0.01,
+    give: bool = True,
+    every: int = 1,
+    watched: bool = True,
+    after: Callable[[int, nn.Module], None] | None = None,
+) -> Run:
+    optimizer = torch.optim.SGD(model.parameters(), rate)
+    keeper = Keeper(model, folder, every=every) if watched else None
+    seen, gradients = [], []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step, batch in enumerate(data, 1):
+            if keeper is not None:
+                keeper.before(step)
+            loss = losses(model, batch)
+            if keeper is not None:
+                keeper.after(loss, batch if give else None)
+            optimizer.zero_grad()
+            loss.backward()
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+            if after is not None:
+                after(step, model)
+            optimizer.step()
+            seen.append(loss.detach())
+        if keeper is not None:
+            keeper.close()
+    assert keeper is not None or not said
+    kept = [str(w.message) for w in said if w.category is KeepWarning]
+    return Run(seen, keeper, kept, gradients)  # pyright: ignore
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and bool(
+        torch.equal(one.detach().view(torch.uint8), other.detach().view(torch.uint8))
+        if one.dim()
+        else torch.equal(one.reshape(1).view(torch.uint8), other.reshape(1).view(torch.uint8))
+    )
+
+
+def with_nan(data: list[Any], step: int) -> list[Any]:
+    data[step - 1][0][5, 2, 1] = torch.nan
+    return data
+
+
+# --- the same training -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_watched_training_has_the_same_losses_bit_by_bit(tmp_path, every):
+    found = []
+    for watched in (False, True):
+        torch.manual_seed(3)
+        found.append(train(Model(), tmp_path, batches(), watched=watched, every=every))
+    assert all(map(same_bits, found[0].losses, found[1].losses))
+    assert found[1].keeper.broken is None and not list(tmp_path.iterdir())
+    draws = torch.rand(3)
+    torch.manual_seed(3)
+    train(Model(), tmp_path, batches(), watched=False)
+    assert torch.equal(draws, torch.rand(3)), "it drew from the training's generator"
+
+
+# --- the same bits ---------------------------------------------------------------------------------
+
+PACKED = [((x, [12, 9, 7, 2]), y) for x, y in batches()]
+
+
+def packed_losses(model: nn.Module, batch: Any) -> Tensor:
+    (x, lengths), y = batch
+    return (model(x, lengths) - y).pow(2).mean()
+
+
+def outside(model: Any, batch: Any) -> Tensor:
+    """A loop outside of any module's forward."""
+    x, y = batch
+    h = x.new_zeros(x.shape[1], H)
+    total = x.new_zeros(())
+    for x_t, y_t in zip(x, y, strict=True):
+        h = model.cell(model.drop(x_t), h)
+        total = total + (model.read(h) - y_t).pow(2).mean()
+    return total / torch.rand(())
+
+
+CASES = {
+    "lstm with dropout": (Model, batches(), mean_square),
+    "tt layer": (lambda: Model(tt.GRU), batches(), mean_square),
+    "packed": (Packed, PACKED, packed_losses),
+    "cell loop": (Loop, batches(), mean_square),
+    "loop outside": (Loop, batches(), outside),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_step_taken_again_has_the_same_bits(tmp_path, name, every):
+    build, data, losses = CASES[name]
+    torch.manual_seed(0)
+
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 6:  # what the loss was computed from is sound
+            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
+
+    run = train(build(), tmp_path, data, losses=losses, every=every, after=spoil)
+    assert run.keeper.broken.what == "gradient" and run.keeper.broken.step == 6
+    torch.manual_seed(77)
+    replay = Replay(read_bundle(run.keeper.bundle), build(), losses, like=data[0])
+    for _ in range(2):
+        loss = replay.run()
+        assert same_bits(loss, run.losses[5])
+        gradients = torch.autograd.grad(loss, list(replay.model.parameters()))
+        assert all(map(same_bits, gradients, run.gradients[5]))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "loop outside"])
+def test_without_a_batch_the_call_is_repeated_with_what_the_loss_sent(tmp_path, name):
+    build, data, losses = CASES[name]
+
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 6:
+            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
+
+    run = train(build(), tmp_path, data, losses=losses, give=False, after=spoil)
+    replay = Replay(read_bundle(run.keeper.bundle), build())
+    loss = replay.run()
+    assert same_bits(loss, run.losses[5])
+    gradients = torch.autograd.grad(loss, list(replay.model.parameters()))
+    assert all(map(same_bits, gradients, run.gradients[5]))
+
+
+def test_draws_from_numpy_and_python_are_repeated(tmp_path):
+    import random
+
+    import numpy as np
+
+    def losses(model: nn.Module, batch: Any) -> Tensor:
+        return mean_square(model, batch) * (random.random() + np.random.rand())
+
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 6:
+            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
+
+    run = train(Model(), tmp_path, batches(), losses=losses, after=spoil)
+    replay = Replay(read_bundle(run.keeper.bundle), Model(), losses)
+    assert same_bits(replay.run(), run.losses[5])
+
+
+# --- what is said ----------------------------------------------------------------------------------
+
+
+def test_nan_in_the_data_is_named_by_step_row_and_feature(tmp_path):
+    run = train(Model(layers=1), tmp_path, with_nan(batches(), 4))
+    broken = run.keeper.broken
+    assert (broken.what, broken.step) == ("loss", 4) and len(run.said) == 1
+    name, bad = broken.cause.began()
+    assert (name, bad.step, bad.row) == ("rnn.l0", 6, 2)
+    assert broken.cause.findings[0].code == "input-nonfinite"
+    assert "input[5, 2, 1]" in run.said[0] and "throughtime replay" in run.said[0]
+    bundle = read_bundle(run.keeper.bundle)
+    x, _ = bundle.nestings["batch"].together()
+    assert torch.isnan(x[5, 2, 1]) and bundle.step == 4
+    assert bundle.facts["found"]["cause"]["findings"][0]["code"] == "input-nonfinite"
+
+
+def test_a_loss_that_overflows_is_named_by_its_operation(tmp_path):
+    def losses(model: nn.Module, batch: Any) -> Tensor:
+        scale = 1e30 if torch.equal(batch[0], batches()[2][0]) else 1.0
+        return ((model(batch[0]) - batch[1]) * scale).pow(2).mean()
+
+    run = train(Model(layers=1), tmp_path, batches(), losses=losses)
+    broken = run.keeper.broken
+    assert (broken.what, broken.step, broken.loss) == ("loss", 3, float("inf"))
+    assert broken.loss_node == "MeanBackward0" and "The loss of step 3 is inf" in run.said[0]
+    cause = Replay(read_bundle(run.keeper.bundle), Model(layers=1), losses).cause()
+    assert cause.operation.name == "pow" and "test_keeping.py" in cause.operation.line
+    assert cause.findings[0].code == "loss-nonfinite" and not cause.finite
+
+
+def test_a_layer_whose_state_overflows_is_named(tmp_path):
+    model = tt.RNN(1, 1, nonlinearity="identity", bias=False)
+    with torch.no_grad():
+        model.weight_hh_l0.fill_(2.0)
+        model.weight_ih_l0.fill_(1.0)
+    data = [(torch.ones(150, 1, 1), torch.zeros(()))]
+    run = train(model, tmp_path, data, losses=lambda m, b: m(b[0])[0][-1].sum())
+    broken = run.keeper.broken
+    assert broken.cause.began()[1][:3] == ("forward", 128, 0)  # 2^128 is beyond float32
+    assert broken.cause.findings[0].code == "state-overflow"
+    assert "step 128" in run.said[0]
+
+
+def test_a_gradient_that_overflows_is_named_by_its_parameters(tmp_path):
+    model = tt.RNN(1, 1, nonlinearity="identity", bias=False)
+    with torch.no_grad():
+        model.weight_hh_l0.fill_(2.0)
+        model.weight_ih_l0.fill_(1e-30)
+    data = [(torch.ones(200, 1, 1), torch.zeros(()))]
+    run = train(model, tmp_path, data, losses=lambda m, b: m(b[0])[0][-1].sum())
+    broken = run.keeper.broken
+    assert broken.what == "gradient" and "weight_ih_l0" in broken.names
+    assert torch.isfinite(torch.tensor(broken.loss))
+    assert broken.cause.findings[0].code == "gradient-overflow"
+    assert broken.cause.began()[1].direction == "backward"
+
+
+def test_weights_that_an_update_made_infinite_lead_to_the_update(tmp_path):
+    run = train(Model(layers=1), tmp_path, batches(), rate=1e39)
+    broken = run.keeper.broken
+    assert (broken.what, broken.step) == ("weight", 1)
+    assert "rnn.weight_ih_l0" in broken.names and "SGD with a rate of 1e+39" in run.said[0]
+    bundle = read_bundle(run.keeper.bundle)
+    assert all(bool(w.isfinite().all()) for w in bundle.weights.values())
+    cause = Replay(bundle, Model(layers=1), mean_square).cause()
+    assert cause.finite and max(cause.gradients.values()) > 0
+
+
+def test_a_rate_that_is_too_high_is_told_by_how_the_weights_grew(tmp_path):
+    model = nn.Sequential(nn.Linear(I, 1))
+    run = train(model, tmp_path, batches(60), rate=1e3)
+    broken = run.keeper.broken
+    assert broken.what in ("loss", "gradient") and broken.step > 5
+    assert "The largest norm of the weights had grown" in run.said[0]
+    assert "learning rate" in run.said[0]
+
+
+def test_an_update_without_an_optimizer_is_found_at_the_next_step(tmp_path):
+    model, keeper = Model(layers=1), None
+    keeper = Keeper(model, tmp_path)
+    for step, batch in enumerate(batches(3), 1):
+        keeper.before(step)
+        if step == 3:
+            break
+        loss = mean_square(model, batch)
+        keeper.after(loss, batch)
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= p.grad * (torch.inf if step == 2 else 0.1)
+                p.grad = None
+        with warnings.catch_warnings(action="ignore"):
+            keeper.before(step + 1)
+        if keeper.broken:
+            break
+    assert (keeper.broken.what, keeper.broken.step) == ("weight", 2)
+    weights = read_bundle(keeper.bundle).weights
+    assert all(bool(w.isfinite().all()) for w in weights.values())
+
+
+def test_the_step_is_noticed_without_a_word_from_the_loop(tmp_path):
+    torch.manual_seed(0)
+    model = Model(layers=1)
+    optimizer = torch.optim.Adam(model.parameters())
+    keeper = Keeper(model, tmp_path)
+    with warnings.catch_warnings(action="ignore"):
+        for x, y in with_nan(batches(), 5):
+            optimizer.zero_grad()
+            (model(x) - y).pow(2).mean().backward()
+            optimizer.step()
+            with torch.no_grad():  # a look at other data is no step
+                model(torch.full_like(x, torch.nan))
+    assert (keeper.broken.what, keeper.broken.step) == ("gradient", 5)
+    assert keeper.broken.cause.began()[1].direction == "input" or keeper.broken.cause.first
+    assert "input[5, 2, 1]" in str(keeper.broken)
+
+
+def test_a_step_that_the_loop_leaves_out_is_found_all_the_same(tmp_path):
+    def losses(model: nn.Module, batch: Any) -> Tensor:
+        return mean_square(model, batch)
+
+    model = Model(layers=1)
+    keeper = Keeper(model, tmp_path)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.warns(KeepWarning, match="step 2"):
+        for step, batch in enumerate(with_nan(batches(), 2), 1):
+            keeper.before(step)
+            loss = losses(model, batch)
+            keeper.after(loss)
+            if not bool(loss.isfinite()):
+                continue
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert keeper.closed and all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+# --- what must not happen --------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    run = train(Model(layers=1), tmp_path / "file" / "in", with_nan(batches(), 2))
+    assert len(run.said) == 1 and "No bundle was written" in run.said[0]
+    assert "input[5, 2, 1]" in run.said[0] and len(run.losses) == 6
+
+
+def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
+    from throughtime.watch import keeping
+
+    monkeypatch.setattr(keeping, "size_of", lambda tensors: 1 / 0)
+    run = train(Model(layers=1), tmp_path, batches())
+    assert len(run.said) == 1 and "ZeroDivisionError" in run.said[0]
+    assert run.keeper.closed and len(run.losses) == 6
+
+
+def test_a_number_whose_square_overflows_breaks_nothing(tmp_path):
+    model = nn.Linear(I, 1)
+
+    def spoil(step: int, given: nn.Module) -> None:
+        for p in given.parameters():
+            p.grad.fill_(1e30)  # pyright: ignore
+
+    run = train(model, tmp_path, batches(2), rate=1e-30, after=spoil)
+    assert run.keeper.broken is None and not run.said
+
+
+def test_a_copy_of_the_model_and_a_keeper_that_is_gone_are_left_alone(tmp_path):
+    import copy
+    import gc
+    import weakref
+
+    model = Model(layers=1)
+    keeper = Keeper(model, tmp_path)
+    copied = copy.deepcopy(model)
+    copied(torch.full((T, B, I), torch.nan)).sum()
+    assert keeper._moment is None
+    gone = weakref.ref(keeper)
+    del keeper
+    gc.collect()
+    assert gone() is None and not model._forward_pre_hooks and not model._forward_hooks
+
+
+def test_no_graph_of_a_step_is_held(tmp_path):
+    import weakref
+
+    model = Model(layers=1)
+    keeper = Keeper(model, tmp_path)
+    x, y = batches(1)[0]
+    keeper.before(1)
+    output = model(x)
+    loss = (output - y).pow(2).mean()
+    keeper.after(loss, (x, y))
+    gone = [weakref.ref(output), weakref.ref(loss)]
+    loss.backward()
+    del output, loss
+    assert all(one() is None for one in gone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"model": 3}, InputTypeError, "nn.Module"),
+        ({"folder": 3}, InputTypeError, "path"),
+        ({"every": 0}, InputValueError, "at least 1"),
+        ({"every": True}, InputValueError, "at least 1"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(tmp_path, arguments, error, words):
+    given: dict[str, Any] = {"model": nn.Linear(1, 1), "folder": tmp_path, **arguments}
+    with pytest.raises(error, match=words):
+        Keeper(given.pop("model"), given.pop("folder"), **given)
