@@ -10,7 +10,7 @@ from .. import diagnosis
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 
-__all__ = ["check"]
+__all__ = ["FAILS", "check", "show_findings"]
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
 FAILS = ("error", "warning")
@@ -53,13 +53,18 @@ def check(
             }
         )
     else:
-        _show(found, flow.skipped)
+        show_findings(found, flow.skipped)
     if any(finding.severity in FAILS for finding in found):
         raise typer.Exit(1)
 
 
-def _show(found: list[Any], skipped: dict[str, str]) -> None:
-    """Print the findings, three lines each: what, how it is known, what to do."""
+def show_findings(found: list[Any], skipped: dict[str, str]) -> None:
+    """Print the findings, three lines each: what, how it is known, what to do.
+
+    Args:
+        found: the findings.
+        skipped: what was not followed, as `Flow.skipped` has it.
+    """
     from rich.padding import Padding
     from rich.text import Text
 

@@ -117,17 +117,19 @@ class Break:
         ]
 
 
-def origin(cause: Cause | None) -> list[str]:
+def origin(cause: Cause | None, findings: bool = True) -> list[str]:
     """Return where a step began to break, in sentences.
 
     Args:
         cause: what taking it again showed.
+        findings: whether the first finding and its remedy are told too.
     """
     if cause is None:
         return []
     said = []
     began = cause.began()
-    if began is not None:
+    earlier = not bool(cause.losses.isfinite().all())  # than any backward pass
+    if began is not None and (began[1].before_the_loss or not earlier):
         name, bad = began
         number = "NaN" if bad.kind == "nan" else "inf"
         said.append(
@@ -135,10 +137,9 @@ def origin(cause: Cause | None) -> list[str]:
             f"{bad.row}, unit {bad.unit}: {number}."
         )
     if cause.operation is not None:
-        text = str(cause.operation)
-        said.append(f"{text[0].upper()}{text[1:]}.")
+        said.append(str(cause.operation))
     errors = [finding for finding in cause.findings if finding.severity == "error"]
-    if errors:
+    if errors and findings:
         said += [errors[0].what, f"What to change: {errors[0].remedy}"]
     return said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import warnings
 import weakref
 from collections import deque
@@ -36,6 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Of so many first steps it is looked whether they draw from NumPy or Python.
 LOOKED = 3
 REMEMBERED = 64
+INSIDE = ("throughtime.", "torch.")
 
 
 def _harmless(function: F) -> F:
@@ -51,11 +53,9 @@ def _harmless(function: F) -> F:
             raise
         except Exception as error:
             self.close(settle=False)
-            warnings.warn(
+            _warn(
                 f"the training goes on, but is no longer watched for numbers that are not finite: "
-                f"{type(error).__name__}: {error}",
-                KeepWarning,
-                stacklevel=3,
+                f"{type(error).__name__}: {error}"
             )
 
     return guarded  # pyright: ignore[reportReturnType]
@@ -133,7 +133,7 @@ class Keeper:
         self.weights, self.weights_step = Copies(), 0
         self._moment: Moment | None = None
         self._batches, self._calls, self._buffers = Copies(), Copies(), Copies()
-        self._count, self._asked, self._drawn = 0, False, False
+        self._count, self._begun, self._asked, self._drawn = 0, 0, False, False
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._sizes: dict[str, Tensor] = {}
         clear_partial_folders(self.folder)
@@ -273,9 +273,10 @@ class Keeper:
         moment = Moment(self._count, Randomness.now(all_of_it=looking))
         buffers = dict(self.model.named_buffers())
         moment.buffers = dict(zip(buffers, self._buffers.take(list(buffers.values())), strict=True))
-        if not self.weights.tensors or moment.step - self.weights_step >= self.every:
+        if self._begun % self.every == 0:
             self.weights.take(self._parameters(wanted=False))
             self.weights_step, moment.copied = moment.step, True
+        self._begun += 1
         self._moment = moment
 
     def _see(self, batch: Any) -> None:
@@ -345,7 +346,7 @@ class Keeper:
         names = () if what == "loss" else tuple(_bad(self.model, what))
         self.broken, self.bundle, said = broke(self, moment, what, names)
         self.close(settle=False)
-        warnings.warn(said, KeepWarning, stacklevel=5)
+        _warn(said)
 
     def kept(self, moment: Moment) -> dict[str, Tensor]:
         """Return the weights and buffers that a step began with, as far as they are known.
@@ -363,14 +364,22 @@ class Keeper:
         return {name: first.get(id(own.get(name)), tensor) for name, tensor in held.items()}
 
 
+def _warn(said: str) -> None:
+    """Warn at the innermost line that is neither of this package nor of torch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(said, KeepWarning, stacklevel=level + 1)
+
+
 def _remove(hooks: list[Any]) -> None:
     while hooks:
         hooks.pop().remove()
 
 
-def _sent(known: weakref.ref[Moment], number: int, gradient: Tensor) -> None:
+def _sent(known: weakref.ref[Moment], number: int, gradient: Tensor | None) -> None:
     moment = known()
-    if moment is not None:
+    if moment is not None and gradient is not None:
         moment.sent[number] = gradient.detach()
 
 

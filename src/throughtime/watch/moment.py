@@ -34,7 +34,7 @@ class Copies:
             if len(held) != len(tensors) or not all(map(_alike, held, tensors)):
                 self.tensors = [t.detach().clone() for t in tensors]
             elif held:
-                torch._foreach_copy_(held, [t.detach() for t in tensors])
+                torch._foreach_copy_(held, [t.detach() for t in tensors])  # pyright: ignore
         return self.tensors
 
 
@@ -119,10 +119,10 @@ def size_of(tensors: Sequence[Tensor]) -> Tensor | None:
     Args:
         tensors: of floating point.
     """
-    local = [_dense(t) for t in tensors]
+    local = [_dense(t.detach()) for t in tensors]
     if not local:
         return None
-    norms = torch._foreach_norm(local)
+    norms = torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
     where, dtype = norms[0].device, torch.float32 if len({n.dtype for n in norms}) > 1 else None
     alike = [n.to(where, dtype or n.dtype) for n in norms]
     return torch.stack(alike).amax()

@@ -68,29 +68,37 @@ def taken_apart(value: Any, *, detached: bool = True) -> Nesting:
         >>> len(tensors), put_together(plan, tensors)
         (1, {'x': tensor([1., 1.]), 'lengths': [2, 1]})
     """
-    tensors: list[Tensor] = []
-    places: dict[int, int] = {}
-    alive: list[Tensor] = []  # or another one would get the number of one that is gone
+    taking = _Taking(detached)
+    return Nesting(taking.walk(value), taking.tensors)
 
-    def leaf(tensor: Tensor) -> int:
-        if id(tensor) not in places:
-            places[id(tensor)] = len(tensors)
-            alive.append(tensor)
-            tensors.append(tensor.detach() if detached else tensor)
-        return places[id(tensor)]
 
-    def walk(part: Any) -> Plan:
+class _Taking:
+    """Goes through a nesting; an object, since functions that call each other are a cycle."""
+
+    def __init__(self, detached: bool) -> None:
+        self.detached = detached
+        self.tensors: list[Tensor] = []
+        self.places: dict[int, int] = {}
+        self.alive: list[Tensor] = []  # or another one would get the number of one that is gone
+
+    def leaf(self, tensor: Tensor) -> int:
+        if id(tensor) not in self.places:
+            self.places[id(tensor)] = len(self.tensors)
+            self.alive.append(tensor)
+            self.tensors.append(tensor.detach() if self.detached else tensor)
+        return self.places[id(tensor)]
+
+    def walk(self, part: Any) -> Plan:
         if isinstance(part, Tensor) and part.layout == torch.strided and not part.is_nested:
-            return {"kind": "tensor", "as": [leaf(part), part.requires_grad], "parts": []}
+            return {"kind": "tensor", "as": [self.leaf(part), part.requires_grad], "parts": []}
         if isinstance(part, np.ndarray) and part.dtype.kind in "fiub":
-            return {"kind": "array", "as": leaf(torch.from_numpy(part.copy())), "parts": []}
+            copy = torch.from_numpy(part.copy())
+            return {"kind": "array", "as": self.leaf(copy), "parts": []}
         for kind in KINDS:
             if kind.fits(part):
                 said, parts = kind.apart(part)
-                return {"kind": kind.name, "as": said, "parts": [walk(one) for one in parts]}
+                return {"kind": kind.name, "as": said, "parts": list(map(self.walk, parts))}
         return {"kind": "lost", "as": type(part).__name__, "parts": []}
-
-    return Nesting(walk(value), tensors)
 
 
 def put_together(plan: Plan, tensors: Sequence[Tensor], like: Any = None) -> Any:

@@ -34,7 +34,7 @@ class Operation(NamedTuple):
         name: as torch calls it: "exp", or in the backward pass the node's, "ExpBackward0".
         backward: whether it was met in the backward pass.
         kind: "inf" or "nan".
-        index: of its first such number.
+        place: the index of its first such number.
         module: the path of the module that ran it; None outside of any.
         line: of the user's code, "model.py, line 12: y = x.exp()"; None where there is none.
     """
@@ -42,18 +42,21 @@ class Operation(NamedTuple):
     name: str
     backward: bool
     kind: str
-    index: tuple[int, ...]
+    place: tuple[int, ...]
     module: str | None
     line: str | None
 
     def __str__(self) -> str:
-        """Return one sentence without its end."""
+        """Return one sentence."""
         number = "NaN" if self.kind == "nan" else "inf"
-        which = "in the backward pass" if self.backward else "in the forward pass"
-        module = "" if self.module is None else f", in {self.module or 'the model'}"
+        which = "backward" if self.backward else "forward"
+        module = "" if self.module is None else f" in {self.module or 'the model'}"
         line = "" if self.line is None else f" ({self.line})"
-        place = f" at {list(self.index)}" if self.index else ""
-        return f"{self.name} {which}{module}{line} made {number}{place} of finite numbers"
+        place = f", at {list(self.place)} of its result" if self.place else ""
+        return (
+            f"The first operation of the {which} pass that made {number} of finite numbers is "
+            f"{self.name}{module}{line}{place}."
+        )
 
 
 def first_operation(model: nn.Module, run: Callable[[], Tensor]) -> Operation | None:
@@ -147,7 +150,7 @@ def _node_name(node: Node) -> str:
 
 def _line_of(node: Node) -> str | None:
     """Return the line of the forward pass that a node of the backward pass belongs to."""
-    said = node.metadata.get("traceback_") or []
+    said = dict(node.metadata).get("traceback_", [])  # pyright: ignore
     found = re.findall(r'File "([^"]+)", line (\d+)', "".join(said))
     frames = [traceback.FrameSummary(file, int(number), "") for file, number in found]
     return _line(frames)

@@ -72,7 +72,7 @@ def _bundle(keeper: Keeper, moment: Moment) -> Bundle:
     rows = [*keeper.history]
     rows.append([moment.step, *(moment.sizes.get(k) for k in ("loss", "gradient", "weight"))])
     optimizer = None if keeper.optimizer is None else keeper.optimizer()
-    known = {} if optimizer is None else {"name": type(optimizer).__name__}
+    known: dict[str, Any] = {} if optimizer is None else {"name": type(optimizer).__name__}
     if optimizer is not None:
         known["rates"] = [float(group.get("lr", "nan")) for group in optimizer.param_groups]
     facts: dict[str, Any] = {
@@ -100,8 +100,7 @@ def _exact(moment: Moment) -> bool:
 def _with_sent(moment: Moment) -> Nesting:
     """Return the model's call with what the loss sent back, as one nesting."""
     call = put_together(*moment.seen["call"])
-    count = max(moment.sent, default=-1) + 1
-    sent = [moment.sent.get(i) for i in range(count)]
+    sent = [moment.sent.get(i) for i in range(max(moment.sent, default=-1) + 1)]
     loss = torch.zeros(()) if moment.loss is None else moment.loss.sum()
     return taken_apart({**call, "sent": sent, "loss": loss})
 

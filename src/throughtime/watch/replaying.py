@@ -220,24 +220,28 @@ class _Sent(Function):
     """A loss of which only the value, and what it sent back, are known."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, sent: list[Tensor], *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, sent: list[Tensor | None], *outputs: Tensor) -> Tensor:
         ctx.sent = sent
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *(one * gradients[0] for one in ctx.sent)
+        return None, None, *(None if one is None else one * gradients[0] for one in ctx.sent)
 
 
 def _called(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Call a model as it was called, and return a loss that sends back what was sent."""
+    """Call a model as it was called, and return a loss that sends back what was sent.
+
+    Where that is not known, the sum of all that the model returns stands for the loss.
+    """
     outputs = model(*batch["args"], **batch["named"])
     held = [t for t in _outputs(outputs) if t.requires_grad]
     sent, value = batch["sent"], batch["loss"]
-    if len(held) != len(sent):
-        sent = [torch.zeros_like(t) for t in held]
     if not held:
         return value.clone()
+    if not sent:
+        return torch.stack([t.sum() for t in held]).sum()
+    sent = [*sent, *[None] * (len(held) - len(sent))]
     return _Sent.apply(value, sent, *held)  # pyright: ignore[reportReturnType]
 
 

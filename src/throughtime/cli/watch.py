@@ -1,0 +1,5 @@
+"""`throughtime watch`: placeholder."""
+
+
+def watch() -> None:
+    """Show."""
