@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(flows, tmp_path
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr("throughtime.files.os.replace", full)
     with pytest.raises(FileError, match="No space left"):
         tt.write_report(flows("one step"), path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["flow.html"]

@@ -72,6 +72,17 @@ def test_a_truncated_checkpoint_is_refused_at_every_length(tmp_path: Path):
         load(tmp_path / "none.pt", CONTENT)
 
 
+def test_one_flipped_bit_in_a_weight_is_seen(tmp_path: Path):
+    training = language()
+    whole = save(training.content(), tmp_path / "a.pt").read_bytes()
+    weight = training.model.layer.weight_hh_l0.detach().numpy().tobytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(weight) + 1000] ^= 1
+    (tmp_path / "a.pt").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match="truncated, damaged"):
+        load(tmp_path / "a.pt", CONTENT)
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path):
     class Evil:
         def __reduce__(self):
@@ -150,7 +161,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("throughtime.train.checkpoint.os.replace", full)
+    monkeypatch.setattr("throughtime.files.os.replace", full)
     with pytest.raises(FileError, match="No space left"):
         save({**training.content(), "updates": 9}, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == before

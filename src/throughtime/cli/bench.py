@@ -19,6 +19,7 @@ from ..bench.rivals import RIVALS, absent, hold_threads, note
 from ..bench.rows import KINDS, SHAPES, Findings, Row, Times
 from ..bench.targets import outcomes
 from ..errors import CheckError, FileError, InputValueError
+from ..files import check_writable, write_whole
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["bench"]
@@ -54,9 +55,9 @@ def bench(
     kinds, missing = _kinds(only, threads)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "RESULTS.md").touch()
     except OSError as error:
-        raise FileError(f"{out} cannot be written: {error}") from error
+        raise FileError(f"cannot make the folder {out}: {error.strerror}.") from error
+    check_writable(out / "RESULTS.md")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -65,8 +66,8 @@ def bench(
         torch.set_num_threads(before)
     found.absent = missing
     text = page(found, threads, kinds)
-    (out / "RESULTS.md").write_text(text, encoding="utf-8")
-    (out / "results.svg").write_text(figure(found.rows), encoding="utf-8")
+    write_whole(out / "RESULTS.md", text)
+    write_whole(out / "results.svg", figure(found.rows))
     if as_json:
         print_json(_plain(found, kinds))
     else:

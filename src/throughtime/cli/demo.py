@@ -11,7 +11,7 @@ import torch
 import typer
 
 from ..demo import Plan, Study, networks, study, table, words, write_demo
-from ..report.page import check_writable
+from ..files import check_writable
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["demo"]

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..diagnosis import Diagnosis, Verdict, diagnose
+from ..files import check_writable
 from ..flow import Flow
 from ..report import table, write_report
-from ..report.page import check_writable
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 

@@ -12,8 +12,8 @@ import typer
 
 from ..diagnosis import diagnose
 from ..errors import CheckpointError, FileError, InputValueError, NonFiniteError
+from ..files import check_writable
 from ..report import table, write_report
-from ..report.page import check_writable
 from ..tasks import CharText, read_text
 from ..train import Language, Settings
 from ..train.checkpoint import load, save

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from torch import nn
 
+from ..files import check_writable, write_whole
 from ..remedies import REMEDIES, Treatment
 from ..remedies import treat as tried
-from ..report.page import check_writable
 from .target import called, function_of, returned
 from .terminal import notes, print_json, results
 
@@ -55,7 +55,7 @@ def treat(
     chosen = None if only is None else [name.strip() for name in only.split(",")]
     found = tried(model, of, lag=lag, only=chosen)
     if out is not None:
-        out.write_text(_page(found, target), encoding="utf-8")
+        write_whole(out, _page(found, target))
     if as_json:
         page = None if out is None else str(out)
         print_json({"target": target, **found.to_dict(), "code": found.code(), "page": page})

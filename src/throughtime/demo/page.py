@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..files import check_writable, write_whole
 from ..report.equations import EQUATIONS
 from ..report.figures.words import legend_html, shade, words_html
 from ..report.numbers import number, percent
-from ..report.page import check_writable, plot, render, write
+from ..report.page import plot, render
 from ..tasks.mention import LONG, SHORT, Mention, Text
 from . import figures, overflow_words, words
 from .experiment import Study
@@ -31,7 +32,7 @@ def write_demo(study: Study, path: str | os.PathLike[str]) -> Path:
         FileError: it cannot be written.
     """
     target = check_writable(path)
-    return write(demo_html(study), target)
+    return write_whole(target, demo_html(study))
 
 
 def demo_html(study: Study) -> str:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError, InputTypeError
 from . import palette
 from .figures.base import Drawing
 from .numbers import symbols
 
-__all__ = ["Plot", "check_writable", "plot", "render", "write"]
+__all__ = ["Plot", "plot", "render"]
 
 
 @dataclass(frozen=True)
@@ -124,68 +120,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # run from a source tree that was never installed
         return ""
-
-
-def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Return the path, or raise before any work is done for a file that cannot be written.
-
-    Args:
-        path: where a page is to go.
-
-    Raises:
-        FileError: the folder is missing or not writable, the path is a folder, or no name that a
-            file can have.
-        InputTypeError: ``path`` is no path.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputTypeError(f"path must be a path to a file; got {type(path).__name__}.")
-    path = Path(path)
-    folder = path.parent
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:  # a name too long, or with a null byte
-        if not isinstance(error, (NotADirectoryError, PermissionError)):
-            why = getattr(error, "strerror", None) or error
-            raise FileError(f"cannot write {str(path)!r}: {why}. Give another name.") from error
-    if path.is_dir():
-        raise FileError(f"a page needs a file name; {path} is a folder. Use {path / 'flow.html'}.")
-    if not folder.exists():
-        raise FileError(f"cannot write {path}: the folder {folder} does not exist. Create it.")
-    if not folder.is_dir():
-        raise FileError(f"cannot write {path}: {folder} is a file, not a folder.")
-    if not os.access(folder, os.W_OK):
-        raise FileError(f"cannot write {path}: no permission to write into {folder}.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise FileError(f"cannot write {path}: it exists and is read-only.")
-    return path
-
-
-def write(html: str, path: str | os.PathLike[str]) -> Path:
-    """Write a page whole or not at all: to a file beside it, which then takes its place.
-
-    Args:
-        html: the page.
-        path: where it goes.
-
-    Raises:
-        FileError: it cannot be written; what was there before is still there.
-    """
-    path = check_writable(path)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(html)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would keep a web server out
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
-    return path

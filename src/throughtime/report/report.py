@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..diagnosis import Diagnosis, Evidence, Finding, diagnose, examine
 from ..errors import InputValueError
+from ..files import check_writable, write_whole
 from ..flow import LayerView
 from ..flow.view import least
 from . import palette
@@ -20,7 +21,7 @@ from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .numbers import number
 from .opening import NEXT, cards, growth, headline, label, reach
-from .page import Plot, check_writable, plot, render, write
+from .page import Plot, plot, render
 from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def write_report(
     """
     target = check_writable(path)
     html = report_html(flow, diagnosis=diagnosis, findings=findings, words=words, title=title)
-    return write(html, target)
+    return write_whole(target, html)
 
 
 def report_html(

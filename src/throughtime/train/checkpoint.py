@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, FileError
+from ..files import write_whole
 
 __all__ = ["check_fits", "load", "save"]
 
@@ -21,9 +21,7 @@ FORMAT = "throughtime character model 1"
 
 
 def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Write a checkpoint: to a file beside it, which then takes its place.
-
-    Whoever reads ``path``, also after a crash in between, finds the old checkpoint or the new one.
+    """Write a checkpoint: whoever reads ``path``, also after a crash, finds the old one or the new.
 
     Args:
         content: tensors, numbers, strings, and dicts and lists of them.
@@ -32,22 +30,9 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     Raises:
         FileError: it cannot be written; what was there before is still there.
     """
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise FileError(f"cannot write the checkpoint {path}: {error}.") from error
-    return path
+    packed = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, packed)
+    return write_whole(path, packed.getbuffer())
 
 
 def load(path: str | os.PathLike[str], keys: Mapping[str, type]) -> dict[str, Any]:
@@ -69,8 +54,8 @@ def load(path: str | os.PathLike[str], keys: Mapping[str, type]) -> dict[str, An
     except OSError as error:
         raise FileError(f"cannot read the checkpoint {path}: {error.strerror or error}.") from error
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damage made of the file
+        content = _unpack(data)
+    except Exception as error:  # torch and zipfile raise whatever the damage made of the file
         raise CheckpointError(
             f"{path} is no checkpoint that can be read: it is truncated, damaged, or of another "
             "program. Nothing was loaded; start anew, or restore the file."
@@ -83,6 +68,19 @@ def load(path: str | os.PathLike[str], keys: Mapping[str, type]) -> dict[str, An
         if not isinstance(content.get(key), kind):
             raise CheckpointError(f"{path} lacks {key!r}: it is damaged. Nothing was loaded.")
     return content
+
+
+def _unpack(data: bytes) -> Any:
+    """Return what a file holds; torch alone compares no checksum.
+
+    Raises:
+        ValueError: a checksum is wrong.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        damaged = parts.testzip()
+    if damaged:
+        raise ValueError(f"the checksum of {damaged} is wrong")
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def check_fits(module: nn.Module, weights: Mapping[str, Any], source: str) -> None:
