@@ -108,7 +108,7 @@ def _again(kept: Bundle, model: nn.Module, batch: Any, losses: Any, target: str)
     now = cause.losses.reshape(-1).tolist()
     same = None
     if before is not None and len(before) == len(now):
-        same = all(float(a) == b or (float(a) != float(a) and b != b) for a, b in zip(before, now))
+        same = [float(a).hex() for a in before] == [float(b).hex() for b in now]
     return Again(kept, cause, same, _said(kept, batch))
 
 
@@ -121,8 +121,8 @@ def _said(kept: Bundle, batch: Any) -> list[str]:
     first = facts.get("weights_step", kept.step)
     if first != kept.step:
         said.append(
-            f"The weights are those before step {first}: those before step {kept.step} had not been "
-            "copied when its update broke them. Copy at every step: every=1."
+            f"The weights are those before step {first}: those before step {kept.step} had not "
+            "been copied when its update broke them. Copy at every step: every=1."
         )
     name = "batch" if "batch" in kept.nestings else "call"
     if name in facts.get("changed", ()):
@@ -196,9 +196,8 @@ def _show(again: Again) -> None:
 def _outcome(again: Again) -> str:
     """Return what came of it in one sentence."""
     losses = again.cause.losses.reshape(-1).tolist()
-    loss = (
-        f"{losses[0]:.6g}" if len(losses) == 1 else f"{len(losses)} losses, {losses[0]:.6g} first"
-    )
+    several = "" if len(losses) == 1 else f", the first of {len(losses)},"
+    loss = f"{losses[0]:.6g}{several}"
     bits = {None: "", True: ", bit by bit as it was", False: ", which is not what it was"}
     state = "everything is finite" if again.cause.finite else "it breaks again"
     return f"Taken again: {state}; the loss is {loss}{bits[again.same]}."

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import FileError
+from ..files import PART
 
 __all__ = ["clear_partial_folders", "writing_folder"]
-
-PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
 
 @contextlib.contextmanager
