@@ -83,7 +83,7 @@ def _number(value: Any) -> float:
 
 
 class Following:
-    """Reads what is new in a file, which may not be there yet, be cut anywhere, or begin anew.
+    r"""Reads what is new in a file, which may not be there yet, be cut anywhere, or begin anew.
 
     Attributes:
         path: of the file.
@@ -98,7 +98,7 @@ class Following:
         >>> following = Following(file)
         >>> following.new(), following.there
         ([], False)
-        >>> _ = file.write_text('{"version": 1, "step": 1}\\n{"version": 1, "ste')
+        >>> _ = file.write_text('{"version": 1, "step": 1}\n{"version": 1, "ste')
         >>> [reading.step for reading in following.new()], following.cut
         ([1], True)
     """
@@ -156,6 +156,8 @@ class Following:
         """Yield the whole lines and keep what has no end yet."""
         self._at += len(content)
         *lines, self._rest = (self._rest + content).split(b"\n")
+        if len(self._rest) > MOST:  # no line of ours
+            self._rest, self.skipped = b"", self.skipped + 1
         return (line for line in lines if line.strip())
 
     def _read(self, line: bytes) -> Reading | None:
@@ -181,7 +183,7 @@ class Series:
             value: NaN where there is none.
         """
         if self.steps and (self._count - 1) % self._every:
-            self.steps.pop(), self.values.pop()
+            del self.steps[-1], self.values[-1]
         self.steps.append(step)
         self.values.append(value)
         self._count += 1
@@ -189,6 +191,16 @@ class Series:
             del self.steps[1::2], self.values[1::2]
             self._every *= 2
             self._count = (len(self.steps) - 1) * self._every + 1
+
+    def forget(self, step: int) -> None:
+        """Drop the points from a step on.
+
+        Args:
+            step: of the training.
+        """
+        while self.steps and self.steps[-1] >= step:
+            del self.steps[-1], self.values[-1]
+        self._count = max(0, (len(self.steps) - 1) * self._every + 1)
 
     @property
     def last(self) -> float:
@@ -238,14 +250,14 @@ class Run:
     def take(self, reading: Reading) -> None:
         """Take one more reading.
 
-        A training that was resumed from an earlier step goes on from there: what it had measured
-        beyond is forgotten with everything else.
+        A training that was resumed from an earlier step goes on from there: what had been measured
+        from that step on is forgotten.
 
         Args:
             reading: the next one.
         """
-        if self.last is not None and reading.step < self.last.step:
-            self.__init__()
+        if self.last is not None and reading.step <= self.last.step:
+            self._forget(reading.step)
         before = -1 if self.last is None else self.last.step
         self.count, self.last = self.count + 1, reading
         self.profile.update(reading.profile)
@@ -255,6 +267,12 @@ class Run:
             series.add(reading.step, value)
         for one in reading.findings:
             self._find(one, reading.step, before)
+
+    def _forget(self, step: int) -> None:
+        for quantities in self.layers.values():
+            for series in quantities.values():
+                series.forget(step)
+        self.findings = {key: f for key, f in self.findings.items() if f.since < step}
 
     def _find(self, one: Mapping[str, Any], step: int, before: int) -> None:
         key = (one["code"], one["layer"])
