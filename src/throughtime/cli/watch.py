@@ -98,7 +98,9 @@ def _follow(
         if console.is_terminal and not as_json:
             live = stack.enter_context(Live(console=console, auto_refresh=False))
         elif not as_json:
-            notes().print(f"Following {following.path}; Ctrl-C ends it.", markup=False)
+            notes().print(
+                f"Following {following.path}; Ctrl-C ends it.", markup=False, soft_wrap=True
+            )
         for new in _looks(following, interval, quiet=live is not None):
             for reading in new:
                 run.take(reading)
@@ -118,7 +120,8 @@ def _looks(following: Following, interval: float, quiet: bool) -> Iterator[list[
     while True:
         new = following.new()
         if not following.there and not told:
-            notes().print(f"Waiting for {following.path}, which is not there yet.", markup=False)
+            said = f"Waiting for {following.path}, which is not there yet."
+            notes().print(said, markup=False, soft_wrap=True)
             told = True
         yield new
         if not new:
@@ -183,12 +186,13 @@ def _head(following: Following, run: Run) -> Text:
             said.append(f"the last one {_ago(time.time() - run.last.time)}")
     else:
         said.append("no reading yet" if following.there else "not there yet: waiting")
+    other = []
     if following.skipped:
         lines = "line that is" if following.skipped == 1 else "lines that are"
-        said.append(f"{following.skipped} {lines} no reading")
+        other.append(f"\n{following.skipped} {lines} no reading")
     if following.begun:
-        said.append(f"begun anew {following.begun} time{'s' * (following.begun > 1)}")
-    return Text("  ·  ".join(said), style="bold")
+        other.append(f"\nbegun anew {following.begun} time{'s' * (following.begun > 1)}")
+    return Text.assemble(("  ·  ".join(said), "bold"), *((one, "dim") for one in other))
 
 
 def _ago(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-__all__ = ["Curve", "chart", "ticks"]
+__all__ = ["Axis", "Curve", "chart", "ticks"]
 
 # The drawing's own units, stretched to whatever room there is.
 SIZE = 1000
@@ -33,40 +33,66 @@ class Curve(NamedTuple):
     y: Sequence[float]
 
 
-def chart(
-    title: str, curves: Iterable[Curve], *, across: str, logarithmic: bool = False, top: float = 0
-) -> str:
+class Axis(NamedTuple):
+    """The axis at the side.
+
+    Attributes:
+        top: to where it goes at least.
+        close: whether it begins at the smallest value instead of 0.
+        logarithmic: whether it goes by decades; what is not above 0 is left out.
+    """
+
+    top: float = 0.0
+    close: bool = False
+    logarithmic: bool = False
+
+    def range(self, ys: Sequence[float]) -> tuple[float, float]:
+        """Return where it begins and ends; of a logarithmic one in powers of ten.
+
+        Args:
+            ys: what is drawn, finite.
+        """
+        low, high = min(ys), max(ys)
+        if self.logarithmic:
+            high = math.ceil(high - 1e-9)
+            return max(min(math.floor(low), high - 1), high - DECADES), high
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+        if self.close:
+            return low - room, high + room
+        return min(0.0, low), max(high + room, self.top)
+
+
+def chart(title: str, curves: Iterable[Curve], across: str, side: Axis) -> str:
     """Return a figure of some curves over one axis.
 
     Args:
         title: its heading.
         curves: what to draw.
         across: what the axis below is.
-        logarithmic: whether the axis at the side is so; what is not above 0 is left out.
-        top: to where the axis at the side goes at least.
+        side: the axis at the side.
 
     Example:
-        >>> html = chart("a", [Curve("l0", "red", "", [1, 2], [0.5, 1])], across="step")
+        >>> html = chart("a", [Curve("l0", "red", "", [1, 2], [0.5, 1])], "step", Axis())
         >>> html.count("<svg"), html.count("<path")
         (1, 1)
     """
-    drawn = [_usable(curve, logarithmic) for curve in curves]
+    drawn = [_usable(curve, side.logarithmic) for curve in curves]
     xs = [x for curve in drawn for x in curve.x]
     ys = [y for curve in drawn for y in curve.y if math.isfinite(y)]
     if not ys:
         return ""
     left, right = min(xs), max(max(xs), min(xs) + 1)
-    low, high = _range(ys, logarithmic, top)
+    low, high = side.range(ys)
     paths = "".join(_path(curve, (left, right), (low, high)) for curve in drawn)
     y_ticks = [
-        (v, _power(v) if logarithmic else f"{v:g}")
-        for v in (_decades(low, high) if logarithmic else ticks(low, high, 4))
+        (v, _power(v) if side.logarithmic else f"{v:g}")
+        for v in (_decades(low, high) if side.logarithmic else ticks(low, high, 4))
     ]
     grid = "".join(
         f'<line x1="0" x2="{SIZE}" y1="{_at(v, low, high, True)}" y2="{_at(v, low, high, True)}"/>'
         for v, _ in y_ticks
     )
-    side = "".join(
+    beside = "".join(
         f'<span class="y" style="bottom:{_share(v, low, high):.1f}%">{text}</span>'
         for v, text in y_ticks
     )
@@ -79,7 +105,7 @@ def chart(
     return (
         f'<figure class="lines"><figcaption>{escape(title)}</figcaption><div class="frame">'
         f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{said}"><g class="grid">{grid}</g>{paths}</svg>{side}{below}</div>'
+        f'aria-label="{said}"><g class="grid">{grid}</g>{paths}</svg>{beside}{below}</div>'
         f'<p class="across">{escape(across)}</p></figure>'
     )
 
@@ -112,14 +138,6 @@ def _usable(curve: Curve, logarithmic: bool) -> Curve:
         return math.log10(y) if logarithmic else y
 
     return curve._replace(y=[of(y) for y in curve.y])
-
-
-def _range(ys: Sequence[float], logarithmic: bool, top: float) -> tuple[float, float]:
-    if logarithmic:
-        high = math.ceil(max(ys) + 1e-9)
-        return max(math.floor(min(ys)), high - DECADES), high
-    high = max(max(ys) * 1.05, top)
-    return min(0.0, min(ys)), high if high > min(0.0, min(ys)) else 1.0
 
 
 def _decades(low: float, high: float) -> list[float]:

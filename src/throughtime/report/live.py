@@ -10,20 +10,19 @@ from pathlib import Path
 from ..watch.following import Run, Seen
 from ..watch.shape import QUANTITIES, binned, short
 from . import palette
-from .lines import Curve, chart
+from .lines import Axis, Curve, chart
 
 __all__ = ["live_page"]
 
-# What is drawn over training, and whether by decades.
-DRAWN = (
-    ("horizon", "Horizon, in steps back", False),
-    ("coverage", "Share of the steps that the gradient covers", False),
-    ("growth", "Growth of the gradient's norm a step back", False),
-    ("beyond_lag", "Share of the gradient beyond the lag", False),
-    ("saturated", "Saturated share", False),
-    ("norm", "Norm of the gradient", True),
+# What is drawn over training, and over what range: from 0 to at least that, close, or by decades.
+DRAWN: tuple[tuple[str, str, Axis], ...] = (
+    ("horizon", "Horizon, in steps back", Axis(top=1)),
+    ("coverage", "Share of steps covered", Axis(top=1)),
+    ("growth", "Growth of the norm a step back", Axis(close=True)),
+    ("beyond_lag", "Share beyond the lag", Axis(top=0.1)),
+    ("saturated", "Saturated share", Axis(top=0.1)),
+    ("norm", "Norm of the gradient", Axis(logarithmic=True)),
 )
-SHARES = ("coverage", "beyond_lag", "saturated")
 POINTS = 400
 DASHES = ("", "12 6", "3 5", "14 5 3 5", "24 8")
 MOST_GONE = 8
@@ -45,6 +44,9 @@ STYLE = """
 .lines .x { top: calc(100% + 8px); transform: translateX(-50%); }
 .lines .across { font-size: 12px; color: var(--muted); text-align: right; margin: 0 14px 0 0; }
 .found { display: grid; gap: 14px; margin-top: 16px; }
+.found article { margin: 0; }
+.found + h3 { margin-top: 20px; }
+.top .facts { max-width: none; }
 .found .finding h3 { margin: 6px 0 4px; font-size: 17px; }
 .wide { overflow-x: auto; }
 .wide table { min-width: 560px; }
@@ -178,24 +180,21 @@ def _courses(run: Run) -> str:
         legend.append(
             f"<li><svg aria-hidden='true'>{line}</svg>{escape(layer or 'the model')}</li>"
         )
-    for quantity, title, logarithmic in DRAWN:
+    for quantity, title, axis in DRAWN:
         curves = []
         for number, (layer, quantities) in enumerate(run.layers.items()):
             series = quantities.get(quantity)
             if series is not None:
                 x, y = binned(series.steps, POINTS), binned(series.values, POINTS)
                 curves.append(Curve(layer, *_look(number), x, y))
-        top = 1.0 if quantity in SHARES else 0.0
-        charts.append(
-            chart(title, curves, across="training step", logarithmic=logarithmic, top=top)
-        )
+        charts.append(chart(title, curves, "training step", axis))
     names = list(run.layers)
     by_lag = [
         Curve(layer, *_look(names.index(layer) if layer in names else 0), range(len(p)), p)
         for layer, p in run.profile.items()
     ]
     charts.append(
-        chart("Gradient by lag at the last step", by_lag, across="lag, in steps", logarithmic=True)
+        chart("Gradient by lag, at the last step", by_lag, "lag, in steps", Axis(logarithmic=True))
     )
     return (
         f'<section><h2>Over training</h2><ul class="legend">{"".join(legend)}</ul>'

@@ -19,7 +19,7 @@ VERSION = 1
 HEAD = 256
 # No more than so many bytes are read at a time: a look must not take long.
 MOST = 32 * 2**20
-# So many points of a series are kept; beyond, every second one goes.
+# So many points of a series are kept, an even number; beyond, every second one goes.
 POINTS = 2000
 PREFIX = "throughtime/"
 
@@ -173,7 +173,7 @@ class Series:
         """Begin with nothing."""
         self.steps: list[int] = []
         self.values: list[float] = []
-        self._every, self._count = 1, 0
+        self._every, self._count, self._loose = 1, 0, False
 
     def add(self, step: int, value: float) -> None:
         """Take one more point; the last one is always there.
@@ -182,15 +182,15 @@ class Series:
             step: of the training.
             value: NaN where there is none.
         """
-        if self.steps and (self._count - 1) % self._every:
+        if self._loose:  # it was there only as the last one
             del self.steps[-1], self.values[-1]
         self.steps.append(step)
         self.values.append(value)
+        self._loose = self._count % self._every > 0
         self._count += 1
-        if len(self.steps) > POINTS:
+        if len(self.steps) > POINTS and not self._loose:
             del self.steps[1::2], self.values[1::2]
             self._every *= 2
-            self._count = (len(self.steps) - 1) * self._every + 1
 
     def forget(self, step: int) -> None:
         """Drop the points from a step on.
@@ -200,7 +200,7 @@ class Series:
         """
         while self.steps and self.steps[-1] >= step:
             del self.steps[-1], self.values[-1]
-        self._count = max(0, (len(self.steps) - 1) * self._every + 1)
+        self._count, self._loose = max(0, (len(self.steps) - 1) * self._every + 1), False
 
     @property
     def last(self) -> float:
