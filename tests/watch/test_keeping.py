@@ -387,7 +387,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path
 def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
     from throughtime.watch import keeping
 
-    monkeypatch.setattr(keeping, "size_of", lambda tensors: 1 / 0)
+    monkeypatch.setattr(keeping, "norms", lambda tensors: 1 / 0)
     run = train(Model(layers=1), tmp_path, batches())
     assert len(run.said) == 1 and "ZeroDivisionError" in run.said[0]
     assert run.keeper.closed and len(run.losses) == 6

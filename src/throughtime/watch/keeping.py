@@ -23,10 +23,10 @@ from torch.optim.optimizer import (
 from ..errors import InputTypeError, InputValueError, KeepWarning
 from ..flow.nonfinite import all_finite
 from .breaking import Break
-from .bundle import named_tensors
+from .copies import Copies, Weights, norms
 from .folders import clear_partial_folders
 from .hooks import Hook
-from .moment import Copies, Moment, autocast_now, size_of
+from .moment import Moment, autocast_now
 from .nested import taken_apart
 from .randomness import Randomness
 from .recording_break import broke
@@ -130,12 +130,12 @@ class Keeper:
         self.closed = False
         self.history: deque[list[float | None]] = deque(maxlen=REMEMBERED)
         self.optimizer: weakref.ref[Optimizer] | None = None
-        self.weights, self.weights_step = Copies(), 0
+        self.weights = Weights(model)
         self._moment: Moment | None = None
-        self._batches, self._calls, self._buffers = Copies(), Copies(), Copies()
+        self._batches, self._calls = Copies(), Copies()
         self._count, self._begun, self._asked, self._drawn = 0, 0, False, False
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
-        self._sizes: dict[str, Tensor] = {}
+        self._sizes: list[tuple[Tensor, int]] = []
         clear_partial_folders(self.folder)
         self._hooks = [
             model.register_forward_pre_hook(Hook(self, "_called"), with_kwargs=True),
@@ -178,7 +178,7 @@ class Keeper:
         moment.loss_node = None if loss.grad_fn is None else loss.grad_fn.name()
         if loss.device.type == "cpu" and not all_finite(moment.loss):
             _ask_what_it_sends(loss, moment)
-            self._break("loss")
+            self._judge()
         moment.outputs.clear()
 
     @_harmless
@@ -188,7 +188,7 @@ class Keeper:
         if moment is None:
             return
         moment.stepped = True
-        self._measure("weight", [p for p in self._parameters()])
+        self._measure(gradient=not moment.measured, weight=True)
         self._judge()
 
     def close(self, settle: bool = True) -> None:
@@ -204,7 +204,7 @@ class Keeper:
         self._moment = None
         self._sizes.clear()
         if self.broken is None:
-            self.weights, self._buffers = Copies(), Copies()
+            self.weights = Weights(self.model)
             self._batches, self._calls = Copies(), Copies()
 
     # --- what the hooks call --------------------------------------------------------------------
@@ -250,10 +250,9 @@ class Keeper:
         self.optimizer = weakref.ref(optimizer)
         moment.outputs.clear()
         if getattr(optimizer, "found_inf", None) is not None:
-            return  # a loss scaler looks at the gradient itself, and leaves such a step out
-        gradients = [p.grad for p in self._parameters() if p.grad is not None]
-        self._measure("gradient", gradients)
-        if not moment.copied or all(g.device.type == "cpu" for g in gradients):
+            moment.measured = True  # by a loss scaler, which leaves a step out where it is not
+        elif not moment.copied:  # what is not copied must be looked at before it is changed
+            self._measure(gradient=True)
             self._judge()
 
     @_harmless
@@ -271,11 +270,9 @@ class Keeper:
         self._count = self._count + 1 if step is None else step
         looking = self._drawn or len(self.history) < LOOKED
         moment = Moment(self._count, Randomness.now(all_of_it=looking))
-        buffers = dict(self.model.named_buffers())
-        moment.buffers = dict(zip(buffers, self._buffers.take(list(buffers.values())), strict=True))
+        moment.buffers = self.weights.begin()
         if self._begun % self.every == 0:
-            self.weights.take(self._parameters(wanted=False))
-            self.weights_step, moment.copied = moment.step, True
+            moment.copied = self.weights.take(moment.step)
         self._begun += 1
         self._moment = moment
 
@@ -289,9 +286,7 @@ class Keeper:
         moment = self._moment
         assert moment is not None
         if not moment.stepped:
-            gradients = [p.grad for p in self._parameters() if p.grad is not None]
-            self._measure("gradient", gradients)
-            self._measure("weight", self._parameters())
+            self._measure(gradient=not moment.measured, weight=True)
         self._judge()
         if self.closed:
             return
@@ -301,9 +296,6 @@ class Keeper:
         sizes = (moment.sizes.get("gradient"), moment.sizes.get("weight"))
         self.history.append([moment.step, loss, *sizes])
 
-    def _parameters(self, wanted: bool = True) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad or not wanted]
-
     def _is_ours(self, optimizer: Optimizer) -> bool:
         """Check whether an optimizer updates this model."""
         if optimizer not in self._ours:
@@ -312,20 +304,29 @@ class Keeper:
             self._ours[optimizer] = any(id(p) in own for p in held)
         return self._ours[optimizer]
 
-    def _measure(self, what: str, tensors: list[Any]) -> None:
-        found = size_of(tensors)
+    def _measure(self, *, gradient: bool = False, weight: bool = False) -> None:
+        """Take the norms of gradient and weights, in one go and without waiting for a device."""
+        assert self._moment is not None
+        own = self.weights.parameters
+        gradients = [p.grad for p in own if p.grad is not None] if gradient else []
+        self._moment.measured |= gradient
+        found = norms([*gradients, *own] if weight else gradients)
         if found is not None:
-            self._sizes[what] = found
+            self._sizes.append((found, len(gradients)))
 
     def _judge(self) -> None:
-        """Look at all sizes that are known by now, waiting for a device once."""
+        """Look at what was measured, and at the loss; here a device is waited for."""
         moment = self._moment
         assert moment is not None
-        if moment.loss is not None and "loss" not in moment.sizes:
-            self._sizes["loss"] = moment.loss.sum()
-        for what, size in _values(self._sizes).items():
-            moment.sizes[what] = size
+        for found, gradients in self._sizes:
+            values = found.tolist()
+            for what, own in (("gradient", values[:gradients]), ("weight", values[gradients:])):
+                if own:
+                    bad = next((value for value in own if value - value != 0.0), None)
+                    moment.sizes[what] = max(own) if bad is None else bad
         self._sizes.clear()
+        if moment.loss is not None and "loss" not in moment.sizes:
+            moment.sizes["loss"] = float(moment.loss.sum())
         for what in ("loss", "gradient", "weight"):
             size = moment.sizes.get(what, 0.0)
             if size - size != 0.0 and not self._sound(what):
@@ -347,21 +348,6 @@ class Keeper:
         self.broken, self.bundle, said = broke(self, moment, what, names)
         self.close(settle=False)
         _warn(said)
-
-    def kept(self, moment: Moment) -> dict[str, Tensor]:
-        """Return the weights and buffers that a step began with, as far as they are known.
-
-        Args:
-            moment: the step.
-        """
-        held = named_tensors(self.model)
-        if moment.copied or moment.stepped:
-            copies = zip(self._parameters(wanted=False), self.weights.tensors, strict=True)
-            by_id = {id(own): copy for own, copy in copies}
-            held = {name: by_id.get(id(tensor), tensor) for name, tensor in held.items()}
-        own = dict(self.model.named_buffers(remove_duplicate=False))
-        first = {id(own[name]): copy for name, copy in moment.buffers.items() if name in own}
-        return {name: first.get(id(own.get(name)), tensor) for name, tensor in held.items()}
 
 
 def _warn(said: str) -> None:
@@ -399,14 +385,3 @@ def _bad(model: nn.Module, what: str) -> list[str]:
         for name, parameter in model.named_parameters()
     )
     return [name for name, tensor in held if tensor is not None and not all_finite(tensor)]
-
-
-def _values(sizes: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return sizes as numbers; those of one device are fetched at once."""
-    if not sizes:
-        return {}
-    where = {t.device for t in sizes.values()}
-    if len(where) > 1 or next(iter(where)).type == "cpu":
-        return {name: float(t) for name, t in sizes.items()}
-    stacked = torch.stack([t.to(torch.float64) for t in sizes.values()])
-    return dict(zip(sizes, stacked.tolist(), strict=True))

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .copies import Copies
 from .nested import Nesting, taken_apart
 from .randomness import Randomness
 
-__all__ = ["Copies", "Moment", "autocast_now", "size_of"]
-
-
-class Copies:
-    """Copies of some tensors, in memory that is laid out once and used again."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self.tensors: list[Tensor] = []
-
-    def take(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Copy tensors over what was copied before, and return the copies.
-
-        Args:
-            tensors: of the same number, forms and devices as before, or else memory is laid out
-                anew.
-        """
-        with torch.no_grad():
-            held = self.tensors
-            if len(held) != len(tensors) or not all(map(_alike, held, tensors)):
-                self.tensors = [t.detach().clone() for t in tensors]
-            elif held:
-                torch._foreach_copy_(held, [t.detach() for t in tensors])  # pyright: ignore
-        return self.tensors
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+__all__ = ["Moment", "autocast_now", "resting"]
 
 
 @dataclass
@@ -50,7 +24,7 @@ class Moment:
         step: its number.
         randomness: the random state before it.
         copied: whether the weights were copied before it.
-        buffers: copies of the model's buffers by name.
+        buffers: copies of the model's buffers, as `Weights.begin` returned them.
         seen: by "call" and "batch", what the model was called with and what the user gave: copies,
             or the tensors themselves.
         versions: how often each of these tensors had been written into when it was seen.
@@ -61,13 +35,14 @@ class Moment:
         loss: the loss, without its graph.
         loss_node: what computed the loss, as autograd calls it.
         stepped: whether the weights were updated since.
+        measured: whether the gradient was looked at.
         sizes: norms of the gradient and of the weights, as they become known.
     """
 
     step: int
     randomness: Randomness
     copied: bool = False
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    buffers: Sequence[Tensor | None] = ()
     seen: dict[str, Nesting] = field(default_factory=dict)
     versions: dict[str, list[int]] = field(default_factory=dict)
     autocast: dict[str, str] = field(default_factory=dict)
@@ -77,6 +52,7 @@ class Moment:
     loss: Tensor | None = None
     loss_node: str | None = None
     stepped: bool = False
+    measured: bool = False
     sizes: dict[str, float] = field(default_factory=dict)
 
     def see(self, name: str, values: Any, copies: Copies) -> None:
@@ -109,31 +85,6 @@ def autocast_now() -> dict[str, str]:
         for kind in ("cpu", "cuda")
         if torch.is_autocast_enabled(kind)
     }
-
-
-def size_of(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the largest norm of some tensors as a tensor, without waiting for a device.
-
-    It is not finite where an entry is not, or where the square of one overflows.
-
-    Args:
-        tensors: of floating point.
-    """
-    local = [_dense(t.detach()) for t in tensors]
-    if not local:
-        return None
-    norms = torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
-    where, dtype = norms[0].device, torch.float32 if len({n.dtype for n in norms}) > 1 else None
-    alike = [n.to(where, dtype or n.dtype) for n in norms]
-    return torch.stack(alike).amax()
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Return what a tensor holds: of a sharded one the part here, of a sparse one its values."""
-    if tensor.layout != torch.strided:
-        return tensor.coalesce().values()
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
 
 
 def resting(model: nn.Module) -> list[str]:

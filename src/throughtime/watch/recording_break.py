@@ -81,14 +81,16 @@ def _bundle(keeper: Keeper, moment: Moment) -> Bundle:
         "optimizer": known,
         "settings": {**settings_now(), "autocast": moment.autocast},
         "resting": resting(_inner(keeper.model)),
-        "weights_step": moment.step if _exact(moment) else keeper.weights_step,
+        "weights_step": moment.step if _exact(moment) else keeper.weights.step,
         "calls": moment.calls,
         "sent": bool(moment.sent),
         "changed": [name for name in moment.seen if moment.changed(name)],
         "lost": {name: lost(nesting.plan) for name, nesting in moment.seen.items()},
     }
     prefix = "" if _inner(keeper.model) is keeper.model else _prefix(keeper.model)
-    weights = {name.removeprefix(prefix): t for name, t in keeper.kept(moment).items()}
+    own = not (moment.copied or moment.stepped)
+    kept = keeper.weights.kept(moment.buffers, own)
+    weights = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
     return Bundle(moment.step, weights, moment.randomness, nestings, facts)
 
 
