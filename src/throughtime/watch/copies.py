@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .bundle import named_tensors
 
-__all__ = ["Copies", "Weights", "norms"]
+__all__ = ["Copies", "Weights", "norms", "numbers"]
 
 # A model's parameters are looked up anew at every one of its first steps, and then at so many.
 LOOKED, EVERY = 3, 100
@@ -99,8 +99,8 @@ class Weights:
         return [(owner, copy) for owner, copy in pairs if copy is not None]
 
 
-def norms(tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the norms of some tensors, (n,), without waiting for a device; None of none.
+def norms(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the norms of some tensors, without waiting for a device.
 
     A norm is not finite where an entry is not, or where the square of one overflows.
 
@@ -108,18 +108,26 @@ def norms(tensors: Sequence[Tensor]) -> Tensor | None:
         tensors: of floating point.
 
     Example:
-        >>> norms([torch.ones(4), torch.zeros(2)])
-        tensor([2., 0.])
+        >>> numbers(norms([torch.ones(4), torch.zeros(2)]))
+        [2.0, 0.0]
     """
     if not tensors:
-        return None
+        return ()
     with torch.no_grad():
         local = [_dense(tensor) for tensor in tensors]
-        found = torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
-        first = found[0]
-        if any(n.dtype != first.dtype or n.device != first.device for n in found):
-            found = [n.to(first.device, torch.float32) for n in found]
-        return torch.stack(list(found))
+        return torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """Return some scalars as numbers; those of one device are fetched at once.
+
+    Args:
+        scalars: tensors without an axis.
+    """
+    devices = {scalar.device for scalar in scalars}
+    if len(devices) != 1 or next(iter(devices)).type == "cpu":
+        return [float(scalar) for scalar in scalars]
+    return torch.stack([scalar.float() for scalar in scalars]).tolist()
 
 
 def _dense(tensor: Tensor) -> Tensor:

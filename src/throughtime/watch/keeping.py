@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from torch.optim.optimizer import (
 from ..errors import InputTypeError, InputValueError, KeepWarning
 from ..flow.nonfinite import all_finite
 from .breaking import Break
-from .copies import Copies, Weights, norms
+from .copies import Copies, Weights, norms, numbers
 from .folders import clear_partial_folders
 from .hooks import Hook
 from .moment import Moment, autocast_now
@@ -135,7 +136,7 @@ class Keeper:
         self._batches, self._calls = Copies(), Copies()
         self._count, self._begun, self._asked, self._drawn = 0, 0, False, False
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
-        self._sizes: list[tuple[Tensor, int]] = []
+        self._sizes: list[tuple[Sequence[Tensor], int]] = []
         clear_partial_folders(self.folder)
         self._hooks = [
             model.register_forward_pre_hook(Hook(self, "_called"), with_kwargs=True),
@@ -176,9 +177,11 @@ class Keeper:
             self._see(batch)
         moment.loss = loss.detach()
         moment.loss_node = None if loss.grad_fn is None else loss.grad_fn.name()
-        if loss.device.type == "cpu" and not all_finite(moment.loss):
-            _ask_what_it_sends(loss, moment)
-            self._judge()
+        if loss.device.type == "cpu":
+            moment.sizes["loss"] = float(moment.loss.sum() if moment.loss.dim() else moment.loss)
+            if not math.isfinite(moment.sizes["loss"]):
+                _ask_what_it_sends(loss, moment)
+                self._judge()
         moment.outputs.clear()
 
     @_harmless
@@ -311,7 +314,7 @@ class Keeper:
         gradients = [p.grad for p in own if p.grad is not None] if gradient else []
         self._moment.measured |= gradient
         found = norms([*gradients, *own] if weight else gradients)
-        if found is not None:
+        if found:
             self._sizes.append((found, len(gradients)))
 
     def _judge(self) -> None:
@@ -319,17 +322,16 @@ class Keeper:
         moment = self._moment
         assert moment is not None
         for found, gradients in self._sizes:
-            values = found.tolist()
+            values = numbers(found)
             for what, own in (("gradient", values[:gradients]), ("weight", values[gradients:])):
                 if own:
-                    bad = next((value for value in own if value - value != 0.0), None)
+                    bad = next((value for value in own if not math.isfinite(value)), None)
                     moment.sizes[what] = max(own) if bad is None else bad
         self._sizes.clear()
         if moment.loss is not None and "loss" not in moment.sizes:
             moment.sizes["loss"] = float(moment.loss.sum())
         for what in ("loss", "gradient", "weight"):
-            size = moment.sizes.get(what, 0.0)
-            if size - size != 0.0 and not self._sound(what):
+            if not math.isfinite(moment.sizes.get(what, 0.0)) and not self._sound(what):
                 self._break(what)
                 return
 
