@@ -102,7 +102,7 @@ def test_what_was_mended_is_finite(run, kept):
 def test_without_a_batch_the_call_is_repeated(run, kept):
     code, out, err = run("replay", kept(give=False), "m.py:other")
     assert code == 1 and "the losses of FUNCTION are not used" in " ".join(err.split())
-    assert "bit by bit as it was" in " ".join(out.split())
+    assert "it breaks again; the loss is inf." in " ".join(out.split())
 
 
 def test_as_json(run, kept):

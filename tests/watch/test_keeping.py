@@ -244,6 +244,8 @@ def test_nan_in_the_data_is_named_by_step_row_and_feature(tmp_path):
     assert (name, bad.step, bad.row) == ("rnn.l0", 6, 2)
     assert broken.cause.findings[0].code == "input-nonfinite"
     assert "input[5, 2, 1]" in run.said[0] and "throughtime replay" in run.said[0]
+    assert "The batch itself holds NaN: batch[0] at [5, 2, 1]." in run.said[0]
+    assert broken.cause.operation is None, "nothing made it of finite numbers"
     bundle = read_bundle(run.keeper.bundle)
     x, _ = bundle.nestings["batch"].together()
     assert torch.isnan(x[5, 2, 1]) and bundle.step == 4
@@ -372,6 +374,64 @@ def test_a_step_that_the_loop_leaves_out_is_found_all_the_same(tmp_path):
             loss.backward()
             optimizer.step()
     assert keeper.closed and all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+class Doubling(nn.Module):
+    """Its gradient overflows where its state, and so its loss, does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = tt.RNN(1, 1, nonlinearity="identity", bias=False)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.fill_(2.0)
+            self.rnn.weight_ih_l0.fill_(1e-30)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0][-1].sum()
+
+
+def test_of_gradients_that_are_added_up_the_first_bad_one_is_named(tmp_path):
+    model = Doubling()
+    keeper = Keeper(model, tmp_path)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with pytest.warns(KeepWarning, match="gradient of step 5"):
+        for step in range(1, 7):
+            keeper.before(step)
+            loss = model(torch.full((200 if step == 5 else 20, 1, 1), float(step)))
+            keeper.after(loss)
+            loss.backward()
+            if step % 3 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert keeper.broken is not None and keeper.broken.cause is not None
+    assert keeper.broken.cause.findings[0].code == "gradient-overflow"
+    args = read_bundle(keeper.bundle).nestings["call"].together()["args"]
+    assert args[0].shape[0] == 200 and args[0][0, 0, 0] == 5
+
+
+@pytest.mark.parametrize("forever", [False, True])
+def test_a_step_that_a_loss_scaler_leaves_out_is_no_break_unless_it_is_so_for_ever(
+    tmp_path, forever
+):
+    model = Doubling()
+    keeper = Keeper(model, tmp_path)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(60):
+            keeper.before(step)
+            optimizer.zero_grad()
+            loss = model(torch.ones(200 if forever or step in (2, 3) else 20, 1, 1))
+            keeper.after(loss)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        keeper.close()
+    if not forever:
+        assert keeper.broken is None and not said
+    else:
+        assert keeper.broken is not None and keeper.broken.step == 0
 
 
 # --- what must not happen --------------------------------------------------------------

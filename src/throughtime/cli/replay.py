@@ -107,7 +107,8 @@ def _again(kept: Bundle, model: nn.Module, batch: Any, losses: Any, target: str)
     before = kept.facts.get("loss")
     now = cause.losses.reshape(-1).tolist()
     same = None
-    if before is not None and len(before) == len(now):
+    given = "batch" in kept.nestings  # the loss of a call that is repeated was not computed again
+    if given and before is not None and len(before) == len(now):
         same = [float(a).hex() for a in before] == [float(b).hex() for b in now]
     return Again(kept, cause, same, _said(kept, batch))
 
@@ -166,6 +167,7 @@ def _plain(again: Again) -> dict[str, Any]:
         "losses": cause.losses.reshape(-1)[:1000],
         "same_loss": again.same,
         "finite": cause.finite,
+        "data": again.bundle.bad_data(),
         "operation": None if operation is None else operation._asdict(),
         "first": {name: bad.to_dict() for name, bad in cause.first.items()},
         "gradients": dict(cause.gradients),
@@ -181,7 +183,11 @@ def _show(again: Again) -> None:
     for note in again.said:
         notes().print(f"note: {note}", markup=False)
     console.print(_outcome(again), markup=False)
-    for sentence in origin(cause, findings=not cause.findings):
+    data = again.bundle.bad_data()
+    for sentence in (
+        *([] if data is None else [data]),
+        *origin(cause, findings=not cause.findings),
+    ):
         console.print(f"  {sentence}", markup=False)
     if cause.unseen is not None:
         console.print(f"  Not followed through time: {cause.unseen}", markup=False)

@@ -28,6 +28,7 @@ class Break:
         what: "loss", "gradient" or "weight".
         loss: the loss of that step; None where it was not seen.
         names: of the parameters whose gradient, or which themselves, are not finite.
+        data: where the batch itself is not finite, in a sentence.
         loss_node: what computed the loss, as autograd calls it.
         cause: what taking the step again showed; None where it could not be taken again.
         unseen: why not, in a sentence.
@@ -39,6 +40,7 @@ class Break:
     what: str
     loss: float | None = None
     names: tuple[str, ...] = ()
+    data: str | None = None
     loss_node: str | None = None
     cause: Cause | None = None
     unseen: str | None = None
@@ -47,7 +49,8 @@ class Break:
 
     def __str__(self) -> str:
         """Return what is known in a few sentences, from the symptom back to its cause."""
-        said = [_HEADS[self.what](self), *origin(self.cause)]
+        data = [] if self.data is None else [self.data]
+        said = [_HEADS[self.what](self), *data, *origin(self.cause)]
         said += [*self._update(), *self._growth(), *self._again()]
         return " ".join(said)
 
@@ -68,6 +71,7 @@ class Break:
             "what": self.what,
             "loss": self.loss,
             "names": list(self.names),
+            "data": self.data,
             "loss_node": self.loss_node,
             "cause": cause,
             "unseen": self.unseen,

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from ..errors import BundleError, FileError
 from ..flow.export import plain
+from ..flow.nonfinite import all_finite
 from .folders import writing_folder
-from .nested import Nesting
+from .nested import Nesting, places
 from .randomness import Randomness
 
 __all__ = ["VERSION", "Bundle", "read_bundle", "versions", "write_bundle"]
@@ -55,6 +56,31 @@ class Bundle:
     randomness: Randomness
     nestings: Mapping[str, Nesting] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def bad_data(self) -> str | None:
+        """Return where the batch itself is not finite, in a sentence; None where it is.
+
+        Example:
+            >>> from throughtime.watch.nested import taken_apart
+            >>> batch = {"batch": taken_apart([torch.tensor([1.0, torch.nan])])}
+            >>> Bundle(1, {}, Randomness.now(), batch).bad_data()
+            'The batch itself holds NaN: batch[0] at [1].'
+        """
+        name = next((name for name in ("batch", "call") if name in self.nestings), None)
+        if name is None:
+            return None
+        nesting, title = self.nestings[name], name if name == "batch" else ""
+        for path, number in places(nesting.plan, title):
+            tensor = nesting.tensors[number]
+            if path.startswith(("['sent']", "['loss']")) or all_finite(tensor):
+                continue
+            bad = (~tensor.isfinite()).nonzero()
+            number = tensor[tuple(bad[0].tolist())]
+            kind = "NaN" if bool(number.isnan()) else "inf"
+            more = f", the first of {len(bad)} entries" if len(bad) > 1 else ""
+            path = path.replace("['args']", "argument ").replace("['named']", "argument ")
+            return f"The batch itself holds {kind}: {path} at {bad[0].tolist()}{more}."
+        return None
 
     def load(self, model: nn.Module) -> None:
         """Put the weights into a model, all or none, and its modules into the modes they had.

@@ -38,6 +38,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Of so many first steps it is looked whether they draw from NumPy or Python.
 LOOKED = 3
 REMEMBERED = 64
+# A loss scaler leaves out a few steps in a row until it has found its scale.
+LEFT_OUT = 40
 INSIDE = ("throughtime.", "torch.")
 
 
@@ -136,6 +138,8 @@ class Keeper:
         self._batches, self._calls = Copies(), Copies()
         self._count, self._begun, self._asked, self._drawn = 0, 0, False, False
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._suspected: Moment | None = None
+        self._left = 0
         self._sizes: list[tuple[Sequence[Tensor], int]] = []
         clear_partial_folders(self.folder)
         self._hooks = [
@@ -204,7 +208,7 @@ class Keeper:
             _harmless(Keeper._settle)(self)
         self.closed = True
         _remove(self._hooks)
-        self._moment = None
+        self._moment = self._suspected = None
         self._sizes.clear()
         if self.broken is None:
             self.weights = Weights(self.model)
@@ -290,7 +294,7 @@ class Keeper:
         assert moment is not None
         if not moment.stepped:
             self._measure(gradient=not moment.measured, weight=True)
-        self._judge()
+        self._judge(left=not moment.stepped)
         if self.closed:
             return
         if len(self.history) < LOOKED:
@@ -317,8 +321,13 @@ class Keeper:
         if found:
             self._sizes.append((found, len(gradients)))
 
-    def _judge(self) -> None:
-        """Look at what was measured, and at the loss; here a device is waited for."""
+    def _judge(self, left: bool = False) -> None:
+        """Look at what was measured, and at the loss; here a device is waited for.
+
+        Args:
+            left: whether the step ended without an update: its gradient may be one of several that
+                are added up, or be left out by a loss scaler.
+        """
         moment = self._moment
         assert moment is not None
         for found, gradients in self._sizes:
@@ -330,10 +339,27 @@ class Keeper:
         self._sizes.clear()
         if moment.loss is not None and "loss" not in moment.sizes:
             moment.sizes["loss"] = float(moment.loss.sum())
-        for what in ("loss", "gradient", "weight"):
-            if not math.isfinite(moment.sizes.get(what, 0.0)) and not self._sound(what):
-                self._break(what)
-                return
+        bad = [w for w, size in moment.sizes.items() if not math.isfinite(size)]
+        bad = [what for what in ("loss", "gradient", "weight") if what in bad]
+        bad = [what for what in bad if not self._sound(what)]
+        if left and bad == ["gradient"]:
+            self._suspect(moment)
+        elif bad:
+            if bad[0] == "gradient" and self._suspected is not None:
+                self._moment = self._suspected.instead_of(moment)
+            self._break(bad[0])
+        elif "gradient" in moment.sizes:
+            self._suspected = None
+
+    def _suspect(self, moment: Moment) -> None:
+        """Hold a step whose gradient is not finite until it is known whether it is used."""
+        if self._suspected is None:
+            self._suspected, self._left = moment, self._begun
+            moment.buffers = [None if b is None else b.clone() for b in moment.buffers]
+            self._batches, self._calls = Copies(), Copies()
+        elif self._begun - self._left > LEFT_OUT:
+            self._moment = self._suspected.instead_of(moment)
+            self._break("gradient")
 
     def _sound(self, what: str) -> bool:
         """Check whether every number is finite all the same: a sum, or a square, may overflow."""

@@ -68,6 +68,15 @@ class Moment:
         self.seen[name] = Nesting(plan, tensors)
         self.versions[name] = [_version(tensor) for tensor in tensors]
 
+    def instead_of(self, later: Moment) -> Moment:
+        """Return this step for a later one, between which and this no weights were updated.
+
+        Args:
+            later: the step in which it was found what broke in this one.
+        """
+        self.copied, self.stepped = self.copied or later.copied, self.stepped or later.stepped
+        return self
+
     def changed(self, name: str) -> bool:
         """Check whether what was seen was written into since."""
         now = [_version(tensor) for tensor in self.seen[name].tensors]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["Nesting", "Plan", "lost", "put_together", "same_form", "taken_apart"]
+__all__ = ["Nesting", "Plan", "lost", "places", "put_together", "same_form", "taken_apart"]
 
 # What a nesting is without its tensors: plain data, with "kind", "as" and "parts".
 Plan = dict[str, Any]
@@ -122,6 +122,30 @@ def put_together(plan: Plan, tensors: Sequence[Tensor], like: Any = None) -> Any
     alike = _parts_of(row, like, len(plan["parts"]))
     parts = [put_together(p, tensors, a) for p, a in zip(plan["parts"], alike, strict=True)]
     return row.together(said, parts, like if row.fits(like) else None)
+
+
+def places(plan: Plan, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the path of each tensor, and its number.
+
+    Args:
+        plan: of a nesting.
+        name: what the nesting is called.
+
+    Example:
+        >>> list(places(taken_apart({"x": [torch.ones(1)]}).plan, "batch"))
+        [("batch['x'][0]", 0)]
+    """
+    kind, said = plan["kind"], plan["as"]
+    if kind in ("tensor", "array"):
+        yield name, said[0] if kind == "tensor" else said
+        return
+    keys: Sequence[str] = [f"[{number}]" for number in range(len(plan["parts"]))]
+    if kind in ("named", "record"):
+        keys = [f".{field}" for field in (said[1] if kind == "named" else said)]
+    elif kind == "mapping":
+        keys = [f"[{_key(key)!r}]" for key in said]
+    for key, part in zip(keys, plan["parts"], strict=True):
+        yield from places(part, f"{name}{key}")
 
 
 def lost(plan: Plan) -> list[str]:

@@ -105,17 +105,18 @@ class _Looking(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        name = func._schema.name.partition("::")[2]
+        if self.found is not None or UNWRITTEN.match(name):
+            return func(*args, **(kwargs or {}))
+        # What writes into its arguments is looked at before it does.
+        sound = _sound((args, kwargs)) if func._schema.is_mutable else None
         result = func(*args, **(kwargs or {}))
-        if self.found is None:
-            name = func._schema.name.partition("::")[2]
-            if not UNWRITTEN.match(name):
-                self.found = self._judged(name, (args, kwargs), result)
+        bad = next((t for t in _numbers(result) if not all_finite(t)), None)
+        if bad is not None and (_sound((args, kwargs)) if sound is None else sound):
+            self.found = self._made(name, bad)
         return result
 
-    def _judged(self, name: str, given: Any, result: Any) -> Operation | None:
-        bad = next((t for t in _numbers(result) if not all_finite(t)), None)
-        if bad is None or not _sound(given, bad):
-            return None
+    def _made(self, name: str, bad: Tensor) -> Operation:
         infinite = bad.isinf().nonzero()
         where = infinite if len(infinite) else bad.isnan().nonzero()
         node = backward_node()
@@ -136,12 +137,12 @@ def _numbers(values: Any) -> Iterator[Tensor]:
             yield value
 
 
-def _sound(given: Any, result: Tensor) -> bool:
+def _sound(given: Any) -> bool:
     """Check whether all that an operation was given is finite, its plain numbers included."""
     for value in tree_leaves(given):
         if isinstance(value, float) and not math.isfinite(value):
             return False
-    return all(t is result or all_finite(t) for t in _numbers(given))
+    return all(map(all_finite, _numbers(given)))
 
 
 def _node_name(node: Node) -> str:

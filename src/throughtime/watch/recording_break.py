@@ -47,6 +47,7 @@ def broke(
         what,
         loss,
         names,
+        bundle.bad_data(),
         moment.loss_node,
         cause,
         unseen,
