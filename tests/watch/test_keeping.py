@@ -1,16 +1,13 @@
-"""Where did it break: what a keeper says and writes, and that a step taken again has its bits."""
+"""Where did it break: what a keeper says and writes, and what it leaves alone."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import throughtime as tt
 from throughtime.errors import InputTypeError, InputValueError, KeepWarning
@@ -18,113 +15,7 @@ from throughtime.watch.bundle import read_bundle
 from throughtime.watch.keeping import Keeper
 from throughtime.watch.replaying import Replay
 
-T, B, I, H = 12, 4, 3, 8
-
-
-class Model(nn.Module):
-    """A recurrent layer with dropout before and after it, and a readout."""
-
-    def __init__(self, kind: Any = nn.LSTM, layers: int = 2) -> None:
-        super().__init__()
-        self.rnn = kind(I, H, num_layers=layers, dropout=0.2 * (layers > 1))
-        self.drop = nn.Dropout(0.3)
-        self.read = nn.Linear(H, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.read(self.drop(self.rnn(self.drop(x))[0]))
-
-
-class Packed(Model):
-    """The same over rows of their own lengths."""
-
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:  # pyright: ignore
-        packed = pack_padded_sequence(self.drop(x), torch.tensor(lengths))
-        return self.read(self.drop(pad_packed_sequence(self.rnn(packed)[0])[0]))
-
-
-class Loop(nn.Module):
-    """A cell in a loop of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell, self.drop, self.read = nn.GRUCell(I, H), nn.Dropout(0.3), nn.Linear(H, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = x.new_zeros(x.shape[1], H)
-        outputs = []
-        for x_t in x:
-            h = self.cell(self.drop(x_t), h)
-            outputs.append(h)
-        return self.read(torch.stack(outputs))
-
-
-def batches(count: int = 6) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(T, B, I, generator=generator), torch.randn(T, B, 1, generator=generator))
-        for _ in range(count)
-    ]
-
-
-def mean_square(model: nn.Module, batch: Any) -> Tensor:
-    x, y = batch
-    return (model(x) - y).pow(2).mean()
-
-
-@dataclass
-class Run:
-    """What a training left behind."""
-
-    losses: list[Tensor]
-    keeper: Keeper
-    said: list[str]
-    gradients: list[list[Tensor]]
-
-
-def train(
-    model: nn.Module,
-    folder: Any,
-    data: list[Any],
-    *,
-    losses: Callable[[nn.Module, Any], Tensor] = mean_square,
-    rate: float = 0.01,
-    give: bool = True,
-    every: int = 1,
-    watched: bool = True,
-    after: Callable[[int, nn.Module], None] | None = None,
-) -> Run:
-    optimizer = torch.optim.SGD(model.parameters(), rate)
-    keeper = Keeper(model, folder, every=every) if watched else None
-    seen, gradients = [], []
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for step, batch in enumerate(data, 1):
-            if keeper is not None:
-                keeper.before(step)
-            loss = losses(model, batch)
-            if keeper is not None:
-                keeper.after(loss, batch if give else None)
-            optimizer.zero_grad()
-            loss.backward()
-            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-            if after is not None:
-                after(step, model)
-            optimizer.step()
-            seen.append(loss.detach())
-        if keeper is not None:
-            keeper.close()
-    assert keeper is not None or not said
-    assert all(w.category is KeepWarning for w in said)
-    kept = [str(w.message) for w in said]
-    return Run(seen, keeper, kept, gradients)  # pyright: ignore
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and bool(
-        torch.equal(one.detach().view(torch.uint8), other.detach().view(torch.uint8))
-        if one.dim()
-        else torch.equal(one.reshape(1).view(torch.uint8), other.reshape(1).view(torch.uint8))
-    )
+from .trainings import B, I, Model, T, batches, mean_square, same_bits, train
 
 
 def with_nan(data: list[Any], step: int) -> list[Any]:
@@ -147,90 +38,6 @@ def test_a_watched_training_has_the_same_losses_bit_by_bit(tmp_path, every):
     torch.manual_seed(3)
     train(Model(), tmp_path, batches(), watched=False)
     assert torch.equal(draws, torch.rand(3)), "it drew from the training's generator"
-
-
-# --- the same bits ---------------------------------------------------------------------
-
-PACKED = [((x, [12, 9, 7, 2]), y) for x, y in batches()]
-
-
-def packed_losses(model: nn.Module, batch: Any) -> Tensor:
-    (x, lengths), y = batch
-    return (model(x, lengths) - y).pow(2).mean()
-
-
-def outside(model: Any, batch: Any) -> Tensor:
-    """A loop outside of any module's forward."""
-    x, y = batch
-    h = x.new_zeros(x.shape[1], H)
-    total = x.new_zeros(())
-    for x_t, y_t in zip(x, y, strict=True):
-        h = model.cell(model.drop(x_t), h)
-        total = total + (model.read(h) - y_t).pow(2).mean()
-    return total / torch.rand(())
-
-
-CASES = {
-    "lstm with dropout": (Model, batches(), mean_square),
-    "tt layer": (lambda: Model(tt.GRU), batches(), mean_square),
-    "packed": (Packed, PACKED, packed_losses),
-    "cell loop": (Loop, batches(), mean_square),
-    "loop outside": (Loop, batches(), outside),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("every", [1, 4])
-def test_a_step_taken_again_has_the_same_bits(tmp_path, name, every):
-    build, data, losses = CASES[name]
-    torch.manual_seed(0)
-
-    def spoil(step: int, model: nn.Module) -> None:
-        if step == 6:  # what the loss was computed from is sound
-            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
-
-    run = train(build(), tmp_path, data, losses=losses, every=every, after=spoil)
-    assert run.keeper.broken.what == "gradient" and run.keeper.broken.step == 6
-    torch.manual_seed(77)
-    replay = Replay(read_bundle(run.keeper.bundle), build(), losses, like=data[0])
-    for _ in range(2):
-        loss = replay.run()
-        assert same_bits(loss, run.losses[5])
-        gradients = torch.autograd.grad(loss, list(replay.model.parameters()))
-        assert all(map(same_bits, gradients, run.gradients[5]))
-
-
-@pytest.mark.parametrize("name", [name for name in CASES if name != "loop outside"])
-def test_without_a_batch_the_call_is_repeated_with_what_the_loss_sent(tmp_path, name):
-    build, data, losses = CASES[name]
-
-    def spoil(step: int, model: nn.Module) -> None:
-        if step == 6:
-            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
-
-    run = train(build(), tmp_path, data, losses=losses, give=False, after=spoil)
-    replay = Replay(read_bundle(run.keeper.bundle), build())
-    loss = replay.run()
-    assert same_bits(loss, run.losses[5])
-    gradients = torch.autograd.grad(loss, list(replay.model.parameters()))
-    assert all(map(same_bits, gradients, run.gradients[5]))
-
-
-def test_draws_from_numpy_and_python_are_repeated(tmp_path):
-    import random
-
-    import numpy as np
-
-    def losses(model: nn.Module, batch: Any) -> Tensor:
-        return mean_square(model, batch) * (random.random() + np.random.rand())
-
-    def spoil(step: int, model: nn.Module) -> None:
-        if step == 6:
-            next(model.parameters()).grad[0, 0] = torch.inf  # pyright: ignore
-
-    run = train(Model(), tmp_path, batches(), losses=losses, after=spoil)
-    replay = Replay(read_bundle(run.keeper.bundle), Model(), losses)
-    assert same_bits(replay.run(), run.losses[5])
 
 
 # --- what is said ----------------------------------------------------------------------
@@ -445,9 +252,9 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path
 
 
 def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
-    from throughtime.watch import keeping
+    from throughtime.watch import sizes
 
-    monkeypatch.setattr(keeping, "norms", lambda tensors: 1 / 0)
+    monkeypatch.setattr(sizes, "norms", lambda tensors: 1 / 0)
     run = train(Model(layers=1), tmp_path, batches())
     assert len(run.said) == 1 and "ZeroDivisionError" in run.said[0]
     assert run.keeper.closed and len(run.losses) == 6

@@ -1,4 +1,4 @@
-"""Copies of weights and batches, in memory that is laid out once; and the sizes of numbers."""
+"""Copies of weights and batches, in memory that is laid out once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from .bundle import named_tensors
 
-__all__ = ["Copies", "Weights", "norms", "numbers"]
+__all__ = ["Copies", "Weights"]
 
 # A model's parameters are looked up anew at every one of its first steps, and then at so many.
 LOOKED, EVERY = 3, 100
@@ -97,42 +97,3 @@ class Weights:
     def _both(self, buffers: Sequence[Tensor | None]) -> list[tuple[tuple[nn.Module, str], Tensor]]:
         pairs = zip(self._owners, buffers, strict=False)
         return [(owner, copy) for owner, copy in pairs if copy is not None]
-
-
-def norms(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return the norms of some tensors, without waiting for a device.
-
-    A norm is not finite where an entry is not, or where the square of one overflows.
-
-    Args:
-        tensors: of floating point.
-
-    Example:
-        >>> numbers(norms([torch.ones(4), torch.zeros(2)]))
-        [2.0, 0.0]
-    """
-    if not tensors:
-        return ()
-    with torch.no_grad():
-        local = [_dense(tensor) for tensor in tensors]
-        return torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
-
-
-def numbers(scalars: Sequence[Tensor]) -> list[float]:
-    """Return some scalars as numbers; those of one device are fetched at once.
-
-    Args:
-        scalars: tensors without an axis.
-    """
-    devices = {scalar.device for scalar in scalars}
-    if len(devices) != 1 or next(iter(devices)).type == "cpu":
-        return [float(scalar) for scalar in scalars]
-    return torch.stack([scalar.float() for scalar in scalars]).tolist()
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Return what a tensor holds: of a sharded one the part here, of a sparse one its values."""
-    if tensor.layout != torch.strided:
-        return tensor.coalesce().values()
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()

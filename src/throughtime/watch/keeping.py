@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
-import sys
-import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,47 +18,25 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from ..errors import InputTypeError, InputValueError, KeepWarning
+from ..errors import InputTypeError, InputValueError
 from ..flow.nonfinite import all_finite
 from .breaking import Break
-from .copies import Copies, Weights, norms, numbers
+from .copies import Copies, Weights
 from .folders import clear_partial_folders
+from .harmless import harmless, warn
 from .hooks import Hook
 from .moment import Moment, autocast_now
-from .nested import taken_apart
 from .randomness import Randomness
 from .recording_break import broke
+from .sizes import Sizes, bad_names
 
 __all__ = ["Keeper"]
 
-F = TypeVar("F", bound=Callable[..., Any])
 # Of so many first steps it is looked whether they draw from NumPy or Python.
 LOOKED = 3
 REMEMBERED = 64
 # A loss scaler leaves out a few steps in a row until it has found its scale.
 LEFT_OUT = 40
-INSIDE = ("throughtime.", "torch.")
-
-
-def _harmless(function: F) -> F:
-    """Let a failure end the keeping, with one warning, and never the training."""
-
-    @functools.wraps(function)
-    def guarded(self: Keeper, *args: Any, **named: Any) -> None:
-        if self.closed:
-            return
-        try:
-            function(self, *args, **named)
-        except KeepWarning:  # where warnings are errors
-            raise
-        except Exception as error:
-            self.close(settle=False)
-            _warn(
-                f"the training goes on, but is no longer watched for numbers that are not finite: "
-                f"{type(error).__name__}: {error}"
-            )
-
-    return guarded  # pyright: ignore[reportReturnType]
 
 
 class Keeper:
@@ -140,7 +115,7 @@ class Keeper:
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._suspected: Moment | None = None
         self._left = 0
-        self._sizes: list[tuple[Sequence[Tensor], int]] = []
+        self._sizes = Sizes()
         clear_partial_folders(self.folder)
         self._hooks = [
             model.register_forward_pre_hook(Hook(self, "_called"), with_kwargs=True),
@@ -152,7 +127,7 @@ class Keeper:
 
     # --- what a loop calls ----------------------------------------------------------------------
 
-    @_harmless
+    @harmless
     def before(self, step: int | None = None, batch: Any = None) -> None:
         """Begin a step: take down what it begins with.
 
@@ -165,7 +140,7 @@ class Keeper:
         if batch is not None and self._moment is not None:
             self._see(batch)
 
-    @_harmless
+    @harmless
     def after(self, loss: Tensor, batch: Any = None) -> None:
         """Look at the loss of a step, before its backward pass.
 
@@ -184,11 +159,11 @@ class Keeper:
         if loss.device.type == "cpu":
             moment.sizes["loss"] = float(moment.loss.sum() if moment.loss.dim() else moment.loss)
             if not math.isfinite(moment.sizes["loss"]):
-                _ask_what_it_sends(loss, moment)
+                moment.ask(loss)
                 self._judge()
         moment.outputs.clear()
 
-    @_harmless
+    @harmless
     def stepped(self) -> None:
         """Look at the weights after an update; an optimizer of torch's calls it by itself."""
         moment = self._moment
@@ -205,18 +180,17 @@ class Keeper:
             settle: whether to look.
         """
         if settle and not self.closed and self._moment is not None:
-            _harmless(Keeper._settle)(self)
+            harmless(Keeper._settle)(self)
         self.closed = True
         _remove(self._hooks)
         self._moment = self._suspected = None
-        self._sizes.clear()
         if self.broken is None:
             self.weights = Weights(self.model)
             self._batches, self._calls = Copies(), Copies()
 
     # --- what the hooks call --------------------------------------------------------------------
 
-    @_harmless
+    @harmless
     def _called(self, module: nn.Module, args: Any, named: Mapping[str, Any]) -> None:
         """Note what the model is called with."""
         if module is not self.model or not torch.is_grad_enabled():
@@ -232,7 +206,7 @@ class Keeper:
             moment.autocast = autocast_now()
             moment.see("call", {"args": args, "named": dict(named)}, self._calls)
 
-    @_harmless
+    @harmless
     def _returned(self, module: nn.Module, _: Any, output: Any) -> None:
         """Note what the loss sends back into what the model returned."""
         moment = self._moment
@@ -240,15 +214,9 @@ class Keeper:
             return
         if not torch.is_grad_enabled():
             return
-        outputs = [t for t in taken_apart(output, detached=False)[1] if t.requires_grad]
-        if sum(t.numel() * t.element_size() for t in outputs) > self.memory:
-            return
-        moment.outputs = outputs
-        known = weakref.ref(moment)  # a hook that held it would hold the outputs, and they the hook
-        for number, tensor in enumerate(outputs):
-            tensor.register_hook(functools.partial(_sent, known, number))
+        moment.listen(output, self.memory)
 
-    @_harmless
+    @harmless
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
         """Look at the gradient before an update."""
         moment = self._moment
@@ -262,7 +230,7 @@ class Keeper:
             self._measure(gradient=True)
             self._judge()
 
-    @_harmless
+    @harmless
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         if self._is_ours(optimizer):
             self.stepped()
@@ -314,12 +282,8 @@ class Keeper:
     def _measure(self, *, gradient: bool = False, weight: bool = False) -> None:
         """Take the norms of gradient and weights, in one go and without waiting for a device."""
         assert self._moment is not None
-        own = self.weights.parameters
-        gradients = [p.grad for p in own if p.grad is not None] if gradient else []
         self._moment.measured |= gradient
-        found = norms([*gradients, *own] if weight else gradients)
-        if found:
-            self._sizes.append((found, len(gradients)))
+        self._sizes.measure(self.weights.parameters, gradient=gradient, weight=weight)
 
     def _judge(self, left: bool = False) -> None:
         """Look at what was measured, and at the loss; here a device is waited for.
@@ -330,13 +294,7 @@ class Keeper:
         """
         moment = self._moment
         assert moment is not None
-        for found, gradients in self._sizes:
-            values = numbers(found)
-            for what, own in (("gradient", values[:gradients]), ("weight", values[gradients:])):
-                if own:
-                    bad = next((value for value in own if not math.isfinite(value)), None)
-                    moment.sizes[what] = max(own) if bad is None else bad
-        self._sizes.clear()
+        moment.sizes.update(self._sizes.read())
         if moment.loss is not None and "loss" not in moment.sizes:
             moment.sizes["loss"] = float(moment.loss.sum())
         bad = [w for w, size in moment.sizes.items() if not math.isfinite(size)]
@@ -366,50 +324,18 @@ class Keeper:
         assert self._moment is not None
         if what == "loss":
             return self._moment.loss is None or all_finite(self._moment.loss)
-        return not _bad(self.model, what)
+        return not bad_names(self.model, what)
 
     def _break(self, what: str) -> None:
         """Say what broke and keep what is needed to take the step again."""
         moment = self._moment
         assert moment is not None
-        names = () if what == "loss" else tuple(_bad(self.model, what))
+        names = () if what == "loss" else tuple(bad_names(self.model, what))
         self.broken, self.bundle, said = broke(self, moment, what, names)
         self.close(settle=False)
-        _warn(said)
-
-
-def _warn(said: str) -> None:
-    """Warn at the innermost line that is neither of this package nor of torch."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(INSIDE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(said, KeepWarning, stacklevel=level + 1)
+        warn(said)
 
 
 def _remove(hooks: list[Any]) -> None:
     while hooks:
         hooks.pop().remove()
-
-
-def _sent(known: weakref.ref[Moment], number: int, gradient: Tensor | None) -> None:
-    moment = known()
-    if moment is not None and gradient is not None:
-        moment.sent[number] = gradient.detach()
-
-
-def _ask_what_it_sends(loss: Tensor, moment: Moment) -> None:
-    """Take what a bad loss would send back while its graph is there."""
-    if loss.requires_grad and moment.outputs:
-        found = torch.autograd.grad(
-            loss.sum(), moment.outputs, retain_graph=True, allow_unused=True
-        )
-        moment.sent.update({i: g.detach() for i, g in enumerate(found) if g is not None})
-
-
-def _bad(model: nn.Module, what: str) -> list[str]:
-    """Return the names of the parameters that are not finite, or whose gradient is not."""
-    held = (
-        (name, parameter if what == "weight" else parameter.grad)
-        for name, parameter in model.named_parameters()
-    )
-    return [name for name, tensor in held if tensor is not None and not all_finite(tensor)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +70,34 @@ class Moment:
         self.seen[name] = Nesting(plan, tensors)
         self.versions[name] = [_version(tensor) for tensor in tensors]
 
+    def listen(self, output: Any, memory: int) -> None:
+        """Note from now on what the loss sends back into what the model returned.
+
+        Args:
+            output: what it returned.
+            memory: bytes that this may take; nothing is noted where it takes more.
+        """
+        outputs = [t for t in taken_apart(output, detached=False).tensors if t.requires_grad]
+        if sum(t.numel() * t.element_size() for t in outputs) > memory:
+            return
+        self.outputs = outputs
+        # A hook that held this would hold the outputs, and they the hook.
+        known: weakref.ref[Moment] = weakref.ref(self)
+        for number, tensor in enumerate(outputs):
+            tensor.register_hook(functools.partial(_sent, known, number))
+
+    def ask(self, loss: Tensor) -> None:
+        """Take what a loss would send back, while its graph is there.
+
+        Args:
+            loss: of this step.
+        """
+        if loss.requires_grad and self.outputs:
+            found = torch.autograd.grad(
+                loss.sum(), self.outputs, retain_graph=True, allow_unused=True
+            )
+            self.sent.update({i: g.detach() for i, g in enumerate(found) if g is not None})
+
     def instead_of(self, later: Moment) -> Moment:
         """Return this step for a later one, between which and this no weights were updated.
 
@@ -81,6 +111,12 @@ class Moment:
         """Check whether what was seen was written into since."""
         now = [_version(tensor) for tensor in self.seen[name].tensors]
         return now != self.versions[name]
+
+
+def _sent(known: weakref.ref[Moment], number: int, gradient: Tensor | None) -> None:
+    moment = known()
+    if moment is not None and gradient is not None:
+        moment.sent[number] = gradient.detach()
 
 
 def _version(tensor: Tensor) -> int:
