@@ -45,7 +45,7 @@ class Normed(Model):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(I)
-        self.read = spectral_norm(nn.Linear(H, 1))
+        self.read = nn.Sequential(spectral_norm(nn.Linear(H, H)), nn.Linear(H, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.norm(x.flatten(0, 1)).view_as(x))
