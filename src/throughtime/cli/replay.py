@@ -110,15 +110,22 @@ def _again(kept: Bundle, model: nn.Module, batch: Any, losses: Any, target: str)
     given = "batch" in kept.nestings  # the loss of a call that is repeated was not computed again
     if given and before is not None and len(before) == len(now):
         same = [float(a).hex() for a in before] == [float(b).hex() for b in now]
-    return Again(kept, cause, same, _said(kept, batch))
+    return Again(kept, cause, same, _said(kept, model, batch))
 
 
-def _said(kept: Bundle, batch: Any) -> list[str]:
+def _said(kept: Bundle, model: nn.Module, batch: Any) -> list[str]:
     """Return what a reader has to know of how far this is the same step."""
     facts, said, here = kept.facts, [], versions()
     other = [f"{n} {v} (here {here[n]})" for n, v in facts["versions"].items() if here.get(n) != v]
     if other:
         said.append(f"It was written with {', '.join(other)}, so that the last bits may differ.")
+    device = facts.get("device", "cpu")
+    own = next((p.device.type for p in model.parameters()), "cpu")
+    if own != device:
+        said.append(
+            f"It was trained on {device}, and FUNCTION's model is on {own}, so that the last bits "
+            "differ."
+        )
     first = facts.get("weights_step", kept.step)
     if first != kept.step:
         said.append(

@@ -184,9 +184,8 @@ class Keeper:
         self.closed = True
         _remove(self._hooks)
         self._moment = self._suspected = None
-        if self.broken is None:
-            self.weights = Weights(self.model)
-            self._batches, self._calls = Copies(), Copies()
+        self.weights = Weights(self.model)
+        self._batches, self._calls = Copies(), Copies()
 
     # --- what the hooks call --------------------------------------------------------------------
 

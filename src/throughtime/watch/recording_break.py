@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,7 @@ def broke(
     facts["found"] = broken.to_dict()
     said = str(broken)
     try:
-        path = write_bundle(
-            Bundle(**{**vars(bundle), "facts": facts}), _free(keeper.folder, moment.step)
-        )
+        path = write_bundle(replace(bundle, facts=facts), _free(keeper.folder, moment.step))
     except ThroughTimeError as error:
         return broken, None, f"{said} No bundle was written: {error}"
     return broken, path, f"{said} Take it again: throughtime replay {path} FILE.py:FUNCTION"
@@ -81,6 +80,7 @@ def _bundle(keeper: Keeper, moment: Moment) -> Bundle:
         "history": [list(row) for row in rows],
         "optimizer": known,
         "settings": {**settings_now(), "autocast": moment.autocast},
+        "device": next((p.device.type for p in keeper.model.parameters()), "cpu"),
         "resting": resting(_inner(keeper.model)),
         "weights_step": moment.step if _exact(moment) else keeper.weights.step,
         "calls": moment.calls,
@@ -115,7 +115,8 @@ def _cause(keeper: Keeper, moment: Moment, bundle: Bundle) -> tuple[Cause | None
         return None, why
     try:
         model = copied(_inner(keeper.model))
-        return Replay(bundle, model, steps=keeper.steps).cause(), None
+        cause = Replay(bundle, model, steps=keeper.steps).cause()
+        return replace(cause, flow=None), None  # it holds the copy, and all that ran in it
     except Exception as error:  # whatever the model's own code raises here
         return None, f"{type(error).__name__}: {error}".splitlines()[0]
 

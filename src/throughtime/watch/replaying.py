@@ -198,7 +198,10 @@ def settings_of(bundle: Bundle) -> Iterator[None]:
         torch.set_num_threads(said["threads"])
         torch.set_default_dtype(getattr(torch, said["dtype"]))
         torch.set_float32_matmul_precision(said["matmul"])
+        here = {"cpu", *(["cuda"] if torch.cuda.is_available() else [])}
         for kind, dtype in said["autocast"].items():
+            if kind not in here:
+                continue
             stack.enter_context(torch.autocast(kind, getattr(torch, dtype)))
         yield
 
