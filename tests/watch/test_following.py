@@ -95,6 +95,9 @@ def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path):
     (tmp_path / "other").write_bytes(line(8))
     os.replace(tmp_path / "other", file)  # another file of its name
     assert steps(following.new()) == [8] and following.begun == 3
+    (tmp_path / "other").write_bytes(line(8) + line(9))
+    os.replace(tmp_path / "other", file)  # another, with the same beginning
+    assert steps(following.new()) == [8, 9] and following.begun == 4
     file.unlink()
     assert following.new() == [] and not following.there
     file.write_bytes(line(8) + line(9))

@@ -316,3 +316,17 @@ def test_bad_arguments_are_one_sentence(tmp_path, arguments, error, words):
     given: dict[str, Any] = {"model": nn.Linear(1, 1), "folder": tmp_path, **arguments}
     with pytest.raises(error, match=words):
         Keeper(given.pop("model"), given.pop("folder"), **given)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("every", [1, 4])
+def test_on_a_gpu_it_is_found_after_the_update_and_taken_again(tmp_path, every):
+    model = Model(layers=1).cuda()
+    data = [(x.cuda(), y.cuda()) for x, y in with_nan(batches(), 5)]
+    run = train(model, tmp_path, data, every=every)
+    broken = run.keeper.broken
+    assert (broken.what, broken.step) == ("loss", 5)
+    assert broken.cause.findings[0].code == "input-nonfinite"
+    weights = read_bundle(run.keeper.bundle).weights
+    assert all(bool(w.isfinite().all()) for w in weights.values())

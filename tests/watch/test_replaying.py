@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import throughtime as tt
 from throughtime.watch.bundle import read_bundle
+from throughtime.watch.operation import Operation, first_operation
 from throughtime.watch.replaying import Replay
 
 from .trainings import H, Loop, Model, Normed, Packed, batches, mean_square, same_bits, train
@@ -95,3 +96,34 @@ def test_draws_from_numpy_and_python_are_repeated(tmp_path):
     run = train(Model(), tmp_path, batches(), losses=losses, after=spoil)
     replay = Replay(read_bundle(run.keeper.bundle), Model(), losses)
     assert same_bits(replay.run(), run.losses[5])
+
+
+# --- operations --------------------------------------------------------------------------------
+
+
+def operation_of(function: Any, *values: float) -> Operation | None:
+    model = nn.ParameterList([torch.tensor(values)])
+    return first_operation(model, lambda: function(model[0]).sum())
+
+
+def test_what_is_given_bad_numbers_makes_none():
+    nan, inf = float("nan"), float("inf")
+    assert operation_of(lambda w: (w * torch.tensor([nan, 1.0])).sigmoid_(), 1.0, 2.0) is None
+    assert operation_of(lambda w: w + torch.full((2,), inf), 1.0, 2.0) is None
+    assert operation_of(lambda w: w.masked_fill(w > 1, -inf).softmax(0), 1.0, 2.0) is None
+    assert operation_of(lambda w: w * 2, 1.0, 2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "backward", "kind", "place"),
+    [
+        (lambda w: (w - 2).log(), "log", False, "inf", (1,)),
+        (lambda w: (w * 1e38).mul_(2), "mul_", False, "inf", (1,)),
+        (lambda w: (w - 2).div_(w - 2), "div_", False, "nan", (1,)),
+        (lambda w: (w - 2).abs().sqrt(), "SqrtBackward0", True, "inf", (1,)),
+    ],
+)
+def test_the_first_bad_operation_is_named(function, name, backward, kind, place):
+    found = operation_of(function, 1.0, 2.0)
+    assert found is not None and found[:4] == (name, backward, kind, place)
+    assert "test_replaying.py, line" in (found.line or ""), "not the line of the forward pass"

@@ -19,6 +19,8 @@ VERSION = 1
 HEAD = 256
 # No more than so many bytes are read at a time: a look must not take long.
 MOST = 32 * 2**20
+# What no file is: the next one of that name is another.
+GONE = (-1, -1)
 # So many points of a series are kept, an even number; beyond, every second one goes.
 POINTS = 2000
 PREFIX = "throughtime/"
@@ -131,6 +133,7 @@ class Following:
                 lines = list(self._lines(file.read(MOST)))
         except FileNotFoundError:
             self.there = False
+            self._who = self._who and GONE
             return []
         except OSError as error:
             raise FileError(f"cannot read {self.path}: {error.strerror or error}.") from error
