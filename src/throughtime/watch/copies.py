@@ -31,11 +31,13 @@ class Copies:
         Args:
             tensors: of the same forms and devices as before, or else memory is laid out anew.
         """
+        if not tensors:
+            return []
         forms = [(t.shape, t.dtype, t.device) for t in tensors]
         with torch.no_grad():
             if forms != self._forms:
                 self.tensors, self._forms = [t.detach().clone() for t in tensors], forms
-            elif tensors:
+            else:
                 torch._foreach_copy_(self.tensors, list(tensors))  # pyright: ignore
         return self.tensors
 
