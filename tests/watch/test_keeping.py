@@ -114,6 +114,19 @@ def test_weights_that_an_update_made_infinite_lead_to_the_update(tmp_path):
     assert cause.finite and max(cause.gradients.values()) > 0
 
 
+def test_between_two_copies_the_bundle_says_of_which_step_its_weights_are(tmp_path):
+    def spoil(step: int, model: nn.Module) -> None:
+        if step == 3:
+            for p in model.parameters():
+                p.grad.fill_(3e38)  # pyright: ignore
+
+    run = train(Model(layers=1), tmp_path, batches(), rate=10.0, every=4, after=spoil)
+    assert (run.keeper.broken.what, run.keeper.broken.step) == ("weight", 3)
+    bundle = read_bundle(run.keeper.bundle)
+    assert bundle.facts["weights_step"] == 1
+    assert all(bool(w.isfinite().all()) for w in bundle.weights.values())
+
+
 def test_a_rate_that_is_too_high_is_told_by_how_the_weights_grew(tmp_path):
     model = nn.Sequential(nn.Linear(I, 1))
     run = train(model, tmp_path, batches(60), rate=1e3)
