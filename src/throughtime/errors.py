@@ -7,6 +7,7 @@ Every error derives from `ThroughTimeError` and from the built-in that fits, so 
 from __future__ import annotations
 
 __all__ = [
+    "BundleError",
     "CheckError",
     "CheckpointError",
     "ConvertWarning",
@@ -16,6 +17,7 @@ __all__ = [
     "GraphError",
     "InputTypeError",
     "InputValueError",
+    "KeepWarning",
     "LayerNotFoundError",
     "MonitorWarning",
     "NonFiniteError",
@@ -86,6 +88,10 @@ class CheckpointError(ThroughTimeError, ValueError):
     """A checkpoint is truncated, damaged, or of another model; nothing of it was loaded."""
 
 
+class BundleError(ThroughTimeError, ValueError):
+    """A bundle was cut or changed, or is of another version or model; nothing of it was loaded."""
+
+
 class NonFiniteError(ThroughTimeError, ArithmeticError, ValueError):
     """A loss or a gradient is inf or NaN; the message says where it began."""
 
@@ -101,4 +107,11 @@ class MonitorWarning(UserWarning):
     """A `Monitor` could not measure or write something; it is said once for each kind of failure.
 
     A warning and no error: the training goes on as without a monitor.
+    """
+
+
+class KeepWarning(UserWarning):
+    """A watched training met a number that is not finite, or could not keep what it was to keep.
+
+    A warning and no error: the training goes on as it would have.
     """

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 __all__ = [
+    "backward_node",
     "is_batched",
     "is_faked",
     "is_jit_traced",
@@ -70,3 +71,8 @@ def is_faked(like: Tensor) -> bool:
 def sequence_number(node: Any) -> int:
     """Return when a node of autograd's graph was made: later ones in a thread have larger ones."""
     return node._sequence_nr()
+
+
+def backward_node() -> Any | None:
+    """Return the node of autograd's graph whose backward pass is at work; None outside of one."""
+    return torch._C._current_autograd_node()

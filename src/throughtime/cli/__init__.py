@@ -43,6 +43,8 @@ COMMANDS = (
     Command("profile"),
     Command("check"),
     Command("treat"),
+    Command("replay"),
+    Command("watch"),
     Command("bench", optional=True),
 )
 

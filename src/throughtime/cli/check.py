@@ -13,7 +13,7 @@ from .options import Lag, Seed, Target
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results
 
-__all__ = ["check"]
+__all__ = ["FAILS", "check", "show_findings"]
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
 FAILS = ("error", "warning")
@@ -52,7 +52,7 @@ def check(
             }
         )
     else:
-        _show(found, flow)
+        show_findings(found, flow)
         if any(finding.severity in FAILS for finding in found):
             asked = "" if lag is None else f" --lag {lag}"
             say = "To try remedies on copies of it, each measured again:\n  throughtime treat "
@@ -61,8 +61,13 @@ def check(
         raise typer.Exit(1)
 
 
-def _show(found: list[Any], flow: Flow) -> None:
-    """Print the findings: what, how it is known, what to do, the line to paste."""
+def show_findings(found: list[Any], flow: Flow) -> None:
+    """Print the findings: what, how it is known, what to do, the line to paste.
+
+    Args:
+        found: the findings.
+        flow: what they were found in.
+    """
     from rich.padding import Padding
     from rich.text import Text
 

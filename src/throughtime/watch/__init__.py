@@ -2,7 +2,8 @@
 
 from .alarms import Alarm
 from .history import History, read
+from .keeping import Keeper
 from .monitor import Monitor
 from .record import Found, Record
 
-__all__ = ["Alarm", "Found", "History", "Monitor", "Record", "read"]
+__all__ = ["Alarm", "Found", "History", "Keeper", "Monitor", "Record", "read"]

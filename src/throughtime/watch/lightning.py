@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,7 +30,7 @@ except ImportError:
 __all__ = ["MonitorCallback"]
 
 
-class MonitorCallback(Callback):
+class MonitorCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
     """Measures the gradient through time at one training step of so many (`Monitor`).
 
     The loss is taken where Lightning hands it to ``backward()``. A step is numbered by
@@ -50,6 +51,7 @@ class MonitorCallback(Callback):
         alarm: Callable[[Alarm], object] | None = None,
         sample: Sample | None = SAMPLE,
         steps: Iterable[type[nn.Module] | nn.Module | str] = (),
+        keep: str | os.PathLike[str] | None = None,
     ) -> None:
         """Take what `Monitor` takes, but for the model.
 
@@ -60,14 +62,17 @@ class MonitorCallback(Callback):
             alarm: called when a finding appears or goes away.
             sample: how much is followed.
             steps: modules that are one step of a loop.
+            keep: a folder for the first step that has an inf or NaN, with its batch.
         """
         super().__init__()
         self.monitor: Monitor | None = None
         self._to = to
         self._options: dict[str, Any] = {
             "every": every, "lag": lag, "alarm": alarm, "sample": sample, "steps": steps,
+            "keep": keep,
         }  # fmt: skip
         self._loaded: dict[str, Any] | None = None
+        self._batch: Any = None
 
     @property
     def history(self) -> History:
@@ -97,10 +102,11 @@ class MonitorCallback(Callback):
         Args:
             trainer: knows the step's number.
             pl_module: the model.
-            batch: not used.
+            batch: what the step is computed from.
             batch_idx: not used.
         """
         if self.monitor is not None:
+            self._batch = batch
             self.monitor.step = trainer.global_step
             self.monitor.__enter__()
 
@@ -113,7 +119,7 @@ class MonitorCallback(Callback):
             loss: what ``backward()`` is called on.
         """
         if self.monitor is not None:
-            self.monitor.record(loss)
+            self.monitor.record(loss, batch=self._batch)
 
     def on_train_batch_end(self, *arguments: Any, **named: Any) -> None:
         """End the step, also where the batch was skipped.
@@ -123,6 +129,7 @@ class MonitorCallback(Callback):
             named: not used.
         """
         if self.monitor is not None:
+            self._batch = None
             self.monitor.__exit__(None, None, None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

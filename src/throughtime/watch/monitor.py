@@ -19,6 +19,7 @@ from ..errors import GraphError, InputTypeError, InputValueError, MonitorWarning
 from ..flow import Sample, Trace, trace
 from .alarms import Alarm, Alarms
 from .history import History
+from .keeping import Keeper
 from .numbers import measured
 from .record import Found, Record
 from .surroundings import generators, is_main, unwrapped
@@ -50,6 +51,7 @@ class Monitor:
         step: the number of the present block, or between two of the next one. It counts by itself,
             from 0; whoever counts otherwise sets it before the block.
         history: what has been measured so far (`throughtime.watch.History`).
+        keeper: what ``keep`` asks for (`throughtime.watch.Keeper`), or None.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.GRU(3, 8))
@@ -73,6 +75,7 @@ class Monitor:
         alarm: Callable[[Alarm], object] | None = None,
         sample: Sample | None = SAMPLE,
         steps: Iterable[type[nn.Module] | nn.Module | str] = (),
+        keep: str | os.PathLike[str] | None = None,
     ) -> None:
         """Take the model; nothing is changed in it.
 
@@ -89,10 +92,12 @@ class Monitor:
             sample: how much is followed; None: every step of every row, which takes many times as
                 long as a step of the training.
             steps: modules that are one step of a loop, as `tt.trace` takes them.
+            keep: a folder: every step is looked at for inf and NaN, and the first one that has any
+                is written there for ``throughtime replay``, by a `throughtime.watch.Keeper`.
 
         Raises:
             InputTypeError: ``model`` is no module, ``every`` or ``lag`` no integer, ``to`` none of
-                these, ``alarm`` no function.
+                these, ``alarm`` no function, ``keep`` no path.
             InputValueError: ``every`` or ``lag`` below 1.
             FileError: the folder of a path does not exist.
         """
@@ -104,6 +109,7 @@ class Monitor:
         if alarm is not None and not callable(alarm):
             raise InputTypeError(f"alarm must be a function; got {type(alarm).__name__}.")
         self.step, self.history = 0, History()
+        self.keeper = None if keep is None else Keeper(model, keep, steps=steps)
         self._model, self._every, self._lag, self._sample = model, every, lag, sample
         self._steps = steps if isinstance(steps, str | nn.Module | type) else tuple(steps)
         self._loggers, self._alarms = loggers(to), Alarms(alarm)
@@ -123,6 +129,8 @@ class Monitor:
         """Begin a step; where it is to be measured, the model is traced until the block ends."""
         self._drop()
         self._at = self.step
+        if self.keeper is not None:
+            self.keeper.before(self.step)
         if self.step < self._next:
             return self
         self._next = (self.step // self._every + 1) * self._every
@@ -153,8 +161,8 @@ class Monitor:
             self._drop()
             self._at, self._waiting = -1, 0
 
-    def record(self, loss: Tensor, *, step: int | None = None) -> None:
-        """Measure a step that is traced, before ``backward()``; at other steps nothing is done.
+    def record(self, loss: Tensor, *, step: int | None = None, batch: Any = None) -> None:
+        """Measure a step that is traced, before ``backward()``; others are only kept, if asked.
 
         Of several losses of one step, as where gradients are accumulated, the first one stands for
         all.
@@ -162,6 +170,8 @@ class Monitor:
         Args:
             loss: what ``backward()`` is called on; or one loss a time step, which are summed.
             step: the number to write; None: that of the block.
+            batch: what the loss was computed from, targets too, for ``keep``: tensors in any lists,
+                tuples and dictionaries. Without it the model's own arguments are kept.
 
         Raises:
             GraphError: there was no ``with monitor:`` block; or, at the first measured step, the
@@ -174,6 +184,8 @@ class Monitor:
                 "record(loss) was called without a step: compute the loss inside `with monitor:` "
                 "first, and call record once it is known."
             )
+        if self.keeper is not None:
+            self.keeper.after(loss, batch)
         watched, self._trace, self._waiting = self._trace, None, 0
         if watched is None:
             return
@@ -222,8 +234,13 @@ class Monitor:
         return chart(self.history, layer)
 
     def close(self) -> None:
-        """Write what waits to be written, and close the files; the monitor can go on after it."""
+        """Write what waits to be written, and close the files.
+
+        The monitor can go on after it, but what ``keep`` asked for has ended.
+        """
         self._drop()
+        if self.keeper is not None:
+            self.keeper.close()
         for logger in self._loggers:
             try:
                 logger.close()
