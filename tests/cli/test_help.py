@@ -28,7 +28,16 @@ def test_help_is_plain_and_fits_80_columns(run, monkeypatch, name: str):
     assert "Raises" not in out and not re.search(r"<\w+>|None|\[default: \(|x>=", out)
     assert name not in NAMES or "--json" in out
     for flag in re.findall(r"^  (--[\w-]+)(?! \S)(?=\s|$)", out, re.MULTILINE):
-        assert flag in ("--help", "--version", "--json", "--resume", "--overwrite", "--quick")
+        assert flag in (
+            "--help",
+            "--version",
+            "--json",
+            "--resume",
+            "--overwrite",
+            "--once",
+            "--remedies",
+            "--quick",
+        )
 
 
 def test_without_arguments_it_is_the_help_and_no_error(run):
@@ -174,7 +183,7 @@ def test_a_file_with_the_name_of_a_library_does_not_take_its_place(run, tmp_path
 @pytest.mark.parametrize("command", ["profile", "treat"])
 def test_a_page_that_does_not_fit_on_the_disk_is_one_sentence(run, tmp_path: Path, command: str):
     (tmp_path / "m.py").write_text(GIVEN)
-    option = {"profile": "--report", "treat": "--out"}[command]
+    option = {"profile": "--report", "treat": "--html"}[command]
     code, _, err = run(command, "m.py:speaks", option, "/dev/full")
     said = err.splitlines()[-1]
     assert code == 2 and said == "throughtime: cannot write /dev/full: No space left on device."

@@ -103,7 +103,7 @@ def test_check_ends_with_1_on_an_error_or_a_warning(
     for severity in severities:
         assert f"{severity}: vanishes in rnn.l0" in out
     assert ("Use chrono." in out) == bool(severities)
-    assert ("    tt.remedies.chrono_(model.rnn, longest=60)" in out) == bool(severities)
+    assert ("    tt.remedies.chrono_(model.rnn, longest=50)" in out) == bool(severities)
 
 
 def test_check_as_json(run, folder, examined):

@@ -16,6 +16,7 @@ from throughtime.remedies.ranking import interval
 from throughtime.report import report
 from throughtime.report.figures import tried
 from throughtime.report.numbers import percent
+from throughtime.report.page import plot
 from throughtime.report.treated import section
 
 from .browser import open_pages
@@ -66,7 +67,7 @@ def test_the_answer_the_question_and_the_lines_stand_first(found):
 
 
 def test_each_row_has_before_and_after(found):
-    rows = {row["name"]: row for row in section(found)["rows"]}
+    rows = {row["name"]: row for row in section(found, plot)["rows"]}
     assert list(rows) == ["as it is", "chrono", "orthogonal"]
     assert [row["answer"] for row in rows.values()] == ["", "helps", "not enough"]
     assert [row["best"] for row in rows.values()] == [False, True, False]
@@ -153,7 +154,7 @@ def test_write_report_takes_a_treatment_and_nothing_else_for_it(found, tmp_path)
 
 
 def test_a_browser_shows_it_at_both_widths(found, tmp_path):
-    html = report.report_html(found.flow, treatment=found, kinds=(), brief=True)
+    html = report.report_html(found.flow, treatment=found, kinds=())
     pages, console = open_pages(tmp_path, (html, 1440), (html, 390))
     assert not console
     for seen in pages:

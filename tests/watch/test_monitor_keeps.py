@@ -1,4 +1,4 @@
-"""`Monitor(keep=)`: the first step that is not finite is kept, whether it is a measured one or not."""
+"""`Monitor(keep=)`: the first step that is not finite is kept, measured or not."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def check(
             }
         )
     else:
-        show_findings(found, flow)
+        show_findings(found, flow, lag)
         if any(finding.severity in FAILS for finding in found):
             asked = "" if lag is None else f" --lag {lag}"
             say = "To try remedies on copies of it, each measured again:\n  throughtime treat "
@@ -61,12 +61,13 @@ def check(
         raise typer.Exit(1)
 
 
-def show_findings(found: list[Any], flow: Flow) -> None:
+def show_findings(found: list[Any], flow: Flow, lag: int | None = None) -> None:
     """Print the findings: what, how it is known, what to do, the line to paste.
 
     Args:
         found: the findings.
         flow: what they were found in.
+        lag: how many steps back the task needs, where that is known.
     """
     from rich.padding import Padding
     from rich.text import Text
@@ -82,7 +83,7 @@ def show_findings(found: list[Any], flow: Flow) -> None:
         known = [f"known by: {evidence}" for evidence in finding.evidence[:1]]
         for line in (finding.what, *known, f"what to do: {finding.remedy}"):
             console.print(Padding(Text(line), (0, 0, 0, 2)))
-        paste = line_of(finding, flow, (finding.layer,) if finding.layer else tuple(flow))
+        paste = line_of(finding, flow, (finding.layer,) if finding.layer else tuple(flow), lag)
         if paste:
             shown = Text("\n".join(f"    {one}" for one in paste.splitlines()))
             console.print(shown, soft_wrap=True)

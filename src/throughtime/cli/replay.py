@@ -17,6 +17,7 @@ from ..watch.bundle import Bundle, read_bundle, versions
 from ..watch.nested import same_form, taken_apart
 from ..watch.replaying import Cause, Replay
 from .check import FAILS, show_findings
+from .options import Lag, Target
 from .target import called, function_of, returned
 from .terminal import notes, print_json, results
 
@@ -55,12 +56,8 @@ class Again:
 
 def replay(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The folder of the bundle.")],
-    target: Annotated[
-        str, typer.Argument(metavar="FILE.py:FUNCTION", help="The function that returns the model.")
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="How many steps back the task needs.", min=1)
-    ] = None,
+    target: Target,
+    lag: Lag = None,
     remedies: Annotated[
         bool, typer.Option(help="Whether to try the remedies that are against what is found.")
     ] = True,

@@ -67,7 +67,9 @@ def beside(target: str, name: str) -> Callable[..., Any]:
 
 def _named(module: ModuleType, name: str, path: Path) -> Callable[..., Any]:
     if not hasattr(module, name):
-        raise InputValueError(f"{path} has no {name} once it has been run.")
+        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        has = ", ".join(found) or "no function"
+        raise InputValueError(f"{path} has no {name} once it has been run; it has {has}.")
     function = getattr(module, name)
     if not callable(function):
         raise InputTypeError(f"{name} in {path} is {type(function).__name__}, not a function.")

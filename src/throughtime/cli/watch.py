@@ -35,11 +35,12 @@ def watch(
         Path, typer.Argument(metavar="PATH", help="The file of JSON lines of Monitor(to=PATH).")
     ],
     html: Annotated[
-        Path | None, typer.Option(help="A page to write that follows the training too.")
+        Path | None,
+        typer.Option(help="A page to write that follows the training too.", metavar="FILE"),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Show what is there, and end.")] = False,
     interval: Annotated[
-        float, typer.Option(help="Seconds between two looks at the file.", min=FASTEST)
+        float, typer.Option(help="Seconds between two looks at the file.", min=FASTEST, metavar="S")
     ] = 1.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object for each reading, or for the run.")

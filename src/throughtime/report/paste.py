@@ -72,25 +72,33 @@ BY_CODE: dict[str, str] = {
 }
 
 
-def line(finding: Finding, flow: Mapping[str, LayerView], layers: tuple[str, ...]) -> str:
+def line(
+    finding: Finding,
+    flow: Mapping[str, LayerView],
+    layers: tuple[str, ...],
+    lag: int | None = None,
+) -> str:
     """Return what to paste; an empty string where that cannot be said in a line.
 
     Args:
         finding: what is wrong.
         flow: the layers.
         layers: those in which it was found.
+        lag: how many steps back the task needs, where that is known.
     """
     fix = finding.fix
     if finding.code == "explodes" and fix == "orthogonal":
-        return f"# once, before training\n{_of_layers(fix, flow, layers)}\n{OF_MODEL['clip']}"
+        return f"# once, before training\n{_of_layers(fix, flow, layers, lag)}\n{OF_MODEL['clip']}"
     if fix in OF_MODEL:
         return OF_MODEL[fix]
     if fix is None or REMEDIES[fix].call is None:
         return BY_CODE.get(finding.code, "")
-    return _of_layers(fix, flow, layers)
+    return _of_layers(fix, flow, layers, lag)
 
 
-def _of_layers(fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...]) -> str:
+def _of_layers(
+    fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...], lag: int | None
+) -> str:
     """Return a line for each module; a marked loop has none, and several layers may share one."""
     modules = {
         expression(flow[name].name): flow[name]
@@ -100,8 +108,9 @@ def _of_layers(fix: str, flow: Mapping[str, LayerView], layers: tuple[str, ...])
     if not modules:
         return ""
     lines = [
-        REMEDIES[fix].line(module, max(layer.T - 1, 3), "tt.remedies.")
+        REMEDIES[fix].line(module, lag or max(layer.T - 1, 3), "tt.remedies.")
         for module, layer in modules.items()
     ]
-    said = ["# longest: how many steps back your task needs"] if "longest=" in lines[0] else []
+    asks = lag is None and "longest=" in lines[0]
+    said = ["# longest: how many steps back your task needs"] if asks else []
     return "\n".join([*said, *lines])

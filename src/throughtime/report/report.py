@@ -169,7 +169,7 @@ def report_html(
         next=NEXT,
         rows=[_row(name, layer, found) for name, layer in flow.items()],
         curve=_curve(flow, partial(still, width=470) if brief else plot),
-        treatment=None if treatment is None else section(treatment),
+        treatment=None if treatment is None else section(treatment, prepare),
         layers=layers,
         training=training,
         limits=() if brief else LIMITS,

@@ -10,10 +10,11 @@ from ..errors import InputTypeError
 from ..remedies import Row, Treatment
 from ..remedies.ranking import Interval
 from ..remedies.table_text import said
+from .figures.base import Drawing
 from .figures.tried import draw
 from .numbers import number, percent, steps
 from .opening import label
-from .page import plot
+from .page import Plot
 
 __all__ = ["check_treatment", "section"]
 
@@ -49,11 +50,12 @@ def check_treatment(treatment: object) -> None:
         )
 
 
-def section(treatment: Treatment) -> dict[str, Any]:
+def section(treatment: Treatment, prepare: Callable[[Drawing, str], Plot]) -> dict[str, Any]:
     """Return what the template needs of a treatment.
 
     Args:
         treatment: what `throughtime.treat` returned.
+        prepare: makes a drawing ready for the page: `plot` or `still`.
     """
     tried = treatment.rows[1:]
     best = None if treatment.best is None else treatment[treatment.best]
@@ -69,7 +71,7 @@ def section(treatment: Treatment) -> dict[str, Any]:
         "rows": [_row(row, treatment, columns) for row in treatment.rows if row.error is None],
         "notes": _notes(treatment),
         "failed": [f"{row.name} could not be tried: {row.error}" for row in tried if row.error],
-        "curve": plot(draw(treatment), "treatment-plot"),
+        "curve": prepare(draw(treatment), "treatment-plot"),
     }
 
 

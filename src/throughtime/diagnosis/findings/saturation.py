@@ -160,11 +160,11 @@ def saturated(
         if by_input is not None and by_input[0] >= warn:
             continue
         shares = [(_stuck(block, stays), block) for block in blocks(seen) if block.may_stay(stays)]
-        if not shares:
-            continue
-        gates = [block for _, block in shares if block.gate.squash == "sigmoid"]
+        gates = [block for block in blocks(seen) if block.gate.squash == "sigmoid"]
         if len(gates) > 1:
             shares.append(_swinging(gates, stays))
+        if not shares:
+            continue
         stuck, block = max(shares, key=lambda pair: float(pair[0].float().mean()))
         share = float(stuck.float().mean())
         if share >= note:
