@@ -18,6 +18,16 @@ from throughtime import cli
 from .conftest import refused
 
 NAMES = [command.name for command in cli.COMMANDS]
+SWITCHES = (
+    "--help",
+    "--version",
+    "--json",
+    "--resume",
+    "--overwrite",
+    "--quick",
+    "--once",
+    "--remedies",
+)
 
 
 @pytest.mark.parametrize("name", ["", *NAMES])
