@@ -8,7 +8,7 @@ only at 64. Values are float32; what is stored has the tensors' own dtype.
 
 from __future__ import annotations
 
-from .language import jit, tl
+from .language import part, tl
 
 __all__ = [
     "advance",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-@jit
+@part
 def tanh(x):
     """Return tanh, to a few units in the last place near 0 too, where 1 − e^(−2x) cancels."""
     far = tl.exp(-2.0 * tl.abs(x))
@@ -36,25 +36,25 @@ def tanh(x):
     return tl.where(tl.abs(x) < 0.3, near, tl.where(x < 0, -far, far))
 
 
-@jit
+@part
 def sigmoid(x):
     """Return 1 / (1 + e^(−x))."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
-@jit
+@part
 def read(at, inside):
     """Return a tile in float32, 0 outside."""
     return tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
 
-@jit
+@part
 def put(at, value, inside):
     """Store a tile in the tensor's own dtype."""
     tl.store(at, value.to(at.dtype.element_ty), mask=inside)
 
 
-@jit
+@part
 def product(w, x, sum, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
     """Return ``sum`` + w·x with x rounded to the weights' dtype, in float32.
 
@@ -67,7 +67,7 @@ def product(w, x, sum, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
         return tl.dot(w, x, sum, input_precision=PRECISION)
 
 
-@jit
+@part
 def drive_of(a, at, H, inside, GATES: tl.constexpr):
     """Return what the input gives to each gate, as many tiles as any cell has."""
     a0 = read(a + at, inside)
@@ -80,7 +80,7 @@ def drive_of(a, at, H, inside, GATES: tl.constexpr):
     return a0, a1, a2, a3
 
 
-@jit
+@part
 def advance(a0, a1, a2, a3, p0, p1, p2, p3, bias, h, c, CELL: tl.constexpr):
     """Take one step (eq. 1) from the drive a, the products p and the state.
 
@@ -109,7 +109,7 @@ def advance(a0, a1, a2, a3, p0, p1, p2, p3, bias, h, c, CELL: tl.constexpr):
         return h, h, h, h, h, h, h
 
 
-@jit
+@part
 def store_kept(gates, q, at, at_q, H, inside, k0, k1, k2, k3, k4, CELL: tl.constexpr):
     """Store what the backward pass needs of a step besides the states."""
     if CELL == "lstm" or CELL == "gru":
@@ -122,7 +122,7 @@ def store_kept(gates, q, at, at_q, H, inside, k0, k1, k2, k3, k4, CELL: tl.const
             put(q + at_q, k4, inside)
 
 
-@jit
+@part
 def arriving(g, at, H, G, col, inside, CELL: tl.constexpr):
     """Return the direct gradient into h_t and c_t, of which only the first G entries exist."""
     g_h = read(g + at, inside & (col < G))
@@ -132,7 +132,7 @@ def arriving(g, at, H, G, col, inside, CELL: tl.constexpr):
     return g_h, g_c
 
 
-@jit
+@part
 def send_back(
     delta_h, delta_c, s_prev, s, gates, q, at_s, at, at_q, H, inside, kept, CELL: tl.constexpr
 ):
@@ -188,13 +188,13 @@ def send_back(
         return d, d, d, d, d, none, none
 
 
-@jit
+@part
 def direct_part(direct, delta, takes, kept):
     """Return what reaches s_{t-1} without a weight: nothing after a reset, all where no step is."""
     return tl.where(takes, tl.where(kept, direct, 0.0), delta)
 
 
-@jit
+@part
 def tile_norm(h, c, CELL: tl.constexpr):
     """Return the 2-norm of every row's vector, scaled by its largest entry first (eq. 10)."""
     largest = tl.max(tl.abs(h), 0)

@@ -93,8 +93,10 @@ class Triton(Plain):
         launch = _launch()
         with torch.no_grad():
             entry = _last_entry(g) if enters is None else enters
-            asked = launch.Wanted(adjoints, deltas, norms, entry, floors, enters is not None)
-            found = launch.send_back(cell, complete(cell, tape), g, None, asked)
+            asked = launch.Bound(adjoints, deltas, norms, enters is not None)
+            found = launch.send_back(
+                cell, complete(cell, tape), g, None, asked, entry.contiguous(), floors
+            )
         return Losses(norms=found[2], deltas=found[1], adjoints=found[0], s_0=found[3])
 
 

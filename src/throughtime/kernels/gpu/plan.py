@@ -8,7 +8,7 @@ import torch
 
 from ...cells import GRU, LSTM, AbstractCell, Elman
 
-__all__ = ["GATES", "ROWS", "SHARED", "Plan", "plan_for", "recurrence"]
+__all__ = ["COLUMNS", "GATES", "INNER", "ROWS", "SHARED", "Plan", "plan_for", "recurrence"]
 
 GATES = {"lstm": 4, "gru": 3}
 # Rows of the batch in a program: the narrowest tile that the tensor cores take as W_h·hᵀ, so that
@@ -29,17 +29,16 @@ class Plan(NamedTuple):
         wide: H, rounded up to a power of two of at least 16: what a program pads to.
         weight_bytes: what W_h takes in a program, padded; twice for float32, which the tensor
             cores multiply as the sum of two parts.
-        launches: of a forward sweep of T steps, in kernels; a backward sweep takes one more if
-            ``whole`` is False.
         operations: of one step forward for one row: 2·GATES·H².
+        warps: of a program.
         reason: the choice in a sentence.
     """
 
     whole: bool
     wide: int
     weight_bytes: int
-    launches: str
     operations: int
+    warps: int
     reason: str
 
 
@@ -75,4 +74,6 @@ def plan_for(name: str, H: int, dtype: torch.dtype) -> Plan:
         if whole
         else f"{rule}, so each step is one launch"
     )
-    return Plan(whole, wide, kept, "1" if whole else "T", 2 * gates * H * H, told)
+    # Four warps take 64 rows of W_h on the tensor cores; more where the registers run out.
+    many = whole and (wide > 64 or (wide == 64 and parts == 2))
+    return Plan(whole, wide, kept, 2 * gates * H * H, 8 if many else 4, told)

@@ -17,12 +17,12 @@ from .arithmetic import (
     store_kept,
     tile_norm,
 )
-from .language import jit, tl
+from .language import jit, part, tl
 
 __all__ = ["backward_whole", "forward_whole"]
 
 
-@jit
+@part
 def weights_of(w, row, col, H, GATES: tl.constexpr):
     """Return W_h by gates, from the places of the first gate's entries; 0 outside."""
     inside = (row < H) & (col < H)
