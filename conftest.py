@@ -16,6 +16,9 @@ import torch
 import throughtime as tt
 
 torch.set_num_threads(1)
+# Triton reads it when it is imported: without a GPU its kernels run in the interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,17 +7,20 @@ from typing import Any
 
 __all__ = ["INTERPRETED", "jit", "part", "tl"]
 
+
+def _as_it_is(kernel: Any = None, **_: Any) -> Any:
+    """Return a kernel as it is, since there is no Triton to compile it."""
+    return kernel or _as_it_is
+
+
+jit: Any = _as_it_is
 try:
-    import triton
-    import triton.language as tl
+    import triton  # pyright: ignore[reportMissingImports]
+    import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-    jit: Any = triton.jit
+    jit = triton.jit
 except ImportError:
-    tl: Any = None
-
-    def jit(kernel: Any = None, **_: Any) -> Any:
-        """Return the kernel as it is."""
-        return kernel or (lambda kernel: kernel)
+    tl = None
 
 
 # Triton reads it when a kernel is defined: then kernels run in NumPy, on tensors of the CPU.
@@ -25,5 +28,5 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
 def part(function: Any) -> Any:
-    """Return a function that kernels call; the interpreter calls it as Python does, in half the time."""
+    """Return a function that kernels call; the interpreter calls it as Python does, and faster."""
     return function if INTERPRETED else jit(function)

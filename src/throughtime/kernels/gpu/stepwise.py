@@ -1,7 +1,7 @@
 """Large H: one launch a step, whose programs share the columns of W_h, with everything fused."""
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def backward_step(
     c = tl.zeros((COLUMNS, ROWS), tl.float32)
     if PARTS > 1:
         c = read(carry + own + H, live)
-    if t < last:
+    if t < last:  # noqa: SIM102 - Triton evaluates both sides of an `and`
         if t >= floor:
             h, _, _, _ = add_products(
                 w, through + v * rows * A, H, A, row, j, H, H, 1, H, H * H, exists[None, :],

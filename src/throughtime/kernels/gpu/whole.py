@@ -1,7 +1,7 @@
 """Small H: a program keeps W_h and takes its rows of the batch through all steps by itself."""
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportPossiblyUnbound=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
@@ -110,10 +110,11 @@ def backward_whole(
     ADJOINTS: tl.constexpr, DELTAS: tl.constexpr, NORMS: tl.constexpr,
     PRECISION: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
-    """Send one loss of ``ROWS`` rows back through all steps between its entry and its floor (eq. 9).
+    """Send one loss of ``ROWS`` rows back through the steps from its entry to its floor (eq. 9).
 
     g is strided, (V, T, B, G); with ``LONE`` a loss has that of the step alone at which it enters.
-    adjoints (V, T, B, GATES·H), deltas (V, T+1, B, PARTS·H), norms (V, T+1, B), s_0 (V, B, PARTS·H).
+    adjoints (V, T, B, GATES·H), deltas (V, T+1, B, S), norms (V, T+1, B), s_0 (V, B, S) with
+    S = PARTS·H.
     """
     v = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
