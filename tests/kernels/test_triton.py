@@ -138,6 +138,18 @@ def test_the_choice_says_what_was_counted():
     assert "512 KiB" in large.reason and "each step is one launch" in large.reason
 
 
+def test_a_program_that_does_not_fit_the_device_is_taken_by_steps(monkeypatch):
+    from throughtime.kernels.gpu import sweeps
+
+    def too_large(*_):
+        raise sweeps.OutOfResources(1, 0, "shared memory")
+
+    monkeypatch.setattr(sweeps, "_TOO_LARGE", set())
+    monkeypatch.setattr(sweeps, "_forward_whole", too_large)
+    check("tanh", 3)
+    assert len(sweeps._TOO_LARGE) == 1
+
+
 def test_what_has_no_kernel_says_so():
     x = torch.zeros(3, 2, 3)
     for cell, why in (

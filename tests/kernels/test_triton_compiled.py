@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from throughtime.kernels.gpu.plan import MULTIPROCESSOR
+
 SCRIPT = Path(__file__).with_name("compiled_for_sm90.py")
-MULTIPROCESSOR = 227 * 1024  # bytes of shared memory that a program may have on an H100 or H200
 PLAIN = [
     ("lstm", 128, "bf16", "forward_whole", "ragged"),
     ("lstm", 128, "bf16", "backward_whole", "ragged"),

@@ -19,7 +19,7 @@ from ...torch_state import is_faked
 from ..chosen import Choice, wanted
 from ..engine import Demand, Losses
 from ..plain.engine import Plain
-from .plan import plan_for, recurrence
+from .plan import MULTIPROCESSOR, plan_for, recurrence
 
 __all__ = ["TRITON", "Triton"]
 
@@ -126,7 +126,14 @@ def _missing() -> str:
 
 @cache
 def _trial(device: torch.device) -> str:
-    """Return why a first small sweep on this device failed; "" if it went as it should."""
+    """Return why a device is not for these kernels, or a first sweep failed; "" if all is well."""
+    found = torch.cuda.get_device_properties(device)
+    shared = getattr(found, "shared_memory_per_block_optin", 0)
+    if shared < MULTIPROCESSOR:
+        return (
+            f"Triton's kernels are planned for {MULTIPROCESSOR // 1024} KiB of shared memory a "
+            f"program, and {found.name} has {shared // 1024}."
+        )
     return _launch().trial(device)
 
 

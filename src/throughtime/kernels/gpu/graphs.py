@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["REPLAYS", "Replays", "recorded_by_cuda"]
+__all__ = ["REPLAYS", "Recording", "Replays", "Tensors", "Work", "recorded_by_cuda"]
 
 Tensors = tuple["Tensor | None", ...]
 Work = Callable[..., Tensors]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-__all__ = ["INTERPRETED", "jit", "part", "tl"]
+__all__ = ["INTERPRETED", "OutOfResources", "jit", "part", "tl"]
 
 
 def _as_it_is(kernel: Any = None, **_: Any) -> Any:
@@ -14,11 +14,13 @@ def _as_it_is(kernel: Any = None, **_: Any) -> Any:
 
 
 jit: Any = _as_it_is
+OutOfResources: Any = MemoryError  # what Triton raises where a program does not fit a device
 try:
     import triton  # pyright: ignore[reportMissingImports]
     import triton.language as tl  # pyright: ignore[reportMissingImports]
+    import triton.runtime.errors  # pyright: ignore[reportMissingImports]
 
-    jit = triton.jit
+    jit, OutOfResources = triton.jit, triton.runtime.errors.OutOfResources
 except ImportError:
     tl = None
 

@@ -8,14 +8,27 @@ import torch
 
 from ...cells import GRU, LSTM, AbstractCell, Elman
 
-__all__ = ["COLUMNS", "GATES", "INNER", "ROWS", "SHARED", "Plan", "plan_for", "recurrence"]
+__all__ = [
+    "COLUMNS",
+    "GATES",
+    "INNER",
+    "MULTIPROCESSOR",
+    "ROWS",
+    "SHARED",
+    "Plan",
+    "plan_for",
+    "recurrence",
+]
 
 GATES = {"lstm": 4, "gru": 3}
 # Rows of the batch in a program: the narrowest tile that the tensor cores take as W_h·hᵀ, so that
 # as many programs as possible share the batch.
 ROWS = 16
-# What one program may keep of W_h, in bytes. A multiprocessor of the H100 or H200 has 227 KiB of
-# shared memory; beside W_h stands the state, and what a step stages.
+# The shared memory that a program may have on an H100 or H200, in bytes; a device with less is
+# left to the other engines.
+MULTIPROCESSOR = 227 * 1024
+# What of it a program may keep of W_h. The rest is for the state and what a step stages, up to 72
+# KiB as compiled for sm_90; the next wider W_h is twice as large.
 SHARED = 132 * 1024
 # The largest tile, in columns of W_h, of a program that takes one step.
 COLUMNS, INNER = 64, 64

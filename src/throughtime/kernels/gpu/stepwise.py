@@ -153,7 +153,7 @@ def backward_step(
                 h, h, h, h, GATES, INNER, True, PRECISION, INTERPRETED,
             )  # fmt: skip
     if t > 0:
-        at_g = v * g_v + (t - 1) * g_t + row[None, :] * g_b + j
+        at_g = v * g_v + (t - 1).to(tl.int64) * g_t + row[None, :] * g_b + j
         arrives = live
         if LONE:
             arrives = live & (j * 0 + t == last)

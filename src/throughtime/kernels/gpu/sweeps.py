@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ...norms import vector_norm
-from .graphs import REPLAYS, Tensors
+from .graphs import REPLAYS, Tensors, Work
+from .language import OutOfResources
 from .plan import COLUMNS, INNER
-from .shape import Bound, Shape, tiles
+from .shape import Bound, Shape, precision, tiles
 from .stepwise import backward_step, forward_step
 from .whole import backward_whole, forward_whole
 
@@ -26,12 +29,7 @@ def run_forward(shape: Shape, keep: bool, *inputs: Tensor | None) -> Tensors:
         inputs: the drive (T, B, A), W_h, the bias within the GRU's product, s_0 (B, S), and
             ``active`` and ``reset`` in bytes (T, B).
     """
-    take = _forward_whole if shape.plan.whole else _forward_steps
-
-    def work(*tensors: Tensor) -> Tensors:
-        return take(shape, keep, *tensors)
-
-    return _run((shape, keep), work, inputs, shape.plan.whole)
+    return _run((shape, keep), _forward_whole, _forward_steps, inputs)
 
 
 def run_backward(shape: Shape, bound: Bound, *inputs: Tensor | None) -> Tensors:
@@ -43,20 +41,32 @@ def run_backward(shape: Shape, bound: Bound, *inputs: Tensor | None) -> Tensors:
         inputs: W_h, the states, the gates, q, ``active`` and ``reset`` in bytes, the direct
             gradients, delta_T or None, and ``enters`` and ``floors``, or None.
     """
-    take = _backward_whole if shape.plan.whole else _backward_steps
-
-    def work(*tensors: Tensor) -> Tensors:
-        return take(shape, bound, *tensors)
-
-    return _run((shape, bound), work, inputs, shape.plan.whole)
+    return _run((shape, bound), _backward_whole, _backward_steps, inputs)
 
 
-def _run(key, work, inputs, whole: bool) -> Tensors:
-    """Do the work, in a CUDA graph if it is many launches on a GPU and not recorded already."""
-    many = not whole and inputs[0] is not None and inputs[0].is_cuda
-    if many and not torch.cuda.is_current_stream_capturing():
-        return REPLAYS.run(key, work, inputs)
-    return work(*inputs)
+def _run(
+    what: tuple[Shape, Any], whole: Work, steps: Work, inputs: tuple[Tensor | None, ...]
+) -> Tensors:
+    """Take all steps in one launch where the plan says so and the device can, else one by one.
+
+    Steps are recorded in a CUDA graph on a GPU, unless the caller is recording one already.
+    """
+    first = inputs[0]
+    assert first is not None
+    with torch.cuda.device_of(first):
+        key = (*what, precision(), first.device)
+        if what[0].plan.whole and key not in _TOO_LARGE:
+            try:
+                return whole(*what, *inputs)
+            except OutOfResources:
+                _TOO_LARGE.add(key)
+        if first.is_cuda and not torch.cuda.is_current_stream_capturing():
+            return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs)
+        return steps(*what, *inputs)
+
+
+# What a device, or a version of Triton, could not take in one launch against the plan.
+_TOO_LARGE: set[tuple[Any, ...]] = set()
 
 
 def _kept(shape: Shape, keep: bool, a: Tensor) -> tuple[Tensor | None, Tensor | None]:
