@@ -16,6 +16,7 @@ from throughtime.errors import UnsupportedError
 from throughtime.kernels.check import check_kernel, term_error
 from throughtime.kernels.gpu import plan
 from throughtime.kernels.gpu.engine import TRITON
+from throughtime.kernels.gpu.graphs import Recording, Replays
 from throughtime.testing import assert_close
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -150,6 +151,35 @@ def test_a_program_that_does_not_fit_the_device_is_taken_by_steps(monkeypatch):
     assert len(sweeps._TOO_LARGE) == 1
 
 
+@pytest.mark.parametrize("name", GATED)
+def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
+    """As on a GPU, with a recording that does the work anew over the inputs it was given."""
+    from throughtime.kernels.gpu import sweeps
+
+    def record(work, inputs):
+        outputs = work(*inputs)
+        return Recording(inputs, outputs, lambda: None)
+
+    monkeypatch.setattr(plan, "SHARED", 0)
+    replays, run = Replays(record=record), sweeps._run
+
+    def recorded(what, whole, steps, inputs):
+        key = (*what, "again")
+        for _ in range(2):
+            found = replays.run(key, lambda *tensors: steps(*what, *tensors), inputs)
+        assert all(
+            a is b is None or torch.equal(a, b)
+            for a, b in zip(found, run(what, whole, steps, inputs), strict=True)
+        )
+        return found
+
+    monkeypatch.setattr(sweeps, "_run", recorded)
+    cell, x = CELLS[name](3).float(), torch.randn(2, 2, 3)
+    with kernels.use("triton"):
+        tape = kernels.forward(cell, x, x.new_zeros(2, cell.state_size))
+        kernels.gradients(cell, tape, torch.ones(2, 2, 3))
+
+
 def test_what_has_no_kernel_says_so():
     x = torch.zeros(3, 2, 3)
     for cell, why in (
@@ -180,6 +210,12 @@ MUTANTS = [
     ("whole", "tile_norm(h, c, CELL), exists)\n        if DELTAS",
      "tile_norm(c, c, CELL), exists)\n        if DELTAS", "tanh"),
     ("whole", "tl.where(takes, a0, 0.0)", "a0", "tanh"),
+    ("stepwise", "H, live, takes & kept, a0", "H, live, takes, a0", "gru"),
+    ("stepwise", "h = tl.where(takes, new, h)", "h = new", "tanh"),
+    ("stepwise", "inside & (j * 0 + t <= last) & (j * 0 + t >= floor)",
+     "inside & (j * 0 + t <= last)", "tanh"),
+    ("stepwise", "h = read(carry + at_s, inside & kept)", "h = read(carry + at_s, inside)", "gru"),
+    ("stepwise", "arrives = live & (j * 0 + t == last)", "arrives = live", "lstm"),
 ]  # fmt: skip
 
 
@@ -196,6 +232,8 @@ def mutant(file: str, old: str, new: str):
 def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     from throughtime.kernels.gpu import sweeps, whole
 
+    if file == "stepwise":
+        monkeypatch.setattr(plan, "SHARED", 0)
     full, text = mutant(file, old, new)
     path = tmp_path / f"{file}.py"
     path.write_text(text, encoding="utf-8")
@@ -203,6 +241,8 @@ def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for public in module.__all__:
-        monkeypatch.setattr(sweeps if file == "whole" else whole, public, getattr(module, public))
+        monkeypatch.setattr(
+            whole if file == "arithmetic" else sweeps, public, getattr(module, public)
+        )
     with pytest.raises(AssertionError, match="relative errors"):
         check(name, 3)

@@ -120,7 +120,8 @@ def trial(device: torch.device) -> str:
     cell = Elman(2, 17, device=device)
     with torch.no_grad():
         for weight in cell.weights().values():
-            weight.copy_(torch.linspace(-0.3, 0.3, weight.numel()).view_as(weight))
+            spread = torch.linspace(-0.3, 0.3, weight.numel(), device=device)
+            weight.copy_(spread.view_as(weight))
         x = torch.linspace(-1, 1, 30, device=device).view(5, 3, 2)
         s_0, g = x.new_zeros(3, 17), x.new_ones(1, 5, 3, 17)
         try:
