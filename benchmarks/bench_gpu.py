@@ -151,7 +151,10 @@ def one_check(
         except AssertionError as error:
             return {"right": f"NO: {error}"}
         return {"right": "yes", "largest error": max(found.values())}
-    return on_device(cell, device, dtype, bound, T, B)
+    try:
+        return on_device(cell, device, dtype, bound, T, B)
+    except Exception as error:  # what does not compile or launch is a row too
+        return {"right": f"NO: {type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
 def on_device(
