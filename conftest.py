@@ -16,6 +16,9 @@ import torch
 import throughtime as tt
 
 torch.set_num_threads(1)
+# Triton reads it when it is imported: without a GPU its kernels run in the interpreter.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # What is for one package alone has its tests in tests/integrations; importing that package is slow.
 collect_ignore = ["src/throughtime/watch/lightning.py", "src/throughtime/watch/ignite.py"]

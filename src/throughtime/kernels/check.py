@@ -19,6 +19,7 @@ from .verbs import backward, forward, gradients, losses
 __all__ = ["check_kernel", "term_error"]
 
 SPANS = ("all", "prefix", "suffix")
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
 def term_error(got: Tensor, want: Tensor) -> float:
@@ -52,6 +53,7 @@ def term_error(got: Tensor, want: Tensor) -> float:
 def check_kernel(
     cell: AbstractCell,
     *,
+    engine: str = "native",
     T: int = 7,
     B: int = 3,
     V: int = 2,
@@ -62,18 +64,19 @@ def check_kernel(
     x: Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Run the compiled kernel and the float64 reference, and compare them term by term.
+    """Run an engine's kernel and the float64 reference, and compare them term by term.
 
     Args:
         cell: the recurrence, in float64.
+        engine: the engine's name, as `kernels.use` takes it.
         T: steps.
         B: batch rows.
         V: losses carried at once.
         span: "all"; "prefix" or "suffix" for ragged rows of 0 to T steps.
         resets: whether the state is zeroed at some steps.
         dtype: the kernel's dtype.
-        tolerance: the largest error relative to a term's own norm; by default 1e-10 for float64
-            and 1e-5 for float32.
+        tolerance: the largest error relative to a term's own norm; by default 1e-10 for float64,
+            1e-5 for float32, 1e-2 for float16 and 1e-1 for bfloat16.
         x: inputs (T, B, I) to use instead of normal ones.
         seed: of the numbers drawn.
 
@@ -103,12 +106,12 @@ def check_kernel(
     small = copy.deepcopy(cell).to(dtype)
     with torch.no_grad():
         want = _reference(cell, x, s_0, active, reset, g, delta_T)
-        with use("native"), poisoned():
+        with use(engine), poisoned():
             got = _compiled(
                 small, x.to(dtype), s_0.to(dtype), active, reset, g.to(dtype), delta_T.to(dtype)
             )
     errors = {name: term_error(got[name], want[name]) for name in want}
-    limit = tolerance or (1e-10 if dtype == torch.float64 else 1e-5)
+    limit = tolerance or TOLERANCES[dtype]
     bad = {name: error for name, error in errors.items() if not error <= limit}
     assert not bad, f"{type(cell).__name__} {dtype}: relative errors above {limit}: {bad}"
     return errors

@@ -11,6 +11,7 @@ from .by_row import CALLS, COLLECTORS, around
 from .chosen import Choice, ask_for, is_free, note, wanted
 from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
+from .gpu.engine import TRITON
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
 from .torch.engine import TORCH
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 # The engines, best first; the last one takes everything. A new engine is a folder and a row here.
-ENGINES: list[Engine] = [NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
+ENGINES: list[Engine] = [TRITON, NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`
@@ -35,7 +36,8 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
     Args:
         name: "auto" (the best that applies); "reference" (one step at a time in plain torch);
             "torch" (torch's own fused modules, as ``torch.nn`` runs them; what looks at single
-            steps runs as under "reference"); or the name of another engine, such as "native". It
+            steps runs as under "reference"); or the name of another engine, such as "native", or
+            "triton" on a CUDA device, or on a CPU with TRITON_INTERPRET=1 in the environment. It
             is an error where the engine that is named does not apply.
 
     Raises:
@@ -161,6 +163,8 @@ def _pick(cell: AbstractCell, demand: Demand) -> tuple[Engine, Choice]:
         return REFERENCE, _ASKED_FOR
     why = ""
     for engine in _in_order():
+        if not engine.concerns(cell):
+            continue
         obstacle = engine.obstacle(cell, demand)
         if not obstacle:
             return engine, engine.chosen(cell) if not why else Choice(engine.name, why + engine.how)

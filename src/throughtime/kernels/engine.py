@@ -132,6 +132,17 @@ class Engine(ABC):
         """Return in one sentence why this engine is not installed; "" if it is."""
         return ""
 
+    def concerns(self, cell: AbstractCell) -> bool:
+        """Check whether a choice for this cell should speak of this engine at all.
+
+        An engine for another kind of device is passed over, and is not the reason for anything.
+
+        Args:
+            cell: the recurrence.
+        """
+        del cell
+        return True
+
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice of this engine when no other is preferred to it."""
         return Choice(self.name, f"{type(cell).__name__} runs on {self.name}.")

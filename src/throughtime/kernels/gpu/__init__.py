@@ -1,0 +1,1 @@
+"""The sweeps on a GPU, in Triton."""

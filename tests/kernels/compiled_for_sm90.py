@@ -1,0 +1,102 @@
+"""Compile Triton kernels for sm_90 and print what they take, as JSON; no GPU is needed.
+
+Run: python compiled_for_sm90.py '["lstm", 128, "bf16", "forward_whole", "ragged"]' …
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from throughtime.kernels.gpu import stepwise, whole
+from throughtime.kernels.gpu.plan import COLUMNS, GATES, INNER, ROWS, plan_for
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# What a sweep is asked for: all that a training step may bring; the least; many losses at once.
+ASKED = {
+    "ragged": ("KEEP", "RAGGED", "RESETS", "BEGUN", "ADJOINTS"),
+    "plain": ("ADJOINTS",),
+    "flow": ("KEEP", "BOUNDED", "LONE", "DELTAS", "NORMS", "SHOWN"),
+}
+SWITCHES = {name for names in ASKED.values() for name in names}
+SCALARS = {"T", "B", "H", "G", "g_v", "g_t", "g_b", "t"}
+BYTES, WHOLE_NUMBERS = {"active", "reset"}, {"enters", "floors"}
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def constants(cell: str, H: int, dtype: str, asked_for: str) -> dict[str, object]:
+    """Return what a kernel is compiled for."""
+    plan = plan_for(cell, H, DTYPES[dtype])
+    asked: dict[str, object] = {name: name in ASKED[asked_for] for name in SWITCHES}
+    asked |= {
+        "INTERPRETED": False,
+        "CELL": cell,
+        "GATES": GATES.get(cell, 1),
+        "PARTS": 1 + (cell == "lstm"),
+    }
+    asked |= {"WIDE": plan.wide, "ROWS": ROWS, "COLUMNS": COLUMNS, "INNER": INNER}
+    return asked | {"BIASED": cell == "gru", "PRECISION": "tf32x3"}
+
+
+def kind(name: str, known: dict[str, object], dtype: str) -> str:
+    """Return the type of an argument, as Triton writes it."""
+    if name in known:
+        return "constexpr"
+    if name in SCALARS:
+        return "i32"
+    return "*u8" if name in BYTES else "*i64" if name in WHOLE_NUMBERS else f"*{dtype}"
+
+
+def compiled(cell: str, H: int, dtype: str, name: str, asked_for: str) -> dict[str, object]:
+    """Compile one kernel and return its registers, stack, shared memory and tensor-core calls."""
+    kernel = getattr(whole if name.endswith("whole") else stepwise, name)
+    known = constants(cell, H, dtype, asked_for)
+    names = [param.name for param in kernel.params]
+    signature = {n: kind(n, known, dtype) for n in names}
+    signature = {n: "*fp32" if n in ("carry", "now") else k for n, k in signature.items()}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, n in enumerate(names)
+        if signature[n].startswith("*") or (n == "H" and H % 16 == 0)
+    }
+    source = ASTSource(
+        kernel, signature, {(i,): known[n] for i, n in enumerate(names) if n in known}, aligned
+    )
+    warps = plan_for(cell, H, DTYPES[dtype]).warps
+    made = triton.compile(
+        source,
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": warps, "enable_fp_fusion": True},
+    )
+    ptx = made.asm["ptx"]
+    return {
+        "shared": made.metadata.shared,
+        "wgmma": ptx.count("wgmma.mma_async"),
+        "mma": ptx.count("mma.sync"),
+        **resources(made.asm["cubin"]),
+    }
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Return registers and bytes of stack; a spilt register stands on the stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = [str(TOOLS / "cuobjdump"), "-res-usage", file.name]
+        told = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+    found = {key.lower(): int(n) for key, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    return {"registers": found["reg"], "stack": found["stack"] + found["local"]}
+
+
+if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        print(json.dumps([*json.loads(given), compiled(*json.loads(given))]), flush=True)

@@ -1,0 +1,132 @@
+"""When Triton's kernels are chosen, what is said where they are not, and how launches are replayed.
+
+Nothing here needs Triton or a GPU.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from throughtime import kernels
+from throughtime.cells import GRU, LSTM, Elman
+from throughtime.kernels.gpu import engine
+from throughtime.kernels.gpu.engine import TRITON
+from throughtime.kernels.gpu.graphs import Recording, Replays
+from throughtime.kernels.gpu.plan import plan_for
+
+BF16, F32 = torch.bfloat16, torch.float32
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    engine._missing.cache_clear()
+    engine._trial.cache_clear()
+    yield
+    engine._missing.cache_clear()
+    engine._trial.cache_clear()
+
+
+def test_on_a_cpu_nothing_is_said_of_it_unless_it_is_asked_for():
+    assert not TRITON.concerns(Elman(2, 3))
+    assert "riton" not in kernels.choice(GRU(2, 3, dtype=BF16)).reason
+
+
+def test_without_a_device_it_is_not_there(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(kernels.choose.UnsupportedError, match="no CUDA device"):
+        kernels.use("triton")
+
+
+@pytest.mark.parametrize(
+    ("module", "compiler", "why"),
+    [(None, "gcc", "triton is not installed"), ("there", None, "needs a C compiler")],
+)
+def test_a_gpu_without_triton_or_a_compiler_says_why(module, compiler, why, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda _: module)
+    monkeypatch.setattr(engine.shutil, "which", lambda _: compiler)
+    monkeypatch.setattr(TRITON, "concerns", lambda _: True)  # as on a GPU
+    chosen = kernels.choice(LSTM(2, 3))
+    assert chosen.name != "triton"
+    assert "LSTM has no compiled kernel" in chosen.reason and why in chosen.reason
+
+
+def test_a_device_with_little_shared_memory_is_left_to_others(monkeypatch):
+    small = SimpleNamespace(name="a small one", shared_memory_per_block_optin=100 * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: small)
+    assert "227 KiB" in engine._trial(torch.device("cuda", 0))
+
+
+def test_a_first_sweep_that_fails_is_said_and_not_raised(monkeypatch):
+    from throughtime.kernels.gpu import launch
+
+    def broken(*_, **__):
+        raise RuntimeError("no ptxas\nfor this device")
+
+    monkeypatch.setattr(launch, "run_forward", broken)
+    told = launch.trial(torch.device("cpu"))
+    assert told == "Triton fails on cpu: RuntimeError: no ptxas"
+
+    def wrong(shape, keep, a, weight, bias, s_0, *_):
+        return torch.ones(a.shape[0] + 1, *s_0.shape), None, None
+
+    monkeypatch.setattr(launch, "run_forward", wrong)
+    monkeypatch.setattr(launch, "backward", lambda cell, tape, g: (g, g[:, 0]))
+    assert "was wrong by" in launch.trial(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "widest"),
+    [
+        ("tanh", BF16, 256), ("gru", BF16, 128), ("lstm", BF16, 128),
+        ("tanh", F32, 128), ("gru", F32, 64), ("lstm", F32, 64),
+    ],
+)  # fmt: skip
+def test_a_program_keeps_w_h_up_to_a_width(name, dtype, widest):
+    assert plan_for(name, widest, dtype).whole
+    assert not plan_for(name, widest + 1, dtype).whole
+
+
+def recorder(log: list[str]):
+    """Return what records work by doing it anew over the inputs it was given."""
+
+    def record(work, inputs):
+        log.append("recorded")
+        outputs = work(*inputs)
+
+        def replay() -> None:
+            log.append("replayed")
+            for kept, new in zip(outputs, work(*inputs), strict=True):
+                if kept is not None:
+                    kept.copy_(new)
+
+        return Recording(inputs, outputs, replay)
+
+    return record
+
+
+def test_the_second_sweep_of_a_shape_is_recorded_and_every_later_one_replayed():
+    log: list[str] = []
+    replays = Replays(most=2, record=recorder(log))
+    results = []
+    for value in (1.0, 2.0, 3.0):
+        given = (torch.full((3,), value), None)
+        results.append(replays.run("double", lambda a, _: (2 * a, None), given)[0])
+    assert log == ["recorded", "replayed", "replayed"]
+    assert [float(r[0]) for r in results] == [2, 4, 6]  # each has memory of its own
+
+
+def test_another_shape_or_kind_is_another_recording_and_old_ones_are_dropped():
+    log: list[str] = []
+    replays = Replays(most=2, record=recorder(log))
+    for given in (torch.ones(3), torch.ones(4), torch.ones(3, dtype=BF16), torch.ones(3)):
+        replays.run("double", lambda a: (2 * a,), (given,))
+    assert log == []
+    replays.run("double", lambda a: (2 * a,), (torch.ones(3),))
+    replays.run("triple", lambda a: (3 * a,), (torch.ones(3),))
+    assert log == ["recorded", "replayed"]

@@ -1,0 +1,77 @@
+"""What Triton's kernels take on sm_90, compiled here without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from throughtime.kernels.gpu.plan import MULTIPROCESSOR
+
+SCRIPT = Path(__file__).with_name("compiled_for_sm90.py")
+PLAIN = [
+    ("lstm", 128, "bf16", "forward_whole", "ragged"),
+    ("lstm", 128, "bf16", "backward_whole", "ragged"),
+    ("lstm", 1024, "bf16", "forward_step", "ragged"),
+    ("lstm", 1024, "bf16", "backward_step", "ragged"),
+]
+# The widest that a program keeps, of every recurrence and width of number.
+WIDEST = [
+    (cell, H, dtype, kernel, asked)
+    for cell, H, dtype in (
+        ("lstm", 64, "fp32"), ("gru", 64, "fp32"), ("gru", 128, "fp16"), ("tanh", 128, "fp32"),
+        ("relu", 256, "bf16"), ("sigmoid", 256, "fp16"),
+    )
+    for kernel in ("forward_whole", "backward_whole")
+    for asked in ("ragged",)
+] + [
+    (cell, H, dtype, kernel, asked)
+    for cell, H, dtype, way in (
+        ("gru", 512, "fp32", "step"), ("tanh", 1024, "bf16", "step"), ("lstm", 64, "fp16", "whole"),
+        ("gru", 64, "bf16", "whole"), ("identity", 64, "bf16", "whole"),
+    )
+    for kernel in (f"forward_{way}", f"backward_{way}")
+    for asked in ("plain", "flow")
+]  # fmt: skip
+# Bytes of registers that do not fit and are written to memory: 0 but for this one.
+STACK = {("lstm", 64, "fp32", "backward_whole", "ragged"): 64}
+
+
+@cache
+def compiled(kernels: tuple) -> dict[tuple, dict]:
+    """Compile kernels in a process of their own, where Triton does not interpret them."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
+    # The package and Triton are found where this process finds them.
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    command = [sys.executable, str(SCRIPT), *map(json.dumps, kernels)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode and "ptxas" in done.stderr and "not found" in done.stderr.lower():
+        pytest.skip(f"this Triton has no ptxas for sm_90: {done.stderr.strip().splitlines()[-1]}")
+    assert not done.returncode, done.stderr[-2000:]
+    lines = (json.loads(line) for line in done.stdout.splitlines())
+    return {tuple(line[:5]): line[5] for line in lines}
+
+
+def judge(kernels: list[tuple]) -> None:
+    for kernel, found in compiled(tuple(kernels)).items():
+        assert found["shared"] <= MULTIPROCESSOR, (kernel, found)
+        assert found["registers"] <= 255, (kernel, found)
+        assert found["stack"] <= STACK.get(kernel, 0), (kernel, found)
+        assert found["wgmma"] > 0 and found["mma"] == 0, (kernel, found)
+
+
+def test_they_fit_and_run_on_the_tensor_cores_without_spilling():
+    judge(PLAIN)
+
+
+@pytest.mark.slow
+def test_the_widest_of_each_recurrence_too():
+    judge(WIDEST)
