@@ -11,10 +11,12 @@ from torch.nn.utils.rnn import PackedSequence
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
 from ..node.compiled import compiled_bptt, kind_of
+from ..node.operator import is_to_onnx, onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
 from ..shapes import check
+from ..tape import joined
 from ..torch_state import is_transforming
 from .inputs import read, write
 from .own_cell import run_here
@@ -137,7 +139,10 @@ def run_cell(
     transformed = compiling and is_transforming()
     plain = not compiling or transformed or context is not None or cell._forward_pre_hooks
     kind = None if plain else kind_of(cell)
-    if kind is not None:
+    if kind is not None and is_to_onnx():
+        h, parts = onnx_layer(kind, cell.weights(), batch.x, s_0, batch.active, batch.reset)
+        s_T = joined(parts)
+    elif kind is not None:
         h, s_T = compiled_bptt(
             kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
         )
