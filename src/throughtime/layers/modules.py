@@ -14,6 +14,7 @@ from ..errors import DtypeError, InputTypeError, InputValueError
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
 from ..shapes import check_sizes
+from .leaf import leaf
 from .quick import quick
 from .stack import run
 from .through import notice
@@ -101,6 +102,9 @@ class _Through(nn.RNNBase):
             found = quick(self, input, lengths)
             if found is not None:
                 return found
+        found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "mask": mask})
+        if found is not None:
+            return found
         return run(self, input, hx, lengths=lengths, reset=reset, mask=mask)
 
 

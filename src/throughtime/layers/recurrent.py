@@ -11,14 +11,15 @@ from torch.nn.utils.rnn import PackedSequence
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
 from ..node.compiled import compiled_bptt, kind_of
-from ..node.operator import is_to_onnx, onnx_layer
+from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
 from ..shapes import check
 from ..tape import joined
-from ..torch_state import is_transforming
+from ..torch_state import is_to_onnx, is_transforming
 from .inputs import read, write
+from .leaf import leaf
 from .own_cell import run_here
 from .through import notice
 
@@ -105,6 +106,9 @@ class Recurrent(nn.Module):
                 for another cell than a `cells.Function`; within a trace, context that comes from
                 another traced layer.
         """
+        found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "context": context})
+        if found is not None:
+            return found
         return run_cell(self, input, hx, lengths=lengths, reset=reset, context=context)
 
 

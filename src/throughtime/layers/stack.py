@@ -15,12 +15,12 @@ from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
 from ..node.compiled import compiled_bptt
 from ..node.eager import bptt
-from ..node.operator import is_to_onnx, onnx_layer
+from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..shapes import check
 from ..tape import split
-from ..torch_state import is_jit_traced, is_transforming
+from ..torch_state import is_jit_traced, is_to_onnx, is_transforming
 from .inputs import Batch, dropout, lengths_of, read, under_autocast, write
 
 __all__ = ["cell_of", "run", "state_widths"]
@@ -164,7 +164,7 @@ def _one_direction(
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
     kind = ELMAN_MODES.get(module.mode, module.mode)
-    if is_to_onnx():
+    if torch.compiler.is_compiling() and is_to_onnx():
         masks = (batch.active, batch.reset)
         return onnx_layer(kind, _weights(module, suffix), x, s_0, *masks, reverse=reverse)
     if torch.compiler.is_compiling() and not is_transforming():

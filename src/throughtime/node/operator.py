@@ -7,18 +7,13 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 
-__all__ = ["is_to_onnx", "onnx_layer"]
+__all__ = ["onnx_layer"]
 
 # In which order ONNX has the gates that torch has as i, f, g, o and as r, z, n.
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
 # An opset that has the operators as they are written here; the exporter raises it as it is asked to.
 OPSET = 18
-
-
-def is_to_onnx() -> bool:
-    """Check whether `torch.onnx.export` with ``dynamo=True`` is at work."""
-    return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
 
 
 def onnx_layer(
