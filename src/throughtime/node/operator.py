@@ -12,7 +12,7 @@ __all__ = ["onnx_layer"]
 # In which order ONNX has the gates that torch has as i, f, g, o and as r, z, n.
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid", "identity": "Affine"}
-# An opset that has the operators as they are written here; the exporter raises it as it is asked to.
+# An opset that has the operators as they are written here; the exporter raises it as asked.
 OPSET = 18
 
 
