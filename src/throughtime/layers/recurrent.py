@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from .own_cell import run_here
 from .through import notice
 
 __all__ = ["Recurrent", "run_cell"]
+
+X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
 class Recurrent(nn.Module):
@@ -110,6 +113,20 @@ class Recurrent(nn.Module):
         if found is not None:
             return found
         return run_cell(self, input, hx, lengths=lengths, reset=reset, context=context)
+
+    if TYPE_CHECKING:  # what `forward` returns; `nn.Module` has Any
+
+        def __call__(
+            self,
+            input: X,
+            hx: Tensor | None = None,
+            *,
+            lengths: Tensor | Sequence[int] | None = None,
+            reset: Tensor | None = None,
+            context: Mapping[str, Tensor] | None = None,
+        ) -> tuple[X, Tensor]:
+            """Run the layer: `forward`."""
+            ...
 
 
 def run_cell(

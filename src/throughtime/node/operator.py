@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -97,8 +99,8 @@ def _in_order(parts: list[Tensor], gates: tuple[int, ...]) -> Tensor | None:
     return torch.cat(rows).unsqueeze(0) if rows else None
 
 
-def _attributes(kind: str, H: int, reverse: bool) -> dict[str, int | str | list[str] | list[float]]:
-    told: dict[str, int | str | list[str] | list[float]] = {
+def _attributes(kind: str, H: int, reverse: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {
         "hidden_size": H,
         "direction": "reverse" if reverse else "forward",
     }

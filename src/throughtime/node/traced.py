@@ -28,7 +28,7 @@ def held_to_its_steps(x: Tensor) -> Tensor:
             "the rest of a longer input. Pass dynamo=True, which takes any length."
         )
     T = int(x.shape[0])
-    alike = torch._shape_as_tensor(x)[0] == T
+    alike = torch.ops.aten._shape_as_tensor(x)[0] == T
     told = (
         f"this graph was traced for T={T} steps, and the input has another number. "
         "torch.export.export and torch.onnx.export(dynamo=True) take any; or trace again."
