@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.errors import UnsupportedError
 from throughtime.testing import assert_close
 
 pytestmark = [
@@ -62,7 +63,7 @@ def test_the_refusal_survives_freezing():
 
 def test_the_older_exporter_to_onnx_is_refused():
     pytest.importorskip("onnx", reason="onnx is not installed: pip install throughtime[onnx]")
-    with warnings.catch_warnings(), pytest.raises(tt.UnsupportedError, match="dynamo=True"):
+    with warnings.catch_warnings(), pytest.raises(UnsupportedError, match="dynamo=True"):
         warnings.simplefilter("ignore")
         torch.onnx.export(tt.LSTM(I, H), (torch.randn(T, B, I),), io.BytesIO(), dynamo=False)
 
