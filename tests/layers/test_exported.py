@@ -65,7 +65,8 @@ def test_the_older_exporter_to_onnx_is_refused():
     pytest.importorskip("onnx", reason="onnx is not installed: pip install throughtime[onnx]")
     with warnings.catch_warnings(), pytest.raises(UnsupportedError, match="dynamo=True"):
         warnings.simplefilter("ignore")
-        torch.onnx.export(tt.LSTM(I, H), (torch.randn(T, B, I),), io.BytesIO(), dynamo=False)
+        model = Model(tt.LSTM(I, H)).eval()
+        torch.onnx.export(model, (torch.randn(T, B, I),), io.BytesIO(), dynamo=False)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
