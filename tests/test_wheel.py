@@ -117,3 +117,14 @@ def test_install_without_a_compiler_works_and_says_what_is_missing(source: Path,
     found = step_in_clean_venv(tmp_path / "venv", source, PATH=str(path), CXX="", CC="")
     assert not found["native"] and found["ran"] == "reference"
     assert "no C++ compiler" in found["reason"] and "g++" in found["reason"]
+
+
+def test_a_wheel_without_kernels_is_for_any_machine(source: Path, tmp_path: Path):
+    pip("wheel", source, "--no-build-isolation", "-w", tmp_path / "dist", THROUGHTIME_PURE="1")
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if ".so" in name] and "throughtime/py.typed" in names
+    found = step_in_clean_venv(tmp_path / "venv", wheel)
+    assert not found["native"] and found["ran"] == "reference"
+    assert "THROUGHTIME_PURE" in found["reason"]

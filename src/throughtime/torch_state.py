@@ -17,6 +17,7 @@ __all__ = [
     "is_batched",
     "is_faked",
     "is_jit_traced",
+    "is_to_onnx",
     "is_transformed",
     "is_transforming",
     "only_maps",
@@ -32,6 +33,16 @@ def is_transforming() -> bool:
 def is_jit_traced() -> bool:
     """Check whether `torch.jit.trace` is recording."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_to_onnx() -> bool:
+    """Check whether `torch.onnx.export` is at work."""
+    return torch.onnx.is_in_onnx_export()
+
+
+# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
+# mark, and imports the compiler, which takes a second.
+is_to_onnx._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:

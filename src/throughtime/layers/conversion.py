@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -25,7 +25,15 @@ BACK: Kinds = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
 TORCHS_NONLINEARITIES = ("tanh", "relu")
 
 
-def convert(model: M) -> M:
+@overload
+def convert(model: nn.RNN) -> RNN: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def convert(model: nn.LSTM) -> LSTM: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def convert(model: nn.GRU) -> GRU: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def convert(model: M) -> M: ...
+def convert(model: nn.Module) -> nn.Module:
     """Replace every `nn.RNN`, `nn.LSTM` and `nn.GRU` in place by the layer of this package.
 
     The module object stays and changes its class, so parameters, optimizers, hooks,
@@ -64,7 +72,15 @@ def convert(model: M) -> M:
     return model
 
 
-def unconvert(model: M) -> M:
+@overload
+def unconvert(model: RNN) -> nn.RNN: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def unconvert(model: LSTM) -> nn.LSTM: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def unconvert(model: GRU) -> nn.GRU: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def unconvert(model: M) -> M: ...
+def unconvert(model: nn.Module) -> nn.Module:
     """Turn every `tt.RNN`, `tt.LSTM` and `tt.GRU` in place back into ``torch.nn``'s.
 
     For export, and for whoever asks for an `nn.LSTM`. The module object and its Parameters stay, as

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,14 @@ from ..errors import DtypeError, InputTypeError, InputValueError
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
 from ..shapes import check_sizes
+from .leaf import leaf
 from .quick import quick
 from .stack import run
 from .through import notice
 
 __all__ = ["GRU", "LSTM", "RNN"]
+
+X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
 class _Through(nn.RNNBase):
@@ -101,6 +105,9 @@ class _Through(nn.RNNBase):
             found = quick(self, input, lengths)
             if found is not None:
                 return found
+        found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "mask": mask})
+        if found is not None:
+            return found
         return run(self, input, hx, lengths=lengths, reset=reset, mask=mask)
 
 
@@ -176,6 +183,20 @@ class RNN(_Through):
         self.nonlinearity = nonlinearity
         self.mode = f"RNN_{nonlinearity.upper()}"
 
+    if TYPE_CHECKING:  # what `forward` returns; `nn.Module` has Any
+
+        def __call__(
+            self,
+            input: X,
+            hx: Tensor | None = None,
+            *,
+            lengths: Tensor | Sequence[int] | None = None,
+            reset: Tensor | None = None,
+            mask: Tensor | None = None,
+        ) -> tuple[X, Tensor]:
+            """Run the layer: `forward`."""
+            ...
+
 
 class LSTM(_Through):
     """`torch.nn.LSTM` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.LSTM`.
@@ -225,6 +246,20 @@ class LSTM(_Through):
             bidirectional, proj_size, device=device, dtype=dtype, through=through,
         )  # fmt: skip
 
+    if TYPE_CHECKING:  # what `forward` returns; `nn.Module` has Any
+
+        def __call__(
+            self,
+            input: X,
+            hx: tuple[Tensor, Tensor] | None = None,
+            *,
+            lengths: Tensor | Sequence[int] | None = None,
+            reset: Tensor | None = None,
+            mask: Tensor | None = None,
+        ) -> tuple[X, tuple[Tensor, Tensor]]:
+            """Run the layer: `forward`."""
+            ...
+
 
 class GRU(_Through):
     """`torch.nn.GRU` by exact BPTT (eq. 1, 9, 5); equations at `throughtime.cells.GRU`.
@@ -272,3 +307,17 @@ class GRU(_Through):
             "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, device=device, dtype=dtype, through=through,
         )  # fmt: skip
+
+    if TYPE_CHECKING:  # what `forward` returns; `nn.Module` has Any
+
+        def __call__(
+            self,
+            input: X,
+            hx: Tensor | None = None,
+            *,
+            lengths: Tensor | Sequence[int] | None = None,
+            reset: Tensor | None = None,
+            mask: Tensor | None = None,
+        ) -> tuple[X, Tensor]:
+            """Run the layer: `forward`."""
+            ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,21 @@ from torch.nn.utils.rnn import PackedSequence
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
 from ..node.compiled import compiled_bptt, kind_of
+from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
 from ..shapes import check
-from ..torch_state import is_transforming
+from ..tape import joined
+from ..torch_state import is_to_onnx, is_transforming
 from .inputs import read, write
+from .leaf import leaf
 from .own_cell import run_here
 from .through import notice
 
 __all__ = ["Recurrent", "run_cell"]
+
+X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
 class Recurrent(nn.Module):
@@ -103,7 +109,24 @@ class Recurrent(nn.Module):
                 for another cell than a `cells.Function`; within a trace, context that comes from
                 another traced layer.
         """
+        found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "context": context})
+        if found is not None:
+            return found
         return run_cell(self, input, hx, lengths=lengths, reset=reset, context=context)
+
+    if TYPE_CHECKING:  # what `forward` returns; `nn.Module` has Any
+
+        def __call__(
+            self,
+            input: X,
+            hx: Tensor | None = None,
+            *,
+            lengths: Tensor | Sequence[int] | None = None,
+            reset: Tensor | None = None,
+            context: Mapping[str, Tensor] | None = None,
+        ) -> tuple[X, Tensor]:
+            """Run the layer: `forward`."""
+            ...
 
 
 def run_cell(
@@ -137,7 +160,10 @@ def run_cell(
     transformed = compiling and is_transforming()
     plain = not compiling or transformed or context is not None or cell._forward_pre_hooks
     kind = None if plain else kind_of(cell)
-    if kind is not None:
+    if kind is not None and is_to_onnx():
+        h, parts = onnx_layer(kind, cell.weights(), batch.x, s_0, batch.active, batch.reset)
+        s_T = joined(parts)
+    elif kind is not None:
         h, s_T = compiled_bptt(
             kind, cell.weights(), module.through, batch.x, s_0, batch.active, batch.reset
         )

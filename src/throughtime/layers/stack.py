@@ -15,11 +15,12 @@ from ..cells.base import AbstractCell, GatedWeights
 from ..errors import InputTypeError
 from ..node.compiled import compiled_bptt
 from ..node.eager import bptt
+from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..shapes import check
 from ..tape import split
-from ..torch_state import is_jit_traced, is_transforming
+from ..torch_state import is_jit_traced, is_to_onnx, is_transforming
 from .inputs import Batch, dropout, lengths_of, read, under_autocast, write
 
 __all__ = ["cell_of", "run", "state_widths"]
@@ -162,9 +163,12 @@ def _one_direction(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
     schedule = getattr(module, "through", FULL)
+    kind = ELMAN_MODES.get(module.mode, module.mode)
+    if torch.compiler.is_compiling() and is_to_onnx():
+        masks = (batch.active, batch.reset)
+        return onnx_layer(kind, _weights(module, suffix), x, s_0, *masks, reverse=reverse)
     if torch.compiler.is_compiling() and not is_transforming():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
-        kind = ELMAN_MODES.get(module.mode, module.mode)
         weights, widths = _weights(module, suffix), state_widths(module)
 
         def through(x, s_0, *masks):

@@ -14,10 +14,11 @@ from ..kernels import Prepared, by_row
 from ..schedules import FULL, AbstractSchedule
 from ..schedules.base import check_schedule
 from ..tape import Tape, complete, joined, split
-from ..torch_state import is_transformed, only_maps
+from ..torch_state import is_jit_traced, is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
 from .recording import Call, Gate, Key, Recording
+from .traced import held_to_its_steps
 
 __all__ = ["bptt", "bptt_prepared"]
 
@@ -53,7 +54,8 @@ def bptt(
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
 
     Raises:
-        UnsupportedError: the schedule cuts what second derivatives and transforms need.
+        UnsupportedError: the schedule cuts what second derivatives and transforms need; or
+            `torch.onnx.export` with ``dynamo=False`` is at work.
 
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
@@ -69,6 +71,8 @@ def bptt(
         if is_transformed((x, s_0, *weights.values())):
             if torch.is_grad_enabled() or not only_maps():
                 refuse_truncation(through)
+            if is_jit_traced():
+                x = held_to_its_steps(x)
             with own_precision(x):
                 s_0 = begin(cell, x) if s_0 is None else s_0
                 h, s_T = sweep.unroll(cell, x, s_0, active, reset)

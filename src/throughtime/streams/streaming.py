@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor, nn
 
@@ -29,7 +29,32 @@ from .overlapping import Tail, split
 
 __all__ = ["Stream", "stream"]
 
+P = TypeVar("P")  # what a segment is: what the source is, or a piece of it
+W = TypeVar("W", bound="Tensor | tuple[Any, ...] | Mapping[Any, Any]")
 
+
+@overload
+def stream(
+    model: nn.Module,
+    source: W,
+    *,
+    window: int | None = None,
+    detach: bool = True,
+    reset: Tensor | int | str | None = None,
+    batch_first: bool | None = None,
+    overlap: int = 0,
+) -> Stream[W]: ...
+@overload
+def stream(
+    model: nn.Module,
+    source: Iterable[P],
+    *,
+    window: int | None = None,
+    detach: bool = True,
+    reset: Tensor | int | str | None = None,
+    batch_first: bool | None = None,
+    overlap: int = 0,
+) -> Stream[P]: ...
 def stream(
     model: nn.Module,
     source: Any,
@@ -39,7 +64,7 @@ def stream(
     reset: Tensor | int | str | None = None,
     batch_first: bool | None = None,
     overlap: int = 0,
-) -> Stream:
+) -> Stream[Any]:
     """Go through a sequence in segments, carrying the state of every recurrent layer on (eq. 1).
 
     In the loop's body each recurrent layer of ``model``, called without a state, begins from the
@@ -104,7 +129,7 @@ def stream(
     return Stream(model, source, window, detach, reset, batch_first, overlap)
 
 
-class Stream:
+class Stream(Generic[P]):
     """The segments of a sequence, and the state between them; `stream` makes one.
 
     A loop over it goes on where the last one stopped. After one that came to the end it begins
@@ -173,7 +198,7 @@ class Stream:
         """
         return {**self._state, **self._after}
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[P]:
         """Go through the segments.
 
         Yields:

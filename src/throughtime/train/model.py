@@ -77,7 +77,7 @@ class CharModel(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(characters, settings.width)
         layer = CELLS[settings.cell]
-        self.layer = layer(settings.width, settings.hidden, num_layers=settings.layers)
+        self.layer: nn.Module = layer(settings.width, settings.hidden, num_layers=settings.layers)
         self.readout = nn.Linear(settings.hidden, characters)
         if settings.longest:
             chrono_(self.layer, settings.longest)

@@ -99,9 +99,10 @@ def library() -> Library:
     if not _PATH.exists():
         return Library(
             None,
-            "the compiled kernels are not part of this installation, because there was no C++ "
-            "compiler when it was installed. Install g++ or clang++, then run "
-            "'pip install --force-reinstall --no-deps throughtime'.",
+            "the compiled kernels are not part of this installation: there was no C++ compiler "
+            "when it was built, or it is the wheel for any machine (THROUGHTIME_PURE). Install g++ "
+            "or clang++, then run "
+            "'pip install --force-reinstall --no-deps --no-binary throughtime throughtime'.",
             "",
         )
     try:

@@ -200,7 +200,7 @@ def tile_norm(h, c, CELL: tl.constexpr):
     largest = tl.max(tl.abs(h), 0)
     if CELL == "lstm":
         largest = tl.maximum(largest, tl.max(tl.abs(c), 0))
-    scale = tl.where((largest > 0) & (largest < float("inf")), largest, 1.0)
+    scale = tl.where((largest > 0) & (largest < float("inf")), largest, 1.0)  # pyright: ignore[reportOperatorIssue]
     squares = tl.sum((h / scale[None, :]) * (h / scale[None, :]), 0)
     if CELL == "lstm":
         squares += tl.sum((c / scale[None, :]) * (c / scale[None, :]), 0)

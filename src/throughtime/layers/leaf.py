@@ -1,0 +1,33 @@
+"""A layer under `torch.fx.symbolic_trace`: a leaf of the graph, as torch's own layers are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx import Proxy, Tracer
+
+__all__ = ["leaf"]
+
+
+def leaf(module: nn.Module, input: object, hx: object, options: dict[str, Any]) -> Proxy | None:
+    """Return the call of a layer as one node of the graph that a tracer draws; None without one.
+
+    `torch.fx` takes modules of ``torch.nn`` as leaves by where their class was written, and would
+    go into others, whose steps depend on values that it does not have.
+
+    Args:
+        module: the layer that is called.
+        input: what was given for x.
+        hx: the initial state.
+        options: the call's other arguments, by name.
+    """
+    given = [value for value in (input, hx, *options.values()) if isinstance(value, Proxy)]
+    if not given or not isinstance(given[0].tracer, Tracer):
+        return None
+    tracer = given[0].tracer
+    said = {"hx": hx, **options}
+    path = tracer.path_of_module(module)
+    return tracer.create_proxy(
+        "call_module", path, (input,), {n: v for n, v in said.items() if v is not None}
+    )

@@ -1,0 +1,38 @@
+"""What `torch.jit.trace` records of a layer: the steps of the one input that it saw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..torch_state import is_to_onnx
+
+__all__ = ["held_to_its_steps"]
+
+
+def held_to_its_steps(x: Tensor) -> Tensor:
+    """Return x (T, B, I), such that a traced graph refuses another number of steps than T.
+
+    A trace unrolls the steps; on a longer input it would leave out the rest and say nothing.
+
+    Args:
+        x: the input of a layer that is traced.
+
+    Raises:
+        UnsupportedError: the older exporter to ONNX traces, which would drop the refusal.
+    """
+    if is_to_onnx():
+        raise UnsupportedError(
+            "torch.onnx.export with dynamo=False writes the steps of one length, and leaves out "
+            "the rest of a longer input. Pass dynamo=True, which takes any length."
+        )
+    T = int(x.shape[0])
+    alike = torch.ops.aten._shape_as_tensor(x)[0] == T
+    told = (
+        f"this graph was traced for T={T} steps, and the input has another number. "
+        "torch.export.export and torch.onnx.export(dynamo=True) take any; or trace again."
+    )
+    # The tracer leaves out what nothing depends on, so that x has to depend on the check.
+    one = torch.ones((), dtype=x.dtype, device=alike.device)
+    return x * torch.ops.aten._functional_assert_async.msg(alike, told, one)

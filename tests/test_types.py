@@ -1,0 +1,123 @@
+"""What a type checker makes of a user's file: layers, conversion and streams are what they are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import throughtime as tt
+
+RIGHT = """
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from typing_extensions import assert_type
+
+import throughtime as tt
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = tt.LSTM(3, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        h, (h_n, c_n) = self.layer(x, lengths=lengths)
+        assert_type(c_n, Tensor)
+        return h + h_n
+
+
+x = torch.zeros(7, 2, 3)
+assert_type(tt.LSTM(3, 5)(x), tuple[Tensor, tuple[Tensor, Tensor]])
+assert_type(tt.GRU(3, 5)(x, torch.zeros(1, 2, 5)), tuple[Tensor, Tensor])
+assert_type(tt.RNN(3, 5)(x, reset=x[..., 0] > 0), tuple[Tensor, Tensor])
+assert_type(tt.Recurrent(tt.cells.LSTM(3, 5))(x), tuple[Tensor, Tensor])
+assert_type(tt.GRU(3, 5)(pack_sequence([x[:, 0]])), tuple[PackedSequence, Tensor])
+
+assert_type(tt.convert(Net()), Net)
+assert_type(tt.unconvert(Net()), Net)
+assert_type(tt.set_through(Net(), tt.Full()), Net)
+assert_type(tt.convert(nn.GRU(3, 5)), tt.GRU)
+assert_type(tt.unconvert(tt.LSTM(3, 5)), nn.LSTM)
+
+net = Net()
+for part in tt.stream(net, x, window=2):
+    assert_type(part, Tensor)
+for inputs, targets in tt.stream(net, (x, x), window=2):
+    assert_type(inputs, Tensor)
+for named in tt.stream(net, {"x": x}, window=2):
+    assert_type(named, dict[str, Tensor])
+for piece in tt.stream(net, [(x, 1), (x, 2)]):
+    assert_type(piece, tuple[Tensor, int])
+stream: tt.Stream[Tensor] = tt.stream(net, x)
+
+with tt.trace(net) as trace:
+    loss = net(x, torch.tensor([7, 2])).sum()
+assert_type(trace.flow(loss), tt.Flow)
+"""
+# Each line is an error of its own.
+WRONG = """
+import torch, throughtime as tt
+x = torch.zeros(7, 2, 3)
+tt.LSTM(3, 5)(x)[1].shape
+tt.GRU(3, 5)(x, (x, x))
+tt.LSTM(3, 5)(x, length=[7, 2])
+tt.convert(tt.GRU(3, 5)).no_such_name.more
+next(iter(tt.stream(tt.GRU(3, 5), x, window=2))).keys()
+"""
+WRONG_LINES = [4, 5, 6, 7, 8]
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    (tmp_path / "right.py").write_text(RIGHT, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text(WRONG, encoding="utf-8")
+    return tmp_path
+
+
+def checked(folder: Path, *command: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return run.stdout
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(tt.__file__).parent / "py.typed").is_file()
+
+
+def test_pyright_knows_what_a_user_gets(user: Path):
+    if find_spec("pyright") is None:
+        pytest.skip("no pyright here: pip install 'throughtime[dev]'")
+    found = json.loads(
+        checked(user, "pyright", "--outputjson", "--pythonpath", sys.executable, ".")
+    )
+    assert found["summary"]["filesAnalyzed"] == 2
+    errors = [
+        (Path(one["file"]).name, one["range"]["start"]["line"] + 1, one["message"])
+        for one in found["generalDiagnostics"]
+        if one["severity"] == "error"
+    ]
+    right = [error for error in errors if error[0] == "right.py"]
+    assert not right, right
+    assert sorted({line for _, line, _ in errors}) == WRONG_LINES
+
+
+@pytest.mark.slow
+def test_mypy_knows_what_a_user_gets(user: Path):
+    if find_spec("mypy") is None:
+        pytest.skip("no mypy here: pip install mypy")
+    told = checked(
+        user, "mypy", "--follow-imports=silent", "--no-error-summary", "--show-error-codes",
+        "--python-executable", sys.executable, "right.py", "wrong.py",
+    )  # fmt: skip
+    where = {line.split(":", 2)[0] + ":" + line.split(":", 2)[1] for line in told.splitlines()}
+    assert {at for at in where if at.startswith("right.py")} == set(), told
+    # mypy takes what `nn.Module.__getattr__` may return for whatever is asked of it.
+    assert {f"wrong.py:{line}" for line in (4, 5, 6, 8)} <= where, told
