@@ -12,7 +12,7 @@ from ..cells.base import AbstractCell
 from ..errors import UnsupportedError
 from ..schedules import Schedule
 from ..tape import Tape
-from .nonfinite import NonFinite
+from .nonfinite import NonFinite, Terms
 
 __all__ = ["LayerView", "gain", "least"]
 
@@ -119,6 +119,11 @@ class LayerView(Protocol):
     @property
     def preact_adjoints(self) -> Tensor:
         """The adjoints of the summed loss that the weights' gradients are made of, (T, B, ·)."""
+        ...
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The gradients that the summed loss leaves in the weights and the input."""
         ...
 
     @cached_property

@@ -177,10 +177,9 @@ def _derivative(seen: Seen, bad: NonFinite, at: str) -> Finding:
 
 def _in_the_weights(seen: Seen) -> Finding | None:
     """Look at the terms of dE/dW and dE/dx, where everything up to the adjoints is finite."""
-    terms: Terms | None = getattr(seen.layer, "terms", None)  # only where a sweep takes the steps
-    if seen.cell is None or terms is None:
+    if seen.cell is None:
         return None
-    bad = in_terms(terms)
+    bad = in_terms(seen.layer.terms)
     if bad is None:
         return None
     where = "their sum over steps" if bad.step == 0 else step_of(seen, bad.step)
