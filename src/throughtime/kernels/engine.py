@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from ..cells import AbstractCell
@@ -24,6 +25,7 @@ __all__ = [
     "Outputs",
     "Prepared",
     "states",
+    "unfit",
 ]
 
 
@@ -291,3 +293,25 @@ def states(s: Tensor) -> Tensor:
     Writing into them counts as a change of h, not of s.
     """
     return s.narrow(0, 1, s.shape[0] - 1).data
+
+
+def unfit(tensor: Tensor, weight: Tensor) -> str:
+    """Return why a kernel cannot be given the address of this tensor; "" if it can.
+
+    Args:
+        tensor: what a kernel would read or write.
+        weight: one of the cell's, whose dtype and device it must have.
+    """
+    if tensor.layout != torch.strided:
+        return f"a tensor has the layout {tensor.layout}."
+    if tensor.dtype not in (weight.dtype, torch.bool):
+        return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+    if tensor.device != weight.device:
+        return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
+    if tensor.is_neg():
+        return "a tensor is a view that stands for the negative of its memory."
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
+    return ""

@@ -12,7 +12,7 @@ from ...cells import GRU, LSTM, AbstractCell, Elman, LayerNormLSTM
 from ...tape import Gradients, Tape, complete
 from ...torch_state import is_faked
 from ..chosen import Choice
-from ..engine import Demand, Engine, Losses, Outputs, states
+from ..engine import Demand, Engine, Losses, Outputs, states, unfit
 from . import library, run
 from .arguments import Span
 from .prepared import PreparedSweeps
@@ -281,16 +281,4 @@ def _no_kernel(cell: AbstractCell) -> str:
 
 def _unfit(tensor: Tensor, weight: Tensor) -> str:
     """Return why native code cannot be given this tensor."""
-    if tensor.layout != torch.strided:
-        return f"a tensor has the layout {tensor.layout}."
-    if tensor.dtype not in (weight.dtype, torch.bool):
-        return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
-    if tensor.device != weight.device:
-        return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
-    if tensor.is_neg():
-        return "a tensor is a view that stands for the negative of its memory."
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
-    return "a tensor has no memory: its storage was emptied."
+    return unfit(tensor, weight) or "a tensor has no memory: its storage was emptied."

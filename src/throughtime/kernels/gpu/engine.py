@@ -17,7 +17,7 @@ from ...cells import AbstractCell
 from ...tape import Tape, complete
 from ...torch_state import is_faked
 from ..chosen import Choice, wanted
-from ..engine import Demand, Losses
+from ..engine import Demand, Losses, unfit
 from ..plain.engine import Plain
 from .plan import MULTIPROCESSOR, plan_for, recurrence
 
@@ -71,7 +71,7 @@ class Triton(Plain):
         if is_faked(weight):
             return "a mode of torch's dispatcher makes tensors without memory."
         for tensor in (*demand.tensors, *cell._parameters.values()):
-            if tensor is not None and (told := _unfit(tensor, weight)):
+            if tensor is not None and (told := unfit(tensor, weight)):
                 return told
         if demand.T == 0 or demand.rows == 0:
             return "there is nothing to compute: no step or no row."
@@ -141,20 +141,3 @@ def _last_entry(g: Tensor) -> Tensor:
     """Return the last step, from 1, at which each loss has a gradient that is not 0."""
     entered = (g != 0).flatten(2).any(-1)
     return (entered * torch.arange(1, g.shape[1] + 1, device=g.device)).amax(1)
-
-
-def _unfit(tensor: Tensor, weight: Tensor) -> str:
-    """Return why a kernel cannot be given this tensor; "" if it can."""
-    if tensor.layout != torch.strided:
-        return f"a tensor has the layout {tensor.layout}."
-    if tensor.dtype not in (weight.dtype, torch.bool):
-        return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
-    if tensor.device != weight.device:
-        return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
-    if tensor.is_neg():
-        return "a tensor is a view that stands for the negative of its memory."
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return "a tensor has no memory of its own: it is seen by vmap or by the compiler."
-    return ""
