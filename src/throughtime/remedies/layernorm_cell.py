@@ -9,7 +9,7 @@ from ..errors import InputTypeError
 from ..layers import LSTM
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
-from .stacked import Stacked, copy_weights, stackable
+from .stacked import Stacked, cells_over, stackable
 
 __all__ = ["LAYERNORM", "layer_normed"]
 
@@ -39,15 +39,7 @@ def layer_normed(layer: nn.Module) -> Stacked:
             "layer_normed takes an nn.LSTM or tt.LSTM of one direction without projection and "
             f"dropout; got {type(layer).__name__}."
         )
-    weight = next(iter(layer.parameters()))
-    like = {"device": weight.device, "dtype": weight.dtype}
-    cells = []
-    for number in range(layer.num_layers):
-        width = layer.hidden_size if number else layer.input_size
-        cell = LayerNormLSTM(width, layer.hidden_size, bias=bool(layer.bias), **like)
-        copy_weights(cell, layer, number)
-        cells.append(cell)
-    return Stacked(cells, layer.batch_first, parts=2)
+    return Stacked(cells_over(layer, LayerNormLSTM), layer.batch_first, parts=2)
 
 
 def _fits(case: Case, place: Place) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from ..cells import Leaky
@@ -9,7 +11,7 @@ from ..errors import InputTypeError, InputValueError
 from ..layers import RNN
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
-from .stacked import Stacked, copy_weights, stackable
+from .stacked import Stacked, cells_over, stackable
 
 __all__ = ["LEAKY", "leaky"]
 
@@ -43,16 +45,8 @@ def leaky(layer: nn.Module, alpha: float) -> Stacked:
         )
     if not 0 < alpha <= 1:
         raise InputValueError(f"alpha must lie in (0, 1]; got {alpha!r}.")
-    weight = next(iter(layer.parameters()))
-    like = {"device": weight.device, "dtype": weight.dtype}
-    cells = []
-    for number in range(layer.num_layers):
-        width = layer.hidden_size if number else layer.input_size
-        f = layer.nonlinearity
-        cell = Leaky(width, layer.hidden_size, alpha, f, bias=bool(layer.bias), **like)
-        copy_weights(cell, layer, number)
-        cells.append(cell)
-    return Stacked(cells, layer.batch_first)
+    kind = partial(Leaky, alpha=alpha, nonlinearity=layer.nonlinearity)
+    return Stacked(cells_over(layer, kind), layer.batch_first)
 
 
 def _fits(case: Case, place: Place) -> bool:

@@ -9,7 +9,7 @@ from ..errors import InputTypeError
 from ..layers import LSTM
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
-from .stacked import Stacked, copy_weights, stackable
+from .stacked import Stacked, cells_over, stackable
 from .uniform_gates import uniform_gates_
 
 __all__ = ["REFINE_GATES", "refined"]
@@ -46,14 +46,7 @@ def refined(layer: nn.Module, generator: Generator | None = None) -> Stacked:
             "refined takes an nn.LSTM or tt.LSTM of one direction without projection and dropout; "
             f"got {type(layer).__name__}."
         )
-    weight = next(iter(layer.parameters()))
-    like = {"device": weight.device, "dtype": weight.dtype}
-    cells = []
-    for number in range(layer.num_layers):
-        width = layer.hidden_size if number else layer.input_size
-        cell = RefineLSTM(width, layer.hidden_size, bias=bool(layer.bias), **like)
-        copy_weights(cell, layer, number)
-        cells.append(uniform_gates_(cell, generator))
+    cells = [uniform_gates_(cell, generator) for cell in cells_over(layer, RefineLSTM)]
     made = Stacked(cells, layer.batch_first, parts=2)
     made.train(layer.training)
     return made

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..cells.base import AbstractCell
 from ..layers import Recurrent
 
-__all__ = ["Stacked", "copy_weights", "stackable"]
+__all__ = ["Stacked", "cells_over", "stackable"]
+
+C = TypeVar("C", bound=AbstractCell)
 
 
 class Stacked(nn.Module):
@@ -54,7 +56,7 @@ class Stacked(nn.Module):
         """Do nothing: there is no fused module to prepare."""
 
 
-def copy_weights(cell: nn.Module, layer: nn.RNNBase, number: int) -> None:
+def _copy_weights(cell: nn.Module, layer: nn.RNNBase, number: int) -> None:
     """Copy W_x, W_h and the biases of one level of a layer into a cell.
 
     Args:
@@ -67,6 +69,24 @@ def copy_weights(cell: nn.Module, layer: nn.RNNBase, number: int) -> None:
         if weight is not None:
             with torch.no_grad():
                 getattr(cell, name).copy_(weight)
+
+
+def cells_over(layer: nn.RNNBase, kind: Callable[..., C]) -> list[C]:
+    """Return a cell for each level of a layer, with copies of its W_x, W_h and biases.
+
+    Args:
+        layer: what they stand for.
+        kind: of input size, hidden size, bias, device and dtype.
+    """
+    weight = next(iter(layer.parameters()))
+    like = {"device": weight.device, "dtype": weight.dtype}
+    cells = []
+    for number in range(layer.num_layers):
+        width = layer.hidden_size if number else layer.input_size
+        cell = kind(width, layer.hidden_size, bias=bool(layer.bias), **like)
+        _copy_weights(cell, layer, number)
+        cells.append(cell)
+    return cells
 
 
 def stackable(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
