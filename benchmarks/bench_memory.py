@@ -70,18 +70,16 @@ def resident(kind: str) -> float:
     return int(kept[1]) / 1024
 
 
-def child(name: str) -> None:
+def child(name: str, steps: int) -> None:
     """Print what one gradient adds to this process's peak, its seconds, and the peak itself."""
     bare = resident("VmRSS")
     if name == "million":
         model = Model()
         optimizer = torch.optim.Adam(model.parameters())
         work = lambda steps: train(model, optimizer, steps)  # noqa: E731
-        steps = MILLION
     else:
-        layer, x = tt.LSTM(I, H, through=SCHEDULES[name]), torch.randn(T, B, I)
+        layer, x = tt.LSTM(I, H, through=SCHEDULES[name]), torch.randn(steps, B, I)
         work = lambda steps: gradient(layer, x[:steps])  # noqa: E731
-        steps = T
     work(1000)
     # What the warm-up freed goes back, or the work would find it and seem to need less.
     ctypes.CDLL(None).malloc_trim(0)
@@ -118,11 +116,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--child", choices=[*SCHEDULES, "million"])
+    options.add_argument("--steps", type=int, help="of the child's sequence")
     given = options.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if given.child:
-        child(given.child)
+        child(given.child, given.steps or (MILLION if given.child == "million" else T))
         return
     took = ratios(given.rounds)
     peaks = {name: measured(name)[0] for name in SCHEDULES}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
-from throughtime.kernels.check import check_kernel, term_error
+from throughtime.kernels.check import Reference, check_kernel, term_error
 from throughtime.kernels.cpu import library as native
 
 pytestmark = pytest.mark.skipif(
@@ -56,20 +56,37 @@ def regime(cell, name):
     return cell
 
 
-@pytest.fixture(params=native.isas())
-def isa(request):
-    was = native.isa()
-    native.set_isa(request.param)
-    yield request.param
-    native.set_isa(was)
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Leave the instruction set and the number of threads as they were."""
+    isa, threads = native.isa(), torch.get_num_threads()
+    yield
+    native.set_isa(isa)
+    torch.set_num_threads(threads)
+
+
+def check_on_every_isa(cell, tolerance=None, **problem):
+    """Return the errors on each; the reference, which takes the time, is computed once."""
+    reference, errors = Reference(cell, **problem), {}
+    for isa in native.isas():
+        native.set_isa(isa)
+        errors[isa] = reference.check(tolerance=tolerance)
+    return errors
+
+
+def check_on_threads(cell, **problem):
+    reference = Reference(cell, **problem)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        reference.check()
 
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("H", WIDTHS)
-def test_every_term(name, H, isa):
+def test_every_term(name, H):
     torch.manual_seed(H)
     for span, resets in (("all", False), ("prefix", True), ("suffix", False)):
-        check_kernel(CELLS[name](4, H), span=span, resets=resets)
+        check_on_every_isa(CELLS[name](4, H), span=span, resets=resets)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -89,12 +106,12 @@ def test_one_step_and_one_row(name):
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "layer norm"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_tape_written_past_the_caches(name, dtype, isa):
+def test_tape_written_past_the_caches(name, dtype):
     """Over 4 MB, and H a multiple of what a line holds."""
     torch.manual_seed(5)
     tolerance = 1e-10 if dtype is torch.float64 else 1e-3
     for span, resets in (("all", False), ("prefix", True)):
-        check_kernel(
+        check_on_every_isa(
             CELLS[name](4, 64), T=150, B=32, V=1, span=span, resets=resets, dtype=dtype,
             tolerance=tolerance,
         )  # fmt: skip
@@ -118,19 +135,22 @@ def test_shapes_drawn(name, T, B, I, H, V, span, resets, seed):
 
 
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "lstm", "gru", "layer norm"])
-def test_float32_within_1e5_of_float64_over_2000_steps(name, isa):
+def test_float32_within_1e5_of_float64_over_2000_steps(name):
     torch.manual_seed(3)
-    errors = check_kernel(
+    found = check_on_every_isa(
         regime(CELLS[name](4, 24), "contracting"), T=2000, B=2, V=1, dtype=torch.float32,
         tolerance=1.0,
     )  # fmt: skip
-    for quantity in ("s", "x", "delta_0", "weight_hh", "weight_ih", "bias_hh"):
-        assert errors[quantity] < 1e-5, (quantity, errors)
+    for isa, errors in found.items():
+        for quantity in ("s", "x", "delta_0", "weight_hh", "weight_ih", "bias_hh"):
+            assert errors[quantity] < 1e-5, (isa, quantity, errors)
 
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("isa", native.isas())
 def test_non_finite_input_comes_out_where_torch_puts_it(name, bad, isa):
+    native.set_isa(isa)
     torch.manual_seed(4)
     cell = CELLS[name](1, 18)
     x = torch.randn(6, 3, 1, dtype=torch.float64)
@@ -152,35 +172,29 @@ def test_non_finite_input_comes_out_where_torch_puts_it(name, bad, isa):
         assert term_error(a.where(a.isfinite(), 0), b.where(b.isfinite(), 0)) < 1e-10
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    was = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(was)
-
-
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("span", ["all", "prefix", "suffix"])
-def test_more_steps_than_may_wait(name, span, threads):
+def test_more_steps_than_may_wait(name, span):
     """The products outside the steps are taken in rounds, while what they read is in cache."""
     torch.manual_seed(6)
     cell = CELLS[name](70, 26)
     for T, B in ((110, 7), (400, 1), (9, 70)):
-        check_kernel(cell, T=T, B=B, V=1, span=span, resets=span != "all")
+        check_on_threads(cell, T=T, B=B, V=1, span=span, resets=span != "all")
 
 
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("B", [1, 2, 3, 5, 7])
-def test_columns_shared_by_threads(name, B, threads):
+def test_columns_shared_by_threads(name, B):
     """Few rows and a large H: the threads of a group share its columns, with a barrier a step."""
     torch.manual_seed(B)
     for span, resets in (("all", False), ("prefix", False), ("suffix", True)):
-        check_kernel(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)
+        check_on_threads(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("isa", native.isas())
 def test_the_sigmoid_is_a_number_where_its_exponential_is_about_to_overflow(dtype, isa):
+    native.set_isa(isa)
     cell = CELLS["sigmoid"](1, 1).to(dtype)
     with torch.no_grad():
         for weight in cell.weights().values():

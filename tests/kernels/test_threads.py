@@ -14,16 +14,17 @@ import pytest
 SWEEPS = """
 import torch
 from throughtime import cells
-from throughtime.testing import check_kernel
+from throughtime.kernels.check import Reference
 
-for threads in (4, 5, 16):
-    torch.set_num_threads(threads)
-    for B in (1, 2):
-        for I, H in ((4, 256), (70, 300)):
-            torch.manual_seed(0)
-            cell = cells.{name}(I, H, dtype=torch.float64)
+for B in (1, 2):
+    for I, H in ((4, 256), (70, 300)):
+        torch.manual_seed(0)
+        cell = cells.{name}(I, H, dtype=torch.float64)
+        reference = Reference(cell, dtype=torch.{dtype}, T=60, B=B, V=1, span="{span}")
+        for threads in (4, 5, 16):
+            torch.set_num_threads(threads)
             print(threads, B, I, H, flush=True)
-            check_kernel(cell, dtype=torch.{dtype}, T=60, B=B, V=1, span="{span}")
+            reference.check()
 print("done")
 """
 

@@ -12,16 +12,19 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="VmHWM stands in Linux's /proc"),
     pytest.mark.skipif(not kernels.available().native, reason="in plain torch it takes minutes"),
 ]
-# The layer's output and the gradient that arrives at it, (10,000, 8, 256) in float32.
-OUTPUT_AND_GRADIENT = 2 * 10_000 * 8 * 256 * 4 / 2**20
+# The study takes 10,000; what is kept beyond the output grows with T under Full alone.
+STEPS = 3000
+# The layer's output and the gradient that arrives at it, (T, 8, 256) in float32.
+OUTPUT_AND_GRADIENT = 2 * STEPS * 8 * 256 * 4 / 2**20
 
 
 @pytest.fixture
 def peak(root):
     """Give what one gradient adds to a process's peak, in MiB."""
 
-    def measure(name):
-        run = [sys.executable, root / "benchmarks" / "bench_memory.py", "--child", name]
+    def measure(name, steps=STEPS):
+        script = root / "benchmarks" / "bench_memory.py"
+        run = [sys.executable, script, "--child", name, "--steps", str(steps)]
         done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=300)
         return float(done.stdout.split()[0])
 
@@ -39,4 +42,4 @@ def test_a_budget_is_kept_but_for_the_weights_and_their_gradients(peak):
 
 
 def test_a_million_steps_train_within_a_gibibyte(peak):
-    assert peak("million") < 1024
+    assert peak("million", 1_000_000) < 1024

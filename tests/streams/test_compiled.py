@@ -8,7 +8,7 @@ import throughtime as tt
 from throughtime.testing import assert_close
 
 F64 = torch.float64
-T, B, I, H = 60, 3, 2, 4
+T, B, I, H = 28, 3, 2, 4
 
 
 class Net(nn.Module):
