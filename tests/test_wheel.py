@@ -18,7 +18,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PARTS = ("native", "src", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
+PARTS = ("native", "src", "wheels", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
 COMPILERS = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
 # A training step beside torch.nn's, by whatever kernels there are.
 STEP = """

@@ -1,4 +1,4 @@
-"""Packages that only a part of throughtime needs: there, or a sentence that says how to get them."""
+"""Packages that only a part of throughtime needs: there, or a sentence on how to get them."""
 
 from __future__ import annotations
 
