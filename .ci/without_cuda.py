@@ -6,8 +6,9 @@ same names and versions beside PyTorch's own, whose every function returns an er
 
     python .ci/without_cuda.py torch==2.8.0
 
-installs that PyTorch into the environment of the Python that runs it (pip, no CUDA packages) and
-makes the libraries; it needs a C compiler and readelf. For tests on a CPU, and nothing else.
+installs that PyTorch into the environment of the Python that runs it (pip, no CUDA packages), makes
+the libraries, and takes what they stand in for out of what PyTorch says it needs, so that pip does
+not bring it later. It needs a C compiler and readelf. For tests on a CPU, and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pathlib import Path
 # "no GPU here" in many calls that PyTorch makes.
 CUDA = re.compile(r"lib(cu(?!da\.)|nccl|nv)[A-Za-z0-9_]*\.so\.\d+")
 REAL = "libcudart.so"
-NEED = re.compile(r"^(nvidia|triton|cuda)")
+LEFT_OUT = re.compile(r"^(nvidia|cuda)-")
+RUNTIME = re.compile(r"^nvidia-cuda-runtime")
 
 
 def pip(*arguments: str) -> None:
@@ -38,12 +40,15 @@ def pip(*arguments: str) -> None:
 
 
 def install(torch: str) -> None:
-    """Install PyTorch with what it needs apart from CUDA and Triton."""
+    """Install PyTorch with what it needs apart from CUDA."""
     pip("--no-deps", torch)
-    needed = [line.split(";")[0].strip() for line in metadata.requires("torch") or []
-              if "extra ==" not in line]  # fmt: skip
-    runtime = [line for line in needed if re.match(r"nvidia-cuda-runtime", line)]
-    pip("setuptools", "numpy", *runtime, *(line for line in needed if not NEED.match(line)))
+    needed = [line for line in metadata.requires("torch") or [] if "extra ==" not in line]
+    kept = [line for line in needed if RUNTIME.match(line) or not LEFT_OUT.match(line)]
+    pip("setuptools", "numpy", *kept)
+    (file,) = Path(sysconfig.get_path("purelib")).glob("torch-*.dist-info/METADATA")
+    gone = {f"Requires-Dist: {line}" for line in needed if line not in kept}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join(line for line in lines if line not in gone), encoding="utf-8")
 
 
 def asked_for(library: Path) -> tuple[set[str], dict[str, tuple[str, str]]]:
