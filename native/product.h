@@ -5,6 +5,8 @@
 // stay in registers.
 #pragma once
 
+#include <utility>
+
 #include "cells.h"
 #include "share.h"
 
@@ -114,25 +116,29 @@ struct Panels {
     int64_t size() const { return vectors * gates * lanes * K; }
 };
 
-// Exchange rows and columns of L vectors, by halves.
-template <class F> TT_INLINE void transpose(Vec<F> *v) {
-    constexpr int L = Simd<F>::lanes;
+// One step of a transposition: lanes of a that have the bit `half` change places with those of b that
+// have not. GCC and Clang have each a shuffle of their own.
+template <class F, int half, int... l>
+TT_INLINE void exchange(Vec<F> &a, Vec<F> &b, std::integer_sequence<int, l...>) {
+    constexpr int L = sizeof...(l);
+    const Vec<F> x = a, y = b;
+#if defined(__clang__)
+    a = __builtin_shufflevector(x, y, (l & half ? L + l - half : l)...);
+    b = __builtin_shufflevector(x, y, (l & half ? L + l : l + half)...);
+#else
     typedef typename Simd<F>::I I;
-#pragma GCC unroll 8
-    for (int half = L / 2; half; half /= 2) {
-        I low, high;
-        for (int l = 0; l < L; ++l) {
-            low[l] = l & half ? L + l - half : l;
-            high[l] = l & half ? L + l : l + half;
-        }
+    a = __builtin_shuffle(x, y, I{(l & half ? L + l - half : l)...});
+    b = __builtin_shuffle(x, y, I{(l & half ? L + l : l + half)...});
+#endif
+}
+
+// Exchange rows and columns of L vectors, by halves.
+template <class F, int half = Simd<F>::lanes / 2> TT_INLINE void transpose(Vec<F> *v) {
+    constexpr int L = Simd<F>::lanes;
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) {
-            if (i & half) continue;
-            const Vec<F> a = v[i], b = v[i + half];
-            v[i] = __builtin_shuffle(a, b, low);
-            v[i + half] = __builtin_shuffle(a, b, high);
-        }
-    }
+    for (int i = 0; i < L; ++i)
+        if (!(i & half)) exchange<F, half>(v[i], v[i + half], std::make_integer_sequence<int, L>());
+    if constexpr (half > 1) transpose<F, half / 2>(v);
 }
 
 // Prefetch what is packed a few lines from here, while the lines at hand are packed.

@@ -18,31 +18,9 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-PARTS = ("native", "src", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
+PARTS = ("native", "src", "wheels", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
+STEP = Path(__file__).resolve().parent.parent / "wheels" / "one_step.py"
 COMPILERS = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
-# A training step beside torch.nn's, by whatever kernels there are.
-STEP = """
-import json
-import torch
-import throughtime as tt
-
-torch.manual_seed(0)
-away = {}
-for name in ("RNN", "GRU", "LSTM"):
-    theirs = getattr(torch.nn, name)(5, 7).double()
-    mine = getattr(tt, name)(5, 7).double()
-    mine.load_state_dict(theirs.state_dict())
-    x, g = torch.randn(6, 3, 5).double(), torch.randn(6, 3, 7).double()
-    for model in (mine, theirs):
-        model(x)[0].backward(g)
-    for (term, w), v in zip(mine.named_parameters(), theirs.parameters(), strict=True):
-        away[name + "." + term] = float((w.grad - v.grad).norm() / v.grad.norm())
-found = tt.kernels.available()
-ran = tt.kernels.last_choice().name
-print(json.dumps(dict(
-    file=tt.__file__, native=found.native, reason=found.reason, ran=ran, away=away
-)))
-"""
 
 
 @pytest.fixture
@@ -85,7 +63,7 @@ def step_in_clean_venv(folder: Path, package: Path, **environment: str) -> dict[
     pip("install", "--no-build-isolation", "--target", site, package, **environment)
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     run = subprocess.run(
-        [folder / "bin" / "python", "-I", "-c", STEP],
+        [folder / "bin" / "python", "-I", STEP],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -12,6 +12,7 @@ import typer
 
 from ..demo import Plan, Study, networks, study, table, words, write_demo
 from ..files import check_writable
+from ..packages import need_plotly
 from .terminal import notes, print_json, progress, results
 
 __all__ = ["demo"]
@@ -44,6 +45,7 @@ def demo(
 
     Others than the five: throughtime demo --cells "LSTM,minGRU,layer-norm LSTM"
     """
+    need_plotly()
     check_writable(out)
     # Matrices this small gain nothing from a second thread, and sums keep their order with one.
     torch.set_num_threads(1)

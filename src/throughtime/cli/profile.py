@@ -10,6 +10,7 @@ import typer
 from ..diagnosis import Diagnosis, Verdict, diagnose
 from ..files import check_writable
 from ..flow import Flow
+from ..packages import need_plotly
 from ..report import table, write_report
 from .options import Seed, Target
 from .target import flow_of, function_of, returned
@@ -47,6 +48,7 @@ def profile(
     Raises:
         Exit: with code 1.
     """
+    need_plotly()
     check_writable(report)
     model, batch, losses, words = returned(function_of(target), target, seed)
     flow = flow_of(model, batch, losses, window, every, target)

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import CheckpointError, FileError, InputValueError, NonFiniteError
 from ..files import check_writable
+from ..packages import need_plotly
 from ..tasks import CharText, read_text
 from ..train import Language, Settings
 from ..train.checkpoint import load, save
@@ -103,6 +104,7 @@ def train(options: Options) -> None:
     For example: throughtime train --text book.txt --cell gru --updates 500
     """
     with Stop() as stop:
+        need_plotly()
         check_writable(options.report)
         training, path = _prepare(read_text(options.text), options)
         _train(training, options, path, stop)

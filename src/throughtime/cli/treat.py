@@ -10,6 +10,7 @@ import typer
 from torch import nn
 
 from ..files import check_writable
+from ..packages import need_plotly
 from ..remedies import REMEDIES, Treatment
 from ..remedies import treat as tried
 from ..report import write_report
@@ -77,6 +78,7 @@ def treat(options: Options) -> None:
         Exit: with code 1.
     """
     if options.html is not None:
+        need_plotly()
         check_writable(options.html)
     function = function_of(options.target)
     train = None if options.train is None else beside(options.target, options.train)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import check_writable, write_whole
+from ..packages import need_plotly
 from ..report.equations import EQUATIONS
 from ..report.figures.words import legend_html, shade, words_html
 from ..report.numbers import number, percent
@@ -30,7 +31,9 @@ def write_demo(study: Study, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileError: it cannot be written.
+        PackageError: Plotly is not installed.
     """
+    need_plotly()
     target = check_writable(path)
     return write_whole(target, demo_html(study))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import LayerNotFoundError
+from ..errors import LayerNotFoundError, PackageError
 from . import export
 from .facts import Facts
 from .layer_flow import LayerFlow
@@ -90,6 +90,9 @@ class Flow(Mapping[str, LayerFlow]):
         return text_of(self, self.skipped, found)
 
     def _repr_html_(self) -> str | None:
-        """Show table and figures in a notebook."""
+        """Show table and figures in a notebook; the text alone where Jinja is not installed."""
         html = type(self).html
-        return None if html is None else html(self)
+        try:
+            return None if html is None else html(self)
+        except PackageError:
+            return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..packages import need_plotly
 from .reach import FRACTION
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ def chart(treatment: Treatment) -> Figure:
 
     Args:
         treatment: what `treat` returned.
+
+    Raises:
+        PackageError: Plotly is not installed.
     """
+    need_plotly()
     import plotly.graph_objects as go
 
     out = go.Figure(lines(treatment))

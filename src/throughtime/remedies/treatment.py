@@ -197,7 +197,11 @@ class Treatment:
         return self[name or self.best or ""].code()
 
     def figure(self) -> Figure:
-        """Draw the gradient by lag before and after, one line a remedy (Plotly)."""
+        """Draw the gradient by lag before and after, one line a remedy (Plotly).
+
+        Raises:
+            PackageError: Plotly is not installed.
+        """
         from .chart import chart
 
         return chart(self)

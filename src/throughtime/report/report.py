@@ -15,6 +15,7 @@ from ..errors import InputValueError
 from ..files import check_writable, write_whole
 from ..flow import LayerView
 from ..flow.view import least
+from ..packages import need_plotly, need_templates
 from . import palette
 from .equations import EQUATIONS
 from .figures import draw
@@ -85,6 +86,7 @@ def write_report(
         InputTypeError: ``treatment`` or ``monitor`` is something else.
         InputValueError: ``words`` has another length than the layers have steps, or the monitor has
             measured nothing.
+        PackageError: Plotly is not installed.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -96,6 +98,7 @@ def write_report(
         >>> tt.write_report(flow, f"{folder}/flow.html", title="A GRU on noise").name
         'flow.html'
     """
+    need_plotly()
     target = check_writable(path)
     html = report_html(
         flow,
@@ -140,7 +143,9 @@ def report_html(
             monitor has measured nothing.
         InputTypeError: as in `write_report`.
         FileError: the monitor's lines cannot be read.
+        PackageError: Plotly is not installed, or Jinja, which is all that a brief one needs.
     """
+    (need_templates if brief else need_plotly)()
     if not flow:
         raise InputValueError("the flow has no layer, so there is nothing to report.")
     if treatment is not None:

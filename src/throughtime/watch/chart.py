@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputValueError, LayerNotFoundError
+from ..packages import need_plotly
 from .history import History
 from .raster import BRIGHT, DARK, SCALE, grid
 
@@ -29,7 +30,9 @@ def chart(history: History, layer: str | None = None) -> Figure:
     Raises:
         InputValueError: nothing has been measured yet.
         LayerNotFoundError: there is no layer of that name.
+        PackageError: Plotly is not installed.
     """
+    need_plotly()
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -228,6 +228,7 @@ class Monitor:
         Raises:
             InputValueError: nothing has been measured yet.
             LayerNotFoundError: there is no layer of that name.
+            PackageError: Plotly is not installed.
         """
         from .chart import chart
 

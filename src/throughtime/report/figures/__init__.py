@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import InputTypeError, InputValueError, LayerNotFoundError
 from ...flow import LayerView
+from ...packages import need_plotly
 from . import by_step, jacobian, lag, lyapunov, overview, pairs, weights, words
 from .base import Drawing
 
@@ -111,6 +112,7 @@ def figure(
         InputValueError: no such kind, or a value that an option cannot have.
         InputTypeError: no flow, or no such option.
         LayerNotFoundError: no such layer, or several and none named.
+        PackageError: Plotly is not installed.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -120,4 +122,5 @@ def figure(
         >>> tt.figure(flow, "lag", fraction=0.1).layout.meta["heading"]
         'How far back does the gradient last?'
     """
+    need_plotly()
     return draw(flow, kind, layer, **options).figure()

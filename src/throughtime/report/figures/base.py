@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...packages import need_plotly
 from ..numbers import symbols
 from ..palette import GUIDE, plotly_template
 
@@ -44,7 +45,12 @@ class Drawing:
     empty: bool = False
 
     def figure(self) -> Figure:
-        """Return the Plotly figure with its words above it; they are in ``layout.meta`` too."""
+        """Return the Plotly figure with its words above it; they are in ``layout.meta`` too.
+
+        Raises:
+            PackageError: Plotly is not installed.
+        """
+        need_plotly()
         import plotly.graph_objects as go
 
         text = symbols(wrap(" ".join(filter(None, (self.caption, self.note)))))
