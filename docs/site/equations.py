@@ -18,7 +18,7 @@ import public
 TAG = re.compile(r"\\tag\{(\d+)\}")
 NUMBER = r"\d+(?:(?:,| to| and|,? or)\s+\d+)*"
 # The source's own numbers are others.
-CITED = re.compile(rf"(?<!source )\b([Ee]qs?\.\s*)({NUMBER})|(?<!原文)(式\s*)(\(\d+\))")
+CITED = re.compile(rf"(?<![Ss]ource )\b([Ee]qs?\.\s*)({NUMBER})|(?<!原文)(式\s*)(\(\d+\))")
 MATHEMATICS = {"en": "math.md", "zh": "math.zh-CN.md"}
 MANY, FEW = 8, 5  # beyond so many names the others are folded away
 WORDS = {"en": "Computed by", "zh": "由它们计算"}
@@ -38,7 +38,10 @@ def numbers(phrase: str) -> list[int]:
 
 @cache
 def computed_by() -> dict[int, list[str]]:
-    """Return the documented objects whose docstring cites each equation, in the order of paths."""
+    """Return the documented objects whose docstring cites each equation.
+
+    What every user has comes first: the names of the package itself.
+    """
     found: dict[int, list[str]] = {}
     for path, says in docstrings():
         if not public.has_page(path):
@@ -48,7 +51,14 @@ def computed_by() -> dict[int, list[str]]:
                 names = found.setdefault(number, [])
                 if path not in names:
                     names.append(path)
-    return found
+    return {number: sorted(names, key=place) for number, names in found.items()}
+
+
+def place(path: str) -> tuple[bool, bool, str]:
+    """Return the order of an object among those that compute an equation."""
+    documented = public.documented()
+    page = documented.get(path) or documented[path.rpartition(".")[0]]
+    return page != public.PACKAGE, ".cells." in path, path
 
 
 def docstrings() -> Iterator[tuple[str, str]]:

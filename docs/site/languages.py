@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 from mkdocs.structure.nav import Section
@@ -38,10 +39,12 @@ def on_page_context(context, *, page, config, nav):
     config["theme"]["language"] = language
     files = context["pages"]
     by_path = SimpleNamespace(get_file_from_path={file.src_uri: file for file in files}.get)
-    config["extra"]["alternate"] = [
-        {"name": name, "lang": code, "link": counterpart(page, by_path, code).url}
-        for code, name in SWITCH.items()
-    ]
+    other = "en" if language == "zh" else "zh"
+    config["extra"]["other"] = {
+        "name": SWITCH[other], "lang": other, "link": counterpart(page, by_path, other).url
+    }  # fmt: skip
+    if page.parent is None or page.parent.title == HOME:
+        page.meta.setdefault("hide", ["navigation"])  # it has no page beside it
     whole = getattr(nav, "whole", None) or nav.items
     nav.whole = whole
     chinese = next(item for item in whole if isinstance(item, Section) and item.title == HOME)
@@ -59,3 +62,8 @@ def on_page_context(context, *, page, config, nav):
         if beside is not None and language_of(beside) != language:
             setattr(page, side, None)
     return context
+
+
+def on_page_markdown(markdown: str, *, page, config, files) -> str:
+    """Leave out a document's own line of links to its translation: the header has the switch."""
+    return re.sub(r"^(\[[^\]]*\]\([^)]*\)(?: · )?)+\n", "", markdown, count=1, flags=re.MULTILINE)

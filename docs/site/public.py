@@ -9,8 +9,8 @@ import griffe
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "throughtime"
-# The command's own modules, and names that moved: nobody imports them.
-LEFT_OUT = {"__main__", "cli", "renamed", "schedule"}
+# Rooms that export nothing to a user, and names that moved.
+LEFT_OUT = {"__main__", "bench", "cli", "node", "renamed", "schedule"}
 
 
 @cache
