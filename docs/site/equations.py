@@ -141,9 +141,7 @@ def link(match: re.Match[str], page: str) -> str:
     def one(number: str, before: str = "") -> str:
         return f'<a class="eq" href="{page}#eq-{number.strip("()")}">{before}{number}</a>'
 
-    return one(first, words) + "".join(
-        one(part) if n % 2 else part for n, part in enumerate(rest)
-    )
+    return one(first, words) + "".join(one(part) if n % 2 else part for n, part in enumerate(rest))
 
 
 def computers(number: int, language: str) -> str:

@@ -53,7 +53,9 @@ def page() -> str:
     for entry in found.get("entries", ()):
         code = f'??? note "The code"\n\n{indented(fenced(entry["code"]))}\n'
         more = f'<a href="{entry["name"]}.html">{entry["figure"]}</a>' if entry["figure"] else ""
-        cards.append(card(entry["name"], entry["title"], escape(entry["says"]), f"{more}\n\n{code}"))
+        cards.append(
+            card(entry["name"], entry["title"], escape(entry["says"]), f"{more}\n\n{code}")
+        )
     body = "".join(cards) or "It was not made: `make docs` makes it.\n"
     return f'{HEAD}<div class="cards" markdown="1">\n\n{body}</div>\n'
 
