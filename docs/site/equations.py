@@ -40,25 +40,16 @@ def numbers(phrase: str) -> list[int]:
 def computed_by() -> dict[int, list[str]]:
     """Return the documented objects whose docstring cites each equation.
 
-    What every user has comes first: the names of the package itself.
+    What cites few comes first: it computes just that.
     """
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[tuple[int, bool, str]]] = {}
     for path, says in docstrings():
         if not public.has_page(path):
             continue
-        for match in CITED.finditer(says):
-            for number in numbers(match[2] or ""):
-                names = found.setdefault(number, [])
-                if path not in names:
-                    names.append(path)
-    return {number: sorted(names, key=place) for number, names in found.items()}
-
-
-def place(path: str) -> tuple[bool, bool, str]:
-    """Return the order of an object among those that compute an equation."""
-    documented = public.documented()
-    page = documented.get(path) or documented[path.rpartition(".")[0]]
-    return page != public.PACKAGE, ".cells." in path, path
+        cited = {n for match in CITED.finditer(says) for n in numbers(match[2] or "")}
+        for number in cited:
+            found.setdefault(number, []).append((len(cited), ".cells." in path, path))
+    return {number: [path for *_, path in sorted(rows)] for number, rows in found.items()}
 
 
 def docstrings() -> Iterator[tuple[str, str]]:

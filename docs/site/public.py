@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -58,16 +59,23 @@ def modules() -> dict[str, griffe.Module]:
 def pages() -> dict[str, list[tuple[str, str]]]:
     """Return the pages of the reference: the module, and each name with where it is defined.
 
-    The package itself, its rooms, and in rooms that export nothing the modules that do.
+    The package itself, its rooms, and of the modules in a room those that documents import from.
     """
-    found = {}
+    found, told = {}, imported()
     for path, module in modules().items():
-        depth = path.count(".")
-        inside = depth == 2 and not modules()[path.rpartition(".")[0]].exports
-        if module.exports and (depth < 2 or inside):
+        if module.exports and (path.count(".") < 2 or path in told):
             names = exported(module)
             found[path] = [(name, final(module[name])) for name in names]
     return {path: names for path, names in found.items() if names}
+
+
+@cache
+def imported() -> set[str]:
+    """Return the modules that the documents and examples import names from."""
+    files = (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.py"))
+    texts = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    found = re.findall(rf"from ({PACKAGE}[\w.]*) import (\w+)", texts)
+    return {path for whole, name in found for path in (whole, f"{whole}.{name}")}
 
 
 def final(thing: griffe.Object | griffe.Alias) -> str:

@@ -48,11 +48,16 @@ def index() -> str:
 
 def on_config(config):
     """Put the pages of the reference and of the decisions into the navigation."""
-    fill(config["nav"], "reference/", ["reference/index.md", *map(path_of, public.pages())])
+    fill(config["nav"], "reference/", ["reference/index.md", *map(entry, public.pages())])
     folder = public.ROOT / "docs" / "decisions"
     decisions = sorted(f"decisions/{file.name}" for file in folder.glob("[0-9]*.md"))
     fill(config["nav"], "decisions/", ["decisions/README.md", *decisions])
     return config
+
+
+def entry(module: str) -> dict[str, str]:
+    """Return a module's entry in the navigation, under a short name."""
+    return {module.removeprefix(f"{public.PACKAGE}."): path_of(module)}
 
 
 def path_of(module: str) -> str:
@@ -60,7 +65,7 @@ def path_of(module: str) -> str:
     return f"reference/{module}.md"
 
 
-def fill(nav: list, folder: str, pages: list[str]) -> None:
+def fill(nav: list, folder: str, pages: list) -> None:
     """Replace a folder in the navigation by the pages in it."""
     for entry in nav:
         for title, value in entry.items() if isinstance(entry, dict) else ():

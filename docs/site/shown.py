@@ -22,13 +22,17 @@ PAGES = {
         "The same question in your browser: move a slider and see what arrives at the mention.",
     ),
 }
-HEAD = """# Gallery
+HEAD = """---
+hide: [navigation, toc]
+---
+
+# Gallery
 
 Each page here is as the package writes it: one file, live, without a network. They are made anew
 whenever this site is built, by the code that is folded under each.
 
 """
-CARD = """<div class="card" markdown="1">
+CARD = """<div class="{kind}" markdown="1">
 
 ### [{title}]({name}.html)
 
@@ -62,7 +66,8 @@ def page() -> str:
 
 def card(name: str, title: str, says: str, more: str) -> str:
     """Return one entry."""
-    return CARD.format(name=name, title=title, says=says, more=more)
+    kind = "card" if more else "card wide"
+    return CARD.format(kind=kind, name=name, title=title, says=says, more=more)
 
 
 def fenced(code: str) -> str:
