@@ -13,6 +13,7 @@
 #                  its own training step, in an environment of their own
 #   make integrations  TensorBoard, Lightning, Ignite, Accelerate, W&B, MLflow: a training watched in
 #                  each, in an environment of their own
+#   make docs    the site: guides, mathematics, reference, gallery, into out/site
 #   make test-floor  the tests with the oldest PyTorch that is admitted, and the oldest Python found,
 #                  in an environment of their own
 #   make wheels    what an index takes, into dist/: built, checked, and tried in a clean environment
@@ -27,7 +28,7 @@ PYTEST_ARGS ?= -q -n 2 --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type examples bench studies clients integrations test-floor \
+.PHONY: help setup demo test lint type examples bench studies clients integrations docs test-floor \
   wheels sanitize check clean
 
 help:
@@ -112,6 +113,25 @@ $(INTEGRATIONS)/.with-integrations: $(SETUP)
 
 integrations: $(INTEGRATIONS)/.with-integrations
 	$(INTEGRATIONS)/bin/python -m pytest -v -rs tests/integrations $(ARGS)
+
+DOCS ?= .venv-docs
+$(DOCS)/.with-docs: $(SETUP)
+	@echo "Installing throughtime and what builds its site into $(DOCS) (minutes the first time)."
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	  --editable '.[docs]'
+	@touch $@
+
+# The gallery is made by the package itself, once for each state of its sources.
+out/gallery/entries.json: $(DOCS)/.with-docs docs/site/gallery.py $(shell find src -name '*.py' -o -name '*.j2' -o -name '*.js' -o -name '*.css')
+	@echo "Making the pages of the gallery."
+	@OMP_NUM_THREADS=1 $(DOCS)/bin/python docs/site/gallery.py out/gallery
+
+docs: out/gallery/entries.json
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet
+	@$(DOCS)/bin/python docs/site/check.py out/site
+	@echo "The site: $(CURDIR)/out/site/index.html"
 
 # constraints.txt is for newer ones. An index has for Linux on x86-64 only a build with CUDA, whose
 # 3 GB of libraries are not needed.

@@ -66,14 +66,15 @@ def test_a_document_says_the_same_in_both_languages(chinese):
     ours, theirs = (path.read_text(encoding="utf-8") for path in (english, chinese))
 
     def code(text: str) -> list[str]:
-        """Return the code without its comments, which are in the reader's language."""
+        """Return the code and the equations without comments and words, which are the reader's."""
         blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        return [re.sub(r" +# .*", "", block) for block in blocks]
+        words = r"(?:^| +)# .*|(?<=\\text)\{[^}]*\}"
+        return [re.sub(words, "", block, flags=re.MULTILINE) for block in blocks]
 
     def links(text: str) -> set[str]:
-        """Return where it links to; a heading of the page itself is in the reader's language."""
-        found = {link.replace(".zh-CN", "") for link in re.findall(r"\]\(([^)]+)\)", text)}
-        return {link for link in found if not link.startswith("#")}
+        """Return which files it links to; headings are in the reader's language."""
+        found = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+        return {link.replace(".zh-CN", "") for link in found}
 
     def headings(text: str) -> list[str]:
         return re.findall(r"^(#+) ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
