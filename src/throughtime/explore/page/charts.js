@@ -20,7 +20,7 @@ function lineChart(place, series, words, names) {
     scales: { x: { time: false, range: [0, length - 1] }, y: { distr: 3, range: [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high))] } },
     axes: [
       { ...axis, label: names.x, values: (_, at) => at.map((n) => (Number.isInteger(n) ? n : "")), labelSize: 22 },
-      { ...axis, label: names.y, size: 64, labelSize: 20, values: (_, at) => at.map(tick) },
+      { ...axis, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
     ],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     legend: { live: true },
@@ -36,15 +36,18 @@ function lineChart(place, series, words, names) {
   return new uPlot(options, [x, ...rows], place);
 }
 
-/** A label for each whole power of ten, or for some where there are many. */
-function tick(value, index, all) {
-  if (value === null) return "";
-  const power = Math.log10(value);
-  if (Math.abs(power - Math.round(power)) > 1e-6) return "";
-  const span = Math.log10(all[all.length - 1] / all[0]), each = span > 40 ? 10 : span > 16 ? 4 : span > 8 ? 2 : 1;
-  if (Math.round(power) % each) return "";
-  return Math.abs(power) < 3 ? String(Number(value.toPrecision(1))) : number(value, 1).replace("1·", "");
+/** The whole powers of ten of a scale, or some of them where there are many. */
+function powers(low, high) {
+  const first = Math.round(Math.log10(low)), last = Math.round(Math.log10(high));
+  const each = [1, 2, 4, 5, 10, 20, 50].find((n) => (last - first) / n <= 8) || 100, out = [];
+  for (let p = Math.ceil(first / each) * each; p <= last; p += each) out.push(10 ** p);
+  return out;
 }
+
+const tick = (value) => {
+  const power = Math.round(Math.log10(value));
+  return Math.abs(power) < 3 ? String(Number(value.toPrecision(1))) : number(value, 1).replace("1·", "");
+};
 
 /** A ring with "John" where a line ends, for the series that ask for it. */
 function marks(chart, series) {

@@ -2,6 +2,7 @@
 
 const mi = (x) => `<mi>${x}</mi>`;
 const mo = (x) => `<mo>${x}</mo>`;
+const flat = (x) => `<mo stretchy="false">${x}</mo>`;
 const sub = (x, i) => `<msub>${x}<mrow>${i}</mrow></msub>`;
 const fraction = (a, b) => `<mfrac><mrow>${a}</mrow><mrow>${b}</mrow></mfrac>`;
 const partial = (a, b) => fraction(mo("∂") + a, mo("∂") + b);
@@ -14,7 +15,7 @@ const jacobian = partial(h(t), h(k)), immediate = fraction(`<msup>${mo("∂")}${
 const outside = partial(E_t, sub(mi("y"), t)) + partial(sub(mi("y"), t), h(t));
 const product = (x) => overUnder("∏", j + mo("=") + k + mo("+") + ONE, t) + x;
 const betas = sub(mi("β"), W) + sub(mi("β"), mi("f"));
-const slope = `<mi mathvariant="normal">diag</mi>${mo("(")}<msup>${mi("f")}${mo("′")}</msup>${mo("(")}${sub(mi("a"), j)}${mo(")")}${mo(")")}`;
+const slope = `<mi mathvariant="normal">diag</mi>${flat("(")}<msup>${mi("f")}${mo("′")}</msup>${flat("(")}${sub(mi("a"), j)}${flat("))")}`;
 
 const EQUATIONS = {
   10: partial(mi("E"), W) + mo("=") + overUnder("∑", t + mo("=") + ONE, mi("T")) + partial(E_t, W),
@@ -23,7 +24,7 @@ const EQUATIONS = {
   13: J + mo("=") + partial(h(j), h(before)) + mo("=") + slope + sub(W, mi("h")),
   14: partial(mi("E"), W) + mo("=") + overUnder("∑", t + mo("=") + ONE, mi("T")) + overUnder("∑", k + mo("=") + ONE, t) + outside + mo("(") + product(J) + mo(")") + immediate,
   15: norm2(J) + mo("≤") + norm2(sub(W, mi("h"))) + norm2(slope) + mo("≤") + betas,
-  16: norm2(jacobian) + mo("≤") + product(norm2(J)) + mo("≤") + `<msup><mrow>${mo("(")}${betas}${mo(")")}</mrow><mrow>${t}${mo("−")}${k}</mrow></msup>`,
+  16: norm2(jacobian) + mo("≤") + product(norm2(J)) + mo("≤") + `<msup><mrow>${flat("(")}${betas}${flat(")")}</mrow><mrow>${t}${mo("−")}${k}</mrow></msup>`,
 };
 
 /** Put the equations into the list, each with an empty line for its numbers. */

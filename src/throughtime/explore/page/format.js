@@ -19,8 +19,8 @@ function number(x, digits = 2) {
 function share(x, say) {
   if (!Number.isFinite(x)) return number(x);
   if (x === 0) return say.nothing;
-  if (x >= 10) return say.times(rounded(x, say));
-  if (x >= 0.001) return `${Number((100 * x).toPrecision(2))} %`;
+  if (x >= 1.5) return say.times(rounded(x, say));
+  if (x >= 0.001) return say.percent(Number((100 * x).toPrecision(2)));
   return say.onePart(rounded(1 / x, say));
 }
 
@@ -29,5 +29,5 @@ function rounded(x, say) {
   for (const [size, name] of say.large) {
     if (x >= size && x < 1000 * size) return say.counted(Number((x / size).toPrecision(2)), name);
   }
-  return x < 1e4 ? String(Number(x.toPrecision(2))) : number(x);
+  return x < 1e6 ? Number(x.toPrecision(2)).toLocaleString("en") : number(x);
 }

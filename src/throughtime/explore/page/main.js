@@ -43,6 +43,10 @@ function startExplorer(data) {
     $("stop").value = state.stop;
     $("stop").setAttribute("aria-valuetext", `${far().between}`);
     $("stop-value").textContent = far().between;
+    for (const button of document.querySelectorAll("[data-preset]")) {
+      const wanted = Object.entries(PRESETS[button.dataset.preset]);
+      button.setAttribute("aria-pressed", wanted.every(([name, value]) => state[name] === value));
+    }
     $("nonlinearity").value = state.nonlinearity;
     $("nonlinearity").disabled = !simple;
     $("nonlinearity-help").textContent = simple ? "" : say.nonlinearityNone;
@@ -62,6 +66,7 @@ function startExplorer(data) {
     sayEquations(say, facts);
     showCharts(facts);
     cells(mapData(found));
+    $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
     $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1));
     $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
     $("format-half").innerHTML = formatSentence(say.half, found.half, far(), say);
@@ -155,7 +160,10 @@ function startExplorer(data) {
     for (const element of document.querySelectorAll("[data-say]")) {
       element.innerHTML = element.dataset.say.split(".").reduce((words, key) => words[key], say);
     }
-    for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", say[element.dataset.label]);
+    for (const element of document.querySelectorAll("[data-label]")) {
+      const chart = element.classList.contains("chart");
+      element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
+    }
     layControls();
     if (found) show(asked);
     if (layer) showFlow(layers.indexOf(layer));

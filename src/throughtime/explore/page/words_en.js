@@ -23,9 +23,11 @@ const ENGLISH = {
   legend: "Darker: more of the correction arrives at this word.",
   legendLow: "a millionth or less", legendHigh: "all of it or more",
   summary: (f) =>
-    `Far: ${share(f.far, ENGLISH)} of the correction arrives at John; near: ${share(f.near, ENGLISH)}. ` +
+    `Far: ${ENGLISH.arriving(f.far)} at John; near: ${share(f.near, ENGLISH)}. ` +
     (f.perStep === null ? "" : `Over the far distance each step multiplies it by ${number(f.perStep)} on average, ${f.lag} times in a row: `) +
     f.verdict,
+  arriving: (x) => (x >= 1.5 ? `the correction arrives ${share(x, ENGLISH)}` : `${share(x, ENGLISH)} of the correction arrives`),
+  percent: (x) => `${x} %`,
   verdicts: {
     vanishes: "it vanishes. The network learns next to nothing from the far name.",
     fades: "it fades, but the far name still counts.",
@@ -34,10 +36,10 @@ const ENGLISH = {
     broken: "the numbers have run out of range; nothing can be learned.",
   },
   nothing: "nothing at all (exactly 0)",
-  times: (x) => `${x} times`,
+  times: (x) => `${x} times as large`,
   onePart: (x) => `1 part in ${x}`,
   counted: (x, name) => `${x} ${name}`,
-  large: [[1e3, "thousand"], [1e6, "million"], [1e9, "billion"], [1e12, "trillion"]],
+  large: [[1e6, "million"], [1e9, "billion"], [1e12, "trillion"]],
   step: "step", word: "word", stepsBack: "steps back from the blank",
   leftTitle: "What is left after each word",
   left: "Read from left to right: the correction starts at the blank with size 1 and goes back, one word a step. The near and the far text have the same network. Their curves begin alike; the far one just goes on for longer. One line down on the scale is a tenth.",
@@ -70,7 +72,7 @@ const ENGLISH = {
   eq10: (f) => `There is an error at each of the ${f.T} words. We follow the last one, at the blank.`,
   eq11: (f) => `It reaches ${f.T} words. John is word k = ${f.k}; what arrives there is <b>${number(f.far)}</b> (near: <b>${number(f.near)}</b>).`,
   eq12: (f) => `Far: <b>${f.lag} factors</b>, J<sub>${f.T}</sub> to J<sub>${f.k + 1}</sub>. Near: <b>${f.nearLag} factors</b>.`,
-  eq13: (f) => `A factor is a table of ${f.S} × ${f.S} numbers. The one of the last word stretches by at most <b>${number(f.J)}</b>.`,
+  eq13: (f) => `A factor is a table of ${f.S} × ${f.S} numbers. The one of the last word stretches by at most <b>${number(f.J)}</b>.` + (f.gain ? "" : " In a gated cell it is a sum of such products, one for each gate."),
   eq14: (f) => `All pairs (t, k): ${f.T * (f.T + 1) / 2} terms, the cells of the map below.`,
   eq15: (f) => f.gain ? `β<sub>W</sub> · β<sub>f</sub> = ${number(f.gain.betaW)} · ${number(f.gain.betaF)} = <b>${number(f.gain.betaW * f.gain.betaF)}</b>. Measured: ${number(f.least)} to ${number(f.most)}.` : `A gated cell has no such constants. Measured ‖J<sub>j</sub>‖: ${number(f.least)} to ${number(f.most)}.`,
   eq16: (f) => `<b>${number(f.product)}</b> ≤ ${number(f.tight)}` + (f.loose === null ? "" : ` ≤ ${number(f.loose)}`) + `. Truth, then bound${f.loose === null ? "" : "s"}.`,

@@ -25,6 +25,7 @@ const CHINESE = {
   summary: (f) =>
     `远句：传到 John 的信号是原来的${share(f.far, CHINESE)}；近句：${share(f.near, CHINESE)}。` +
     (f.perStep === null ? "" : `远句里平均每步乘 ${number(f.perStep)}，连乘 ${f.lag} 次：`) + f.verdict,
+  percent: (x) => ` ${x}%`,
   verdicts: {
     vanishes: "信号消失了，远处的名字几乎学不到。",
     fades: "信号变弱了，但远处的名字还起作用。",
@@ -34,7 +35,7 @@ const CHINESE = {
   },
   nothing: " 0（一点不剩）",
   times: (x) => ` ${x} 倍`,
-  onePart: (x) => `${x}分之一`,
+  onePart: (x) => `${x.startsWith(" ") ? x : ` ${x} `}分之一`,
   counted: (x, name) => ` ${x} ${name}`,
   large: [[1e4, "万"], [1e8, "亿"], [1e12, "万亿"]],
   step: "步", word: "词", stepsBack: "从空格往回的步数",
@@ -69,7 +70,7 @@ const CHINESE = {
   eq10: (f) => `${f.T} 个词，每个词处都有误差。这里只看最后一个，也就是空格处的误差。`,
   eq11: (f) => `它传到 ${f.T} 个词。John 是第 k = ${f.k} 个词，传到那里的是 <b>${number(f.far)}</b>（近句：<b>${number(f.near)}</b>）。`,
   eq12: (f) => `远句：<b>${f.lag} 个系数</b>，从 J<sub>${f.T}</sub> 到 J<sub>${f.k + 1}</sub>。近句：<b>${f.nearLag} 个</b>。`,
-  eq13: (f) => `一个系数是 ${f.S} × ${f.S} 的数表。最后一个词的那个最多放大到 <b>${number(f.J)}</b> 倍。`,
+  eq13: (f) => `一个系数是 ${f.S} × ${f.S} 的数表。最后一个词的那个最多放大到 <b>${number(f.J)}</b> 倍。` + (f.gain ? "" : "带门的网络里，它是几个这样的乘积之和，每个门一项。"),
   eq14: (f) => `所有的 (t, k) 共 ${f.T * (f.T + 1) / 2} 项，就是下面图里的格子。`,
   eq15: (f) => f.gain ? `β<sub>W</sub> · β<sub>f</sub> = ${number(f.gain.betaW)} · ${number(f.gain.betaF)} = <b>${number(f.gain.betaW * f.gain.betaF)}</b>。实测在 ${number(f.least)} 到 ${number(f.most)} 之间。` : `带门的网络没有这样一对常数。实测 ‖J<sub>j</sub>‖ 在 ${number(f.least)} 到 ${number(f.most)} 之间。`,
   eq16: (f) => `<b>${number(f.product)}</b> ≤ ${number(f.tight)}` + (f.loose === null ? "" : ` ≤ ${number(f.loose)}`) + "。最左边是实际值，右边是上界。",
