@@ -60,6 +60,7 @@ function marks(chart, series) {
     ctx.strokeStyle = one.colour;
     ctx.fillStyle = css("--paper");
     ctx.lineWidth = 2 * ratio;
+    ctx.setLineDash([]);
     ctx.beginPath();
     ctx.arc(x, y, 5 * ratio, 0, 7);
     ctx.fill();

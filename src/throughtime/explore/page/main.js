@@ -67,7 +67,7 @@ function startExplorer(data) {
     showCharts(facts);
     cells(mapData(found));
     $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
-    $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1));
+    $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1).replace("1·", ""));
     $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
     $("format-half").innerHTML = formatSentence(say.half, found.half, far(), say);
     showTable(facts);

@@ -19,7 +19,7 @@ const ENGLISH = {
   presets: { start: "As at first", gate: "Open a gate", flat: "A flat sigmoid", more: "Twice the gain", explode: "Too much gain" },
   near: "Near", far: "Far",
   crosses: (n) => `${n} steps from the blank back to John`,
-  arrives: "arrives at John",
+  arrives: "on arrival at John",
   legend: "Darker: more of the correction arrives at this word.",
   legendLow: "a millionth or less", legendHigh: "all of it or more",
   summary: (f) =>
@@ -27,7 +27,7 @@ const ENGLISH = {
     (f.perStep === null ? "" : `Over the far distance each step multiplies it by ${number(f.perStep)} on average, ${f.lag} times in a row: `) +
     f.verdict,
   arriving: (x) => (x >= 1.5 ? `the correction arrives ${share(x, ENGLISH)}` : `${share(x, ENGLISH)} of the correction arrives`),
-  percent: (x) => `${x} %`,
+  percent: (x) => `${x}\u00a0%`,
   verdicts: {
     vanishes: "it vanishes. The network learns next to nothing from the far name.",
     fades: "it fades, but the far name still counts.",
@@ -42,7 +42,7 @@ const ENGLISH = {
   large: [[1e6, "million"], [1e9, "billion"], [1e12, "trillion"]],
   step: "step", word: "word", stepsBack: "steps back from the blank",
   leftTitle: "What is left after each word",
-  left: "Read from left to right: the correction starts at the blank with size 1 and goes back, one word a step. The near and the far text have the same network. Their curves begin alike; the far one just goes on for longer. One line down on the scale is a tenth.",
+  left: "Read from left to right: the correction starts at the blank with size 1 and goes back, one word a step. The near and the far text have the same network. Their curves begin alike; the far one just goes on for longer. The scale goes in powers of ten, so that a straight line means: the same factor at every step.",
   leftFar: "far text", leftNear: "near text", leftY: "what is left",
   factorsTitle: "The same, factor by factor",
   factors: "From the blank back to John. Each word shows what it multiplies the correction by; below, what is left so far.",
@@ -57,7 +57,7 @@ const ENGLISH = {
   mapX: "k: the word that is reached", mapY: "t: the word where the error starts",
   mapLow: "10⁻⁸ or less", mapHigh: (top) => `${top} or more`,
   formatsTitle: "Where the computer’s numbers end",
-  formats: "Computers keep numbers with limited range. In half precision, everything below 6·10⁻⁸ is 0, and everything above 65504 becomes inf. After inf comes NaN, “not a number”, when inf is subtracted from inf or multiplied by 0.",
+  formats: "Computers keep numbers with limited range. In half precision, everything below 3·10⁻⁸ becomes 0, and everything above 65504 becomes inf. After inf comes NaN, “not a number”, when inf is subtracted from inf or multiplied by 0.",
   formatsY: "what is left", exact: "float64", float32: "float32", half: "half precision",
   formatFine: (name) => `<b>${name}</b>: every number stays in range.`,
   formatZero: (name, at) => `<b>${name}</b>: exactly 0 from ${at} back. No message, no warning: it looks as if the earlier words had no influence.`,
