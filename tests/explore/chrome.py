@@ -65,7 +65,7 @@ class Chrome:
             if not url.startswith(("blob:", "data:", "file:", "about:")):
                 self.requests.append(url)
         elif method == "Runtime.exceptionThrown":
-            self.console.append(json.dumps(told["exceptionDetails"])[:600])
+            self.console.append(json.dumps(told["exceptionDetails"]))
         elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
             self.console.append(told["entry"]["text"])
         elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning"):

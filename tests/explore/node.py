@@ -29,7 +29,7 @@ def node() -> str:
 
 
 def run(body: str, engine: str | None = None, **given: Any) -> Any:
-    """Give what ``body``, which returns it, finds with the engine, the weights and what is given."""
+    """Give what ``body`` returns, with the engine, the weights and what is given."""
     names = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in given.items())
     script = (
         f"{engine or engine_js()}\nconst drawn = readDrawn({json.dumps(drawn().to_dict())});\n"

@@ -160,12 +160,13 @@ def test_an_update_of_32_units_and_40_steps_is_quick(capsys):
         """const spent = [];
         for (let i = 0; i < 30; i++) {
           const before = process.cpuUsage().user;
-          explore(drawn, { cell: "LSTM", gain: 1 + i / 50, bias: 1, nonlinearity: "tanh" }, near, text);
+          explore(drawn, { ...settings, gain: 1 + i / 50 }, near, text);
           spent.push((process.cpuUsage().user - before) / 1000);
         }
         return spent.sort((a, b) => a - b);""",
         near=numbers(0),
         text=text,
+        settings=vars(Settings("LSTM", bias=1.0)),
     )
     with capsys.disabled():
         print(
@@ -176,9 +177,7 @@ def test_an_update_of_32_units_and_40_steps_is_quick(capsys):
 
 def test_every_text_has_john_where_it_says():
     texts = readings()
-    assert [len(text.words) - text.mention for text in texts] == [
-        8 + text.between for text in texts
-    ]
+    assert all(len(text.words) - text.mention == 8 + text.between for text in texts)
     assert all(text.words[text.mention - 1] == "John" for text in texts)
     assert [text.between for text in texts] == sorted({text.between for text in texts})
     assert texts[5].between == 19 and drawn().W_h.shape == (128, 32)

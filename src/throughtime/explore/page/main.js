@@ -25,7 +25,7 @@ function startExplorer(data) {
   function change(settings) {
     Object.assign(state, settings);
     layControls();
-    asked += 1;
+    document.documentElement.dataset.asked = asked += 1;
     const { cell, gain, bias, nonlinearity } = state;
     ask({ id: asked, settings: { cell, gain, bias, nonlinearity }, near: near.numbers, far: far().numbers });
     parent !== window && parent.postMessage({ throughtime: "settings", settings: { ...state } }, "*");

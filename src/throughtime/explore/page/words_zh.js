@@ -23,8 +23,9 @@ const CHINESE = {
   legend: "颜色越深，传到这个词的信号越多。",
   legendLow: "百万分之一以下", legendHigh: "全部或更多",
   summary: (f) =>
-    `远句：传到 John 的信号是原来的${share(f.far, CHINESE)}；近句：${share(f.near, CHINESE)}。` +
+    `远句：${CHINESE.arriving(f.far)}；近句：${share(f.near, CHINESE)}。` +
     (f.perStep === null ? "" : `远句里平均每步乘 ${number(f.perStep)}，连乘 ${f.lag} 次：`) + f.verdict,
+  arriving: (x) => `传到 John 的信号是原来的${share(x, CHINESE)}`,
   percent: (x) => ` ${x}%`,
   verdicts: {
     vanishes: "信号消失了，远处的名字几乎学不到。",
