@@ -181,7 +181,9 @@ function startExplorer(data) {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => found && show(asked));
     let wide = innerWidth;
     addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), show(asked)));
-    addEventListener("message", ({ data: told }) => told && told.throughtime === "set" && change(told.settings));
+    addEventListener("message", ({ data: told }) => {
+      if (told && told.throughtime === "set" && Object.keys(told.settings).some((name) => told.settings[name] !== state[name])) change(told.settings);
+    });
   }
 
   listen();
