@@ -169,9 +169,7 @@ def test_an_update_of_32_units_and_40_steps_is_quick(capsys):
         settings=vars(Settings("LSTM", bias=1.0)),
     )
     with capsys.disabled():
-        print(
-            f"\n  LSTM, 32 units, 40 steps: {spent[0]:.1f} ms at best, {spent[15]:.1f} in the middle"
-        )
+        print(f"\nLSTM, 32 units, 40 steps: {spent[0]:.1f} ms; {spent[15]:.1f} in the middle")
     assert spent[0] < 60
 
 

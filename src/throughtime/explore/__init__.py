@@ -4,8 +4,8 @@
 the network of its sliders here in Python. `throughtime.explore.widget` shows it in a notebook.
 """
 
-from .flow_data import flow_data, read_flow, write_flow
 from .network import Settings, layer
+from .own_flow import flow_data, read_flow, write_flow
 from .page import page_html, write_page
 
 __all__ = [

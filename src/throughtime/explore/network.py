@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cells import GRU, LSTM, AbstractCell, Elman
+from ..cells import GRU, LSTM, Elman
+from ..cells.base import GatedWeights
 from ..errors import InputValueError
 from ..layers import Recurrent
 from .texts import vocabulary
@@ -19,7 +20,7 @@ __all__ = ["CELLS", "Drawn", "Settings", "drawn", "encode", "layer"]
 
 H, I, SEED = 32, 8, 10
 # Which gate, in PyTorch's order, the slider "gate bias" is added to.
-CELLS: dict[str, tuple[type[AbstractCell], int, int | None]] = {
+CELLS: dict[str, tuple[type[GatedWeights], int, int | None]] = {
     "Elman": (Elman, 1, None),
     "LSTM": (LSTM, 4, 1),
     "GRU": (GRU, 3, 1),

@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import InputValueError
 from ..files import check_writable, write_whole
 from ..report.page import inside_script, render
-from .flow_data import check_flow
 from .network import Settings, drawn
+from .own_flow import check_flow
 from .texts import readings, vocabulary
 
 __all__ = ["ENGINE", "LANGUAGES", "engine_js", "page_data", "page_html", "write_page"]
