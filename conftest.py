@@ -21,7 +21,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # What is for one package alone has its tests in tests/integrations; importing that package is slow.
-collect_ignore = ["src/throughtime/watch/lightning.py", "src/throughtime/watch/ignite.py"]
+collect_ignore = [
+    "src/throughtime/watch/lightning.py",
+    "src/throughtime/watch/ignite.py",
+    "src/throughtime/explore/widget.py",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

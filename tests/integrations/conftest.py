@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
     "torch", "tensorboard", "lightning", "pytorch-ignite", "accelerate", "wandb", "mlflow-skinny",
+    "anywidget", "jupyterlab",
 )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ COMMANDS = (
     Command("treat"),
     Command("replay"),
     Command("watch"),
+    Command("explore"),
     Command("bench", optional=True),
 )
 

@@ -15,7 +15,7 @@ from .figures.base import Drawing
 from .numbers import symbols
 from .still import still_svg
 
-__all__ = ["Plot", "plot", "render", "still"]
+__all__ = ["Plot", "inside_script", "plot", "render", "still"]
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,26 @@ def _figure_json(drawing: Drawing) -> str:
 
     text = to_json({**figure, "height": drawing.height}, validate=False)
     assert text is not None
-    return _inside_script(text)
+    return inside_script(text)
 
 
-def _inside_script(text: str) -> str:
-    """Make JSON safe inside a script element, whatever words the user's text has."""
+def inside_script(text: str) -> str:
+    """Return JSON that is safe inside a script element, whatever words the user's text has.
+
+    Args:
+        text: the JSON.
+    """
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def render(template: str, *, scripts: bool = True, **content: Any) -> str:
-    """Render a page from a template beside this file that extends ``base.html.j2``.
+def render(
+    template: str, *, scripts: bool = True, folder: Path | None = None, **content: Any
+) -> str:
+    """Render a page from a template that extends ``base.html.j2``.
 
     Args:
         template: file name, such as "report.html.j2".
+        folder: where it lies; None for beside this file, where ``base.html.j2`` is.
         scripts: whether the page holds the plotting library and draws its figures; without, they
             must be still.
         content: what the template names; ``title`` always.
@@ -98,7 +105,7 @@ def render(template: str, *, scripts: bool = True, **content: Any) -> str:
 
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
+        loader=jinja2.FileSystemLoader([folder or here, here]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -125,7 +132,7 @@ def _scripts(here: Path) -> dict[str, str]:
     return {
         "plots_js": (here / "plots.js").read_text(encoding="utf-8"),
         "plotly_js": _packed(get_plotlyjs()),
-        "templates": _inside_script(json.dumps(schemes)),
+        "templates": inside_script(json.dumps(schemes)),
     }
 
 

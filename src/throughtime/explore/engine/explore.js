@@ -1,0 +1,27 @@
+// Everything that the page shows of one setting of the sliders.
+
+/** Read the numbers that Python wrote into the page. */
+function readDrawn(data) {
+  const numbers = Object.fromEntries(
+    ["W_h", "W_x", "words", "pull"].map((name) => [name, decodeNumbers(data[name])]),
+  );
+  return { H: data.H, I: data.I, ...numbers };
+}
+
+/**
+ * settings: cell, gain, bias, nonlinearity; near, far: the two texts as word numbers.
+ * What the two texts' losses send back is `pull`, of length 1, at every step.
+ */
+function explore(drawn, settings, near, far) {
+  const began = performance.now();
+  const net = makeNetwork(drawn, settings), { pull } = drawn;
+  const tape = forward(net, far), { map, product } = allPairs(net, tape, pull);
+  const norms = stepNorms(net, tape);
+  return {
+    T: tape.T, map, product, stepNorms: norms, tight: tightBound(norms, tape.T), gain: gainOf(net),
+    near: lastLoss(net, forward(net, near), pull),
+    float32: inFormat(net, far, pull, "float32"),
+    half: inFormat(net, far, pull, "half"),
+    milliseconds: performance.now() - began,
+  };
+}

@@ -1,0 +1,14 @@
+// Colours: of the map (viridis, readable by colour-blind eyes) and of the charts, from the page's CSS.
+
+const VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"]
+  .map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+const LEAST = -8; // of the map: powers of ten below are drawn like this one
+
+/** The colour of a number between 0 and 1. */
+function viridis(x) {
+  const place = Math.min(Math.max(x, 0), 1) * (VIRIDIS.length - 1), i = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  return VIRIDIS[i].map((c, n) => Math.round(c + (place - i) * (VIRIDIS[i + 1][n] - c)));
+}
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,0 +1,42 @@
+// A flow of the reader's own: what throughtime.explore.flow_data or Flow.to_dict(norms=True) wrote.
+
+/** Return {layers, names} of a file's data, or throw an Error whose message is a key of flowErrors. */
+function readFlow(data) {
+  const mine = data && data.format === "throughtime.explore";
+  const flow = mine ? data.flow : data;
+  if (!flow || flow.format !== "throughtime.flow" || flow.version !== 1) throw new Error("format");
+  const layers = Object.entries(flow.layers).map(([name, layer]) => {
+    if (!layer.norms) throw new Error("norms");
+    return { name, ...layer, norms: layer.norms, row: 0, ...(mine ? data.layers[name] : {}) };
+  });
+  return layers;
+}
+
+const asNumber = (x) => (typeof x === "string" ? Number(x.replace("inf", "Infinity")) : x);
+
+/** What the map shows of a layer: a loss a row, a state s_k a column; empty after the loss. */
+function flowMap(layer) {
+  const of = (v, k) => asNumber(Array.isArray(layer.norms[v][k]) ? layer.norms[v][k][0] : layer.norms[v][k]);
+  const enters = layer.enters.map((e) => (Array.isArray(e) ? e[0] : e));
+  let most = 0;
+  layer.norms.forEach((row, v) => row.forEach((_, k) => (most = of(v, k) > most && Number.isFinite(of(v, k)) ? of(v, k) : most)));
+  return {
+    rows: layer.norms.length, columns: layer.T + 1, column: 0,
+    value: (v, k) => (k > enters[v] ? null : of(v, k) / (most || 1)),
+    raw: of, enters,
+  };
+}
+
+/** The sentences on one cell of it: words, singular values, weight terms, as far as they are given. */
+function flowSentences(layer, shown, v, k, say) {
+  const name = (step) => {
+    const word = layer.words && layer.words[step - 1];
+    return step === 0 ? say.start : word ? say.flowWord(word, step) : say.flowStep(step);
+  };
+  const lines = [say.flowCell({ loss: layer.loss_index[v], at: name(shown.enters[v]), to: name(k), value: shown.raw(v, k) })];
+  const singular = layer.singular_values && layer.singular_values[k - 1];
+  if (singular) lines.push(say.flowSingular(singular.map(asNumber)));
+  const terms = k > 0 ? Object.entries(layer.weight_terms || {}).map(([n, all]) => [n, asNumber(all[v][k - 1])]) : [];
+  if (terms.length) lines.push(say.flowTerms(terms));
+  return lines;
+}

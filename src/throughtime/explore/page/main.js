@@ -1,0 +1,193 @@
+// The page: its controls, what it asks of the engine, and what it shows of the answer.
+
+const $ = (id) => document.getElementById(id);
+const LANGUAGES = { en: ENGLISH, zh: CHINESE };
+const PRESETS = {
+  start: { cell: "Elman", gain: 1, bias: 0, nonlinearity: "tanh", stop: 5 },
+  gate: { cell: "LSTM", bias: 4, gain: 1 },
+  flat: { cell: "Elman", nonlinearity: "sigmoid", gain: 1 },
+  more: { cell: "Elman", nonlinearity: "tanh", gain: 2 },
+  explode: { cell: "Elman", nonlinearity: "identity", gain: 2.5 },
+};
+
+function startExplorer(data) {
+  const state = { ...data.settings }, near = data.readings[0];
+  let say = LANGUAGES[data.language], found = null, asked = 0, layers = [], layer = null, flowShown = null;
+  const far = () => data.readings[state.stop];
+  const cells = makeMap($("map"), sayCell), flowCells = makeMap($("flow-map"), sayFlowCell);
+  layEquations($("equations"));
+
+  const ask = startEngine($("engine").textContent, data.drawn, (answer, id) => {
+    found = { ...answer, S: state.cell === "LSTM" ? 64 : 32, reading: data.readings[answer.stop ?? state.stop] };
+    if (found.T === far().words.length) show(id);
+  });
+
+  function change(settings) {
+    Object.assign(state, settings);
+    layControls();
+    document.documentElement.dataset.asked = asked += 1;
+    const { cell, gain, bias, nonlinearity } = state;
+    ask({ id: asked, settings: { cell, gain, bias, nonlinearity }, near: near.numbers, far: far().numbers });
+    parent !== window && parent.postMessage({ throughtime: "settings", settings: { ...state } }, "*");
+  }
+
+  function layControls() {
+    for (const radio of document.querySelectorAll("[name=cell]")) radio.checked = radio.value === state.cell;
+    const simple = state.cell === "Elman";
+    $("gain").value = state.gain;
+    $("gain-value").textContent = state.gain.toFixed(2);
+    $("bias").value = state.bias;
+    $("bias").disabled = simple;
+    $("bias-value").textContent = simple ? "–" : state.bias.toFixed(2).replace("-", "−");
+    $("bias-help").textContent = simple ? say.biasNone : say.biasHelp;
+    $("stop").value = state.stop;
+    $("stop").setAttribute("aria-valuetext", `${far().between}`);
+    $("stop-value").textContent = far().between;
+    for (const button of document.querySelectorAll("[data-preset]")) {
+      const wanted = Object.entries(PRESETS[button.dataset.preset]);
+      button.setAttribute("aria-pressed", wanted.every(([name, value]) => state[name] === value));
+    }
+    $("nonlinearity").value = state.nonlinearity;
+    $("nonlinearity").disabled = !simple;
+    $("nonlinearity-help").textContent = simple ? "" : say.nonlinearityNone;
+  }
+
+  function show(id) {
+    const facts = factsOf(found, near, far());
+    showSentence($("near-words"), near, found.near, say);
+    showSentence($("far-words"), far(), facts.arrives, say);
+    put("near-arrives", facts.near, share(facts.near, say));
+    put("far-arrives", facts.far, share(facts.far, say));
+    $("near-lag").textContent = say.crosses(facts.nearLag);
+    $("far-lag").textContent = say.crosses(facts.lag);
+    $("summary").textContent = say.summary({ ...facts, verdict: say.verdicts[facts.verdict] });
+    $("summary").dataset.verdict = facts.verdict;
+    showFactors($("factors"), far(), facts.arrives);
+    sayEquations(say, facts);
+    showCharts(facts);
+    cells(mapData(found));
+    $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
+    $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1).replace("1·", ""));
+    $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
+    $("format-half").innerHTML = formatSentence(say.half, found.half, far(), say);
+    showTable(facts);
+    $("computed").textContent = say.computed(found.milliseconds);
+    document.documentElement.dataset.milliseconds = found.milliseconds;
+    document.documentElement.dataset.shown = id;
+    parent !== window && parent.postMessage({ throughtime: "found", near: facts.near, far: facts.far }, "*");
+  }
+
+  function put(id, value, text) {
+    $(id).dataset.value = value;
+    $(id).textContent = text;
+  }
+
+  function showCharts(facts) {
+    const back = (k) => (facts.T - k ? far().words[k - 1] : "");
+    const words = Array.from({ length: facts.T + 1 }, (_, n) => (n < facts.T ? far().words[facts.T - n - 1] : ""));
+    const names = (y) => ({ x: say.stepsBack, y });
+    const blue = css("--far"), orange = css("--near"), green = css("--tight");
+    const left = backwards(facts.arrives), until = facts.lag + 1;
+    lineChart($("left-chart"), [
+      { name: say.leftFar, colour: blue, values: left.slice(0, until), end: facts.lag },
+      { name: say.leftNear, colour: orange, dash: [8, 5], values: backwards(found.near).slice(0, facts.nearLag + 1), end: facts.nearLag },
+    ], words, names(say.leftY));
+    lineChart($("bound-chart"), [
+      { name: say.boundTruth, colour: blue, values: backwards(found.product).slice(0, until), end: facts.lag },
+      { name: say.boundTight, colour: green, dash: [3, 4], values: backwards(found.tight).slice(0, until) },
+      ...(facts.beta === null ? [] : [{ name: say.boundLoose, colour: orange, dash: [9, 5], values: words.map((_, n) => facts.beta ** n).slice(0, until) }]),
+    ], words, names(say.boundY));
+    lineChart($("formats-chart"), [
+      { name: say.exact, colour: css("--muted"), values: left },
+      { name: say.float32, colour: blue, dash: [9, 5], values: backwards(found.float32.norms) },
+      { name: say.half, colour: css("--half"), dash: [3, 3], values: backwards(found.half.norms) },
+    ], words, names(say.formatsY));
+  }
+
+  function mapData({ map, T }) {
+    return { rows: T, columns: T + 1, column: near.mention, value: (r, k) => (k > r + 1 ? null : map[r * (T + 1) + k]) };
+  }
+
+  function sayCell(row, k) {
+    const t = row + 1, words = far().words;
+    if (!found || k > t || t > words.length) return ($("map-cell").textContent = "");
+    const cell = { t, k, from: words[t - 1], to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
+    $("map-cell").textContent = k ? say.mapCell(cell) : say.mapStart(cell);
+  }
+
+  function showTable(facts) {
+    if (!$("table-details").open) return;
+    $("table-head").innerHTML = say.tableHeads.map((head) => `<th scope="col">${head}</th>`).join("");
+    $("table-body").innerHTML = tableRows(found, facts, far()).map(([back, word, ...rest]) =>
+      `<tr${facts.T - back === facts.k ? ' class="john"' : ""}><td class="number">${back}</td><th scope="row">${word}</th>` +
+      rest.map((x) => `<td class="number">${number(x, 3)}</td>`).join("") + "</tr>").join("");
+  }
+
+  function openFlow(text) {
+    try {
+      let parsed;
+      try { parsed = typeof text === "string" ? JSON.parse(text) : text; } catch { throw new Error("json"); }
+      layers = readFlow(parsed);
+      $("flow-layer").replaceChildren(...layers.map((one, n) => new Option(one.name, n)));
+      $("flow-open").hidden = false;
+      $("flow-said").textContent = "";
+      showFlow(0);
+    } catch (error) {
+      $("flow-open").hidden = true;
+      $("flow-said").textContent = say.flowErrors[error.message] || say.flowErrors.format;
+    }
+  }
+
+  function showFlow(n) {
+    layer = layers[n];
+    flowShown = flowMap(layer);
+    $("flow-kind").textContent = `${layer.kind}, T = ${layer.T}, S = ${layer.S}`;
+    flowCells(flowShown);
+    sayFlowCell(flowShown.rows - 1, Math.max(flowShown.enters[flowShown.rows - 1] - 1, 0));
+  }
+
+  function sayFlowCell(v, k) {
+    $("flow-cell").innerHTML = "";
+    if (k > flowShown.enters[v]) return;
+    for (const line of flowSentences(layer, flowShown, v, k, say)) $("flow-cell").append(Object.assign(document.createElement("p"), { textContent: line }));
+  }
+
+  function speak(language) {
+    say = LANGUAGES[language];
+    document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
+    document.title = say.title;
+    for (const button of document.querySelectorAll("[data-language]")) button.setAttribute("aria-pressed", button.dataset.language === language);
+    for (const element of document.querySelectorAll("[data-say]")) {
+      element.innerHTML = element.dataset.say.split(".").reduce((words, key) => words[key], say);
+    }
+    for (const element of document.querySelectorAll("[data-label]")) {
+      const chart = element.classList.contains("chart");
+      element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
+    }
+    layControls();
+    if (found) show(asked);
+    if (layer) showFlow(layers.indexOf(layer));
+  }
+
+  function listen() {
+    for (const name of ["gain", "bias", "stop"]) $(name).addEventListener("input", () => change({ [name]: Number($(name).value) }));
+    $("nonlinearity").addEventListener("change", () => change({ nonlinearity: $("nonlinearity").value }));
+    for (const radio of document.querySelectorAll("[name=cell]")) radio.addEventListener("change", () => change({ cell: radio.value }));
+    for (const button of document.querySelectorAll("[data-preset]")) button.addEventListener("click", () => change(PRESETS[button.dataset.preset]));
+    for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => speak(button.dataset.language));
+    $("table-details").addEventListener("toggle", () => found && showTable(factsOf(found, near, far())));
+    $("flow-file").addEventListener("change", async () => $("flow-file").files[0] && openFlow(await $("flow-file").files[0].text()));
+    $("flow-layer").addEventListener("change", () => showFlow(Number($("flow-layer").value)));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => found && show(asked));
+    let wide = innerWidth;
+    addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), show(asked)));
+    addEventListener("message", ({ data: told }) => {
+      if (told && told.throughtime === "set" && Object.keys(told.settings).some((name) => told.settings[name] !== state[name])) change(told.settings);
+    });
+  }
+
+  listen();
+  speak(data.language);
+  if (data.flow) openFlow(data.flow);
+  change({});
+}

@@ -1,0 +1,68 @@
+// The (t, k) map: drawn on a canvas, read by pointer, by arrow keys, and in words.
+
+/**
+ * place: holds canvas.cells and .cursor. told(row, column) is called where the reader points.
+ * Returns show(data): {rows, columns, value(row, column), wholes} with row 0 at the top.
+ */
+function makeMap(place, told) {
+  const canvas = place.querySelector("canvas"), cursor = place.querySelector(".cursor");
+  let data = null, at = null;
+  const point = (row, column) => {
+    if (!data) return;
+    at = { row: clamp(row, data.rows), column: clamp(column, data.columns) };
+    const wide = 100 / data.columns, high = 100 / data.rows;
+    cursor.hidden = false;
+    Object.assign(cursor.style, { left: `${at.column * wide}%`, top: `${at.row * high}%`, width: `${wide}%`, height: `${high}%` });
+    told(at.row, at.column);
+  };
+  place.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    if (data) point(Math.floor(((event.clientY - box.top) / box.height) * data.rows), Math.floor(((event.clientX - box.left) / box.width) * data.columns));
+  });
+  place.addEventListener("keydown", (event) => {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!move || !data) return;
+    event.preventDefault();
+    const far = event.shiftKey ? 5 : 1;
+    point(at.row + far * move[0], at.column + far * move[1]);
+  });
+  place.addEventListener("focus", () => at && point(at.row, at.column));
+  return (shown) => {
+    data = shown;
+    paint(canvas, data);
+    place.style.aspectRatio = `${data.columns} / ${Math.max(data.rows, data.columns / 8)}`;
+    if (!at) at = { row: data.rows - 1, column: data.column ?? 0 };
+    if (!cursor.hidden) point(at.row, at.column);
+  };
+}
+
+const clamp = (n, size) => Math.min(Math.max(n, 0), size - 1);
+
+/** The power of ten at which the map's colours end above: that of the largest number, at least 1. */
+function topPower(data) {
+  let top = 0;
+  for (let r = 0; r < data.rows; r++) {
+    for (let c = 0; c < data.columns; c++) {
+      const value = data.value(r, c);
+      if (value > 0 && Number.isFinite(value)) top = Math.max(top, Math.log10(value));
+    }
+  }
+  return Math.ceil(top);
+}
+
+function paint(canvas, data) {
+  const { rows, columns } = data, image = new ImageData(columns, rows), top = topPower(data);
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) {
+      const value = data.value(r, c), p = 4 * (r * columns + c);
+      if (value === null) continue; // the loss cannot reach it: see-through
+      const bad = value !== value || value === Infinity;
+      const power = value > 0 ? Math.log10(value) : LEAST;
+      const rgb = bad ? [194, 65, 140] : viridis((power - LEAST) / (top - LEAST));
+      image.data.set([...rgb, 255], p);
+    }
+  }
+  canvas.width = columns;
+  canvas.height = rows;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}

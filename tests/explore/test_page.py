@@ -1,0 +1,234 @@
+"""The page in a browser: sliders moved by keys, numbers compared with Python's, no request."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+import throughtime as tt
+from throughtime.errors import FileError, InputValueError
+from throughtime.explore import Settings, flow_data, page_html, read_flow, write_flow, write_page
+
+from .chrome import chrome
+from .node import run
+from .truth import flow, product_norm
+
+WORDS = ("who", "did", "Jane", "<b>greet</b>", "?")
+
+
+@pytest.fixture(scope="module")
+def own_flow():
+    """Give the flow of a small GRU that reads five words."""
+    torch.manual_seed(0)
+    rnn = tt.GRU(3, 4).double()
+    with tt.trace(rnn) as trace:
+        losses = rnn(torch.randn(5, 2, 3, dtype=torch.float64))[0].pow(2).mean((1, 2))
+    return trace.flow(losses)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, own_flow):
+    """Give the page's folder, open in a browser."""
+    folder = tmp_path_factory.mktemp("page")
+    write_flow(own_flow, folder / "flow.json", words=WORDS)
+    path = write_page(folder / "page.html")
+    with chrome() as browser:
+        browser.open(path.as_uri())
+        browser.wait("document.documentElement?.dataset.shown >= 1")
+        yield browser, folder
+
+
+def put(browser, **values) -> None:
+    """Move the controls as their events do, and wait until the page shows what came of it."""
+    for name, value in values.items():
+        browser.js(
+            f"(() => {{ const one = document.getElementById('{name}'); one.value = {value!r};"
+            "one.dispatchEvent(new Event('input')); one.dispatchEvent(new Event('change')); })()"
+        )
+    settle(browser)
+
+
+def settle(browser) -> None:
+    browser.wait("(({shown, asked}) => shown === asked)(document.documentElement.dataset)")
+
+
+def arrives(browser, which: str) -> float:
+    return float(browser.js(f"document.getElementById('{which}-arrives').dataset.value"))
+
+
+def truth(settings: Settings) -> float:
+    return float(flow(settings).norms[-1, 7, 0])
+
+
+@pytest.mark.browser
+def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
+    browser, _ = page
+    assert arrives(browser, "far") == pytest.approx(truth(Settings()), rel=1e-6, abs=0)
+    assert arrives(browser, "near") == pytest.approx(truth(Settings(stop=0)), rel=1e-6, abs=0)
+    browser.js("document.getElementById('stop').focus()")
+    browser.press("ArrowRight", 2)
+    settle(browser)
+    assert browser.js("document.getElementById('stop-value').textContent") == "28"
+    assert arrives(browser, "far") == pytest.approx(truth(Settings(stop=7)), rel=1e-6, abs=0)
+    browser.js("document.querySelector('[name=cell][value=LSTM]').click()")
+    put(browser, gain=1.5, bias=3, stop=4)
+    want = Settings("LSTM", 1.5, 3.0, "tanh", 4)
+    assert arrives(browser, "far") == pytest.approx(truth(want), rel=1e-6, abs=0)
+    said = browser.js("document.getElementById('eq16-live').textContent")
+    assert said.startswith(f"{product_norm(flow(want), 7):.2g} ≤"), said
+    assert browser.js("document.getElementById('nonlinearity').disabled")
+
+
+@pytest.mark.browser
+def test_the_sentence_follows_what_was_found(page):
+    browser, _ = page
+    for preset, verdict in (("gate", "holds"), ("explode", "explodes"), ("flat", "vanishes")):
+        browser.js(f"document.querySelector('[data-preset={preset}]').click()")
+        settle(browser)
+        assert browser.js("document.getElementById('summary').dataset.verdict") == verdict
+        pressed = f"document.querySelector('[data-preset={preset}]').getAttribute('aria-pressed')"
+        assert browser.js(pressed) == "true"
+    half = browser.js("document.getElementById('format-half').textContent")
+    assert "exactly 0 from" in half
+
+
+@pytest.mark.browser
+def test_the_map_is_read_by_keys(page):
+    browser, _ = page
+    browser.js("document.querySelector('[data-preset=start]').click()")
+    settle(browser)
+    browser.js("document.getElementById('map').focus()")
+    browser.press("ArrowUp", 4)
+    browser.press("ArrowDown")
+    said = browser.js("document.getElementById('map-cell').textContent")
+    assert "“Jane” (t = 31) back to “John” (k = 7), 24 steps" in said
+    value = float(flow(Settings()).norms[30, 7, 0])
+    assert f"{value * 1e4:.2f}·10⁻⁴" in said
+    browser.js("document.getElementById('table-details').open = true")
+    browser.wait("document.querySelectorAll('#table-body tr').length === 35")
+    row = browser.js("document.querySelector('#table-body tr.john').textContent")
+    assert row.startswith("27John") and f"{truth(Settings()) * 1e4:.2f}·10⁻⁴" in row
+
+
+@pytest.mark.browser
+def test_chinese_by_a_switch_and_back(page):
+    browser, _ = page
+    browser.js("document.querySelector('[data-language=zh]').click()")
+    assert browser.js("document.documentElement.lang") == "zh-Hans"
+    assert "离得远" in browser.js("document.querySelector('h1').textContent + document.title")
+    bare = "document.body.innerText.match(/.{0,30}(undefined|null|function).{0,30}/)"
+    assert browser.js(bare) is None
+    assert "远句" in browser.js("document.getElementById('summary').textContent")
+    browser.js("document.querySelector('[data-language=en]').click()")
+    assert "far name" in browser.js("document.querySelector('h1').textContent")
+
+
+@pytest.mark.browser
+def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
+    browser, folder = page
+    root = browser.send("DOM.getDocument")["root"]["nodeId"]
+    node = browser.send("DOM.querySelector", nodeId=root, selector="#flow-file")["nodeId"]
+
+    def pick(path) -> None:
+        browser.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    pick(folder / "flow.json")
+    browser.wait("!document.getElementById('flow-open').hidden")
+    browser.js("document.getElementById('flow-map').focus()")
+    browser.press("ArrowRight", 4)
+    said = browser.js("document.getElementById('flow-cell').innerText")
+    layer = own_flow["l0"]
+    first = torch.linalg.svdvals(layer.jacobian(4)[0])[0]
+    term = layer.weight_grad("weight_hh", 4, 4).norm()
+    assert "back to “<b>greet</b>” (step 4)" in said and f"{float(first):.3g}" in said
+    assert f"weight_hh {float(term):.3g}" in said
+    assert f"{float(layer.norms[4, 4, 0]):.3g} arrives" in said
+    (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
+    pick(folder / "wrong.json")
+    browser.wait("document.getElementById('flow-said').textContent !== ''")
+    assert "no flow of throughtime" in browser.js(
+        "document.getElementById('flow-said').textContent"
+    )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
+def test_it_fits_a_screen_without_an_error_or_a_request(page, width, dark):
+    browser, folder = page
+    browser.open("about:blank")
+    browser.open((folder / "page.html").as_uri(), width, 900, dark)
+    browser.wait("document.documentElement?.dataset.shown >= 1")
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.js("document.querySelectorAll('.chart canvas').length") == 3
+    unnamed = browser.js(
+        "Array.from(document.querySelectorAll('input,select,button')).filter((one) => "
+        "!one.labels?.length && !one.textContent.trim()).length"
+    )
+    assert unnamed == 0 and browser.requests == [] and browser.console == []
+
+
+@pytest.mark.browser
+def test_the_browser_test_sees_an_error_and_a_request(tmp_path):
+    broken = page_html().replace("startExplorer(JSON", "nope(); startExplorer(JSON")
+    asking = broken.replace("<body>", '<body><img src="http://127.0.0.1:9/x.png" alt="">')
+    (tmp_path / "broken.html").write_text(asking, encoding="utf-8")
+    with chrome() as browser:
+        browser.open((tmp_path / "broken.html").as_uri())
+        assert any("nope" in line for line in browser.console)
+        assert browser.requests == ["http://127.0.0.1:9/x.png"]
+
+
+def test_the_file_is_small_and_names_no_address(tmp_path):
+    path = write_page(tmp_path / "page.html")
+    html = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 1_000_000
+    assert not re.search(r"<(link|script|img)[^>]+(src|href)=\"(?!data:)", html)
+    assert html.count("</script>") == html.count("<script")
+
+
+def test_both_languages_say_the_same_things():
+    from throughtime.explore.page import HERE
+
+    text = "".join(
+        (HERE / "page" / f"{name}.js").read_text(encoding="utf-8")
+        for name in ("format", "words_en", "words_zh")
+    )
+    shapes = run(
+        text
+        + """const shape = (x) => x && typeof x === "object" && !Array.isArray(x)
+            ? Object.fromEntries(Object.keys(x).sort().map((k) => [k, shape(x[k])]))
+            : Array.isArray(x) && typeof x[0] === "string" ? x.length : typeof x;
+        return [shape(ENGLISH), shape(CHINESE)];"""
+    )
+    assert shapes[0] == shapes[1]
+
+
+def test_a_users_words_cannot_break_out_of_the_page(own_flow):
+    data = flow_data(own_flow, words=["</script><script>nope()", *WORDS[1:]])
+    html = page_html(flow=data)
+    assert "<script>nope()" not in html and html.count("</script>") == html.count("<script")
+
+
+def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
+    path = write_flow(own_flow, tmp_path / "flow.json", words=WORDS, row=1)
+    data = read_flow(path)
+    layer = own_flow["l0"]
+    assert data["flow"]["layers"]["l0"]["norms"][2][1] == float(layer.norms[2, 1, 1])
+    with pytest.raises(InputValueError, match="row must be 0 to 1"):
+        flow_data(own_flow, row=2)
+    with pytest.raises(InputValueError, match="no layer"):
+        flow_data({})
+    (tmp_path / "bare.json").write_text(json.dumps(own_flow.to_dict()))
+    with pytest.raises(InputValueError, match="norms=True"):
+        read_flow(tmp_path / "bare.json")
+    (tmp_path / "no.json").write_text("{")
+    with pytest.raises(FileError, match="no JSON"):
+        read_flow(tmp_path / "no.json")
+    with pytest.raises(FileError, match="cannot read"):
+        read_flow(tmp_path / "missing.json")
+    with pytest.raises(InputValueError, match="language"):
+        page_html(language="fr")
+    assert page_html(flow=own_flow.to_dict(norms=True))
