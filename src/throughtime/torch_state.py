@@ -17,6 +17,7 @@ __all__ = [
     "is_batched",
     "is_faked",
     "is_jit_traced",
+    "is_on_gpu",
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
@@ -33,6 +34,14 @@ def is_transforming() -> bool:
 def is_jit_traced() -> bool:
     """Check whether `torch.jit.trace` is recording."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Check whether a tensor is where torch's recurrent modules run on cuDNN or its like.
+
+    Whatever is otherwise on a GPU than on a CPU asks here.
+    """
+    return tensor.is_cuda
 
 
 def is_to_onnx() -> bool:

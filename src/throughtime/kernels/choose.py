@@ -115,7 +115,6 @@ def choose(
         UnsupportedError: `use` asks for an engine that cannot take it.
     """
     T, B = x.shape[:2]
-    states = states or active is not None or reset is not None
     return _chosen(cell, Demand((x, s_0, active, reset), T, B, active, states))
 
 

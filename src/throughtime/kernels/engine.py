@@ -209,6 +209,25 @@ class Engine(ABC):
             reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         """
 
+    def taped(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tape:
+        """Run the recurrence over all steps and return what `gradients` needs, of any form.
+
+        Args:
+            cell: the recurrence.
+            x: inputs (T, B, I).
+            s_0: the initial state (B, S).
+            active: (T, B) bool; rows that are False keep their state.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        """
+        return self.forward(cell, x, s_0, active, reset)
+
     @abstractmethod
     def backward(
         self, cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None = None

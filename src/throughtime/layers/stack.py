@@ -128,16 +128,20 @@ def run(
     runs = module.num_layers * len(directions)
     states = _initial_states(module, batch, hx, runs, widths, weight)
     x, finals = batch.x, []
+    masks = (batch.active, batch.reset)
+    # Once for all layers, since what the engines find out of a mask they keep with it.
+    each = (masks, _backwards(*masks)) if module.bidirectional else (masks,)
     for layer in range(module.num_layers):
         outputs = []
-        for direction in directions:
+        for direction, (active, reset) in zip(directions, each, strict=True):
             suffix = f"l{layer}{direction}"
             h, parts = _one_direction(
                 module,
                 suffix,
                 x,
                 states[len(finals)],
-                batch,
+                active,
+                reset,
                 reverse=direction != "",
                 recording=recording,
                 name=f"{path}.{suffix}" if path else suffix,
@@ -156,17 +160,17 @@ def _one_direction(
     suffix: str,
     x: Tensor,
     s_0: Tensor | None,
-    batch: Batch,
+    active: Tensor | None,
+    reset: Tensor | None,
     *,
     reverse: bool,
     **where,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
+    """Run one direction; the reverse one meets the steps from their end, as its masks do."""
     schedule = getattr(module, "through", FULL)
     kind = ELMAN_MODES.get(module.mode, module.mode)
     if torch.compiler.is_compiling() and is_to_onnx():
-        masks = (batch.active, batch.reset)
-        return onnx_layer(kind, _weights(module, suffix), x, s_0, *masks, reverse=reverse)
+        return onnx_layer(kind, _weights(module, suffix), x, s_0, active, reset, reverse=reverse)
     if torch.compiler.is_compiling() and not is_transforming():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         weights, widths = _weights(module, suffix), state_widths(module)
@@ -178,16 +182,22 @@ def _one_direction(
 
     else:
         through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)
-    active, reset = batch.active, batch.reset
     if not reverse:
         return through(x, s_0, active, reset)
+    h, parts = through(x.flip(0), s_0, active, reset)
+    return h.flip(0), parts
+
+
+def _backwards(active: Tensor | None, reset: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the masks as the reverse direction meets them; for ONNX as they came."""
+    if torch.compiler.is_compiling() and is_to_onnx():
+        return active, reset
     if active is not None:
         active = active.flip(0)
     if reset is not None:
         # The boundary before step t lies, for the reverse direction, before its step t−1.
         reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
-    h, parts = through(x.flip(0), s_0, active, reset)
-    return h.flip(0), parts
+    return active, reset
 
 
 def state_widths(module: nn.RNNBase) -> tuple[int, ...]:

@@ -2,8 +2,9 @@
 
 They give outputs and final states, and keep for their backward pass what nobody else can read. So
 a forward sweep leaves torch's own graph inside our one node, and the backward pass goes back
-through it. Whatever looks at single steps (a trace, a schedule other than `Full`, lengths, resets,
-the rows' shares, several losses at once) runs in plain torch instead, as `last_choice` says.
+through it. Rows that end early or begin anew are packed (`packing`). Whatever looks at single steps
+(a trace, the rows' shares, several losses at once) runs in plain torch instead, as `last_choice`
+says. On a GPU the engine is chosen by itself; on a CPU `kernels.use("torch")` asks for it.
 """
 
 from __future__ import annotations
@@ -16,22 +17,34 @@ from torch import Tensor
 
 from ...cells import GRU, LSTM, AbstractCell, Elman
 from ...tape import Gradients, Tape
+from ...torch_state import is_on_gpu
 from ..chosen import Choice, wanted
 from ..engine import Demand, Engine, Outputs
 from ..plain.engine import Plain
+from .chunk import in_one_chunk
+from .packing import Packing, begun, ended, pack, packed, unpacked
 
 __all__ = ["TORCH", "Torch"]
 
 # torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
 ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _STEPS = Plain()
 
 
 class Torch(Plain):
-    """torch's fused modules, where `kernels.use` asks for them."""
+    """torch's fused modules: on a GPU by themselves, on a CPU where `kernels.use` asks for them."""
 
     name = "torch"
     reads_graphs = True
+    how = " It runs on torch's own fused module."
+
+    def concerns(self, cell: AbstractCell) -> bool:
+        """Check whether torch's modules are asked for, or the cell is on a GPU."""
+        if wanted() == self.name:
+            return True
+        weight = cell._parameters.get("weight_hh")
+        return weight is not None and is_on_gpu(weight)
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
@@ -39,10 +52,15 @@ class Torch(Plain):
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return why torch's module does not apply; "" if it does."""
-        del demand
-        if wanted() != self.name:
-            return "torch's fused modules run only where kernels.use('torch') asks for them."
-        return "" if self.serves(cell) else f"torch has no fused module for {_called(cell)}."
+        if not self.serves(cell):
+            return f"torch has no fused module for {_called(cell)}."
+        weight = cell.weights()["weight_hh"]
+        if weight.dtype not in DTYPES:
+            return f"torch's fused modules are not for {weight.dtype}."
+        for tensor in (*demand.tensors, *cell.weights().values()):
+            if tensor is not None and tensor.dtype not in (weight.dtype, torch.bool):
+                return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+        return ""
 
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice."""
@@ -53,9 +71,8 @@ class Torch(Plain):
         if not demand.states and demand.rows and demand.T:
             return None
         reason = (
-            "kernels.use('torch') asks for torch's fused modules, and these give no single steps "
-            "(a trace, a schedule, lengths, resets, many losses, an empty batch): these run one by "
-            "one in plain torch."
+            f"torch's own fused module, which would run {_called(cell)}, gives no single steps (for "
+            "a trace, a schedule, many losses, an empty batch): these run one by one in plain torch."
         )
         return _STEPS, Choice(_STEPS.name, reason)
 
@@ -75,16 +92,19 @@ class Torch(Plain):
             cell: the recurrence.
             x: inputs (T, B, I).
             s_0: the initial state (B, S); None: zeros.
-            active: None: rows that take fewer steps are for the reference.
-            reset: None likewise.
+            active: (T, B) bool; rows that are False keep their state and output 0.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
             keep: whether the backward pass will be taken.
         """
-        del active, reset
-        weights = cell.weights()
+        ragged = active is not None or reset is not None
+        how = packed(active, reset) if ragged else None
+        if ragged and how is None:  # no row takes any step
+            return super().outputs(cell, x, s_0, active, reset, keep=keep)
+        given = in_one_chunk(cell, x)
         with torch.set_grad_enabled(keep):
-            leaves = [_leaf(x), *map(_leaf, weights.values())]
+            leaves = [_leaf(x), *map(_leaf, given)]
             parts = _initial(cell, x, s_0)
-            results = _run(cell, leaves[0], parts, leaves[1:])
+            results = _run(cell, leaves[0], parts, leaves[1:], how)
         # With a version count of its own: the node notices where it is written into.
         h = results[0].data
         # In memory of their own: of one step torch's final state is its output.
@@ -92,7 +112,22 @@ class Torch(Plain):
         if not keep:
             return Outputs(h, finals, None)
         begin = torch.cat([part.detach() for part in parts], -1)[None]
-        return Outputs(h, finals, Tape(x, begin, (*results, *parts, *leaves)), shared=True)
+        tape = Tape(x, begin, (*results, *parts, *leaves), active, reset)
+        # Packed, torch's graph holds an output of its own.
+        return Outputs(h, finals, tape, shared=how is None)
+
+    def taped(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tape:
+        """Run forward and return a tape that holds torch's graph."""
+        tape = self.outputs(cell, x, s_0, active, reset).tape
+        assert tape is not None
+        return tape
 
     def gradients(
         self,
@@ -171,14 +206,24 @@ def _initial(cell: AbstractCell, x: Tensor, s_0: Tensor | None) -> tuple[Tensor,
 
 
 def _run(
-    cell: AbstractCell, x: Tensor, parts: tuple[Tensor, ...], weights: list[Tensor]
+    cell: AbstractCell,
+    x: Tensor,
+    parts: tuple[Tensor, ...],
+    weights: list[Tensor],
+    how: Packing | None,
 ) -> tuple[Tensor, ...]:
     """Return h (T, B, H) and the parts of the final state, each (1, B, ·)."""
-    hx: Any = parts[0] if len(parts) == 1 else parts
-    bias = "bias_ih" in cell.weights()
     order = [weights[i] for i in _torchs_order(cell)]
-    train = torch.is_grad_enabled()
-    return _function(cell)(x, hx, order, bias, 1, 0.0, train, False, False)
+    bias, train = "bias_ih" in cell.weights(), torch.is_grad_enabled()
+    function = _function(cell)
+    if how is None:
+        hx: Any = parts[0] if len(parts) == 1 else parts
+        return function(x, hx, order, bias, 1, 0.0, train, False, False)
+    begins = tuple(begun(how, part) for part in parts)
+    hx = begins[0] if len(begins) == 1 else begins
+    data, *finals = function(pack(how, x), how.sizes, hx, order, bias, 1, 0.0, train, False)
+    h = unpacked(how, data, *x.shape[:2])
+    return h, *(ended(how, f, part) for f, part in zip(finals, parts, strict=True))
 
 
 def _torchs_order(cell: AbstractCell) -> list[int]:
