@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "backward_node",
+    "is_autocast",
     "is_batched",
     "is_faked",
     "is_jit_traced",
@@ -34,6 +35,11 @@ def is_transforming() -> bool:
 def is_jit_traced() -> bool:
     """Check whether `torch.jit.trace` is recording."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_autocast(tensor: Tensor) -> bool:
+    """Check whether autocast is on where a tensor is; it knows no meta device."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def is_on_gpu(tensor: Tensor) -> bool:

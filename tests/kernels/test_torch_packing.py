@@ -1,4 +1,4 @@
-"""Rows that end early or begin anew on torch's fused modules: packed, and equal to the reference."""
+"""Rows that end early or begin anew on torch's modules: packed, and equal to the reference."""
 
 from __future__ import annotations
 

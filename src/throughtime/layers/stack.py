@@ -20,8 +20,8 @@ from ..node.recording import Recording
 from ..schedules import FULL
 from ..shapes import check
 from ..tape import split
-from ..torch_state import is_jit_traced, is_to_onnx, is_transforming
-from .inputs import Batch, dropout, lengths_of, read, under_autocast, write
+from ..torch_state import is_autocast, is_jit_traced, is_to_onnx, is_transforming
+from .inputs import Batch, dropout, lengths_of, read, write
 
 __all__ = ["cell_of", "run", "state_widths"]
 
@@ -223,7 +223,7 @@ def _initial_states(
     laid_out = []
     for name, part, width in zip(names, parts, widths, strict=True):
         axes = "L B H" if batch.batched else "L H"
-        part = part.to(weight.dtype) if under_autocast(weight) else part
+        part = part.to(weight.dtype) if is_autocast(weight) else part
         check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
         laid_out.append(part if batch.batched else part.unsqueeze(1))
     states = laid_out[0] if len(laid_out) == 1 else torch.cat(laid_out, -1)

@@ -107,7 +107,7 @@ def _find(active: Tensor | None, reset: Tensor | None) -> Packing | None:
 
 
 def _sizes(longest: Tensor) -> Tensor:
-    """Return how many lengths, of which the longest comes first, are at least 1, 2, …"""
+    """Return how many of the lengths, longest first, are at least 1, at least 2, and so on."""
     ended = torch.bincount(longest)  # by length
     return len(longest) - ended.cumsum(0)[:-1]
 
