@@ -122,12 +122,14 @@ class Engine(ABC):
         name: what `kernels.use`, `kernels.choice` and `kernels.last_choice` call it.
         asked_for: whether `kernels.use` takes the name.
         reads_graphs: whether it takes a tape without states, which holds a graph of torch's.
+        keeps_steps: whether what its `outputs` keeps can be cut into steps.
         how: how it runs; `kernels.choice` appends it to the reason why no other one does.
     """
 
     name: str
     asked_for: bool = True
     reads_graphs: bool = False
+    keeps_steps: bool = True
     how: str = ""
 
     def missing(self) -> str:

@@ -36,6 +36,7 @@ class Torch(Plain):
 
     name = "torch"
     reads_graphs = True
+    keeps_steps = False
     how = " It runs on torch's own fused module."
 
     def concerns(self, cell: AbstractCell) -> bool:
@@ -78,7 +79,7 @@ class Torch(Plain):
             return None
         reason = (
             f"torch's own fused module, which would run {called(cell)}, gives no single steps (for "
-            "a trace, many losses, an empty batch): these run one by one in plain torch."
+            "a trace, many losses or an empty batch): these run one by one in plain torch."
         )
         return _STEPS, Choice(_STEPS.name, reason)
 
