@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import torch_state
 from ...cells import AbstractCell
 from ...tape import Tape, complete
-from ...torch_state import is_faked, is_on_gpu
+from ...torch_state import is_faked
 from ..chosen import Choice, wanted
 from ..engine import Demand, Losses, unfit
 from ..plain.engine import Plain
@@ -45,7 +46,7 @@ class Triton(Plain):
         if wanted() == self.name:
             return True
         weight = cell._parameters.get("weight_hh")
-        return weight is not None and is_on_gpu(weight)
+        return weight is not None and torch_state.is_on_gpu(weight)
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether there is a kernel for such a cell."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ... import torch_state
 from ...cells import GRU, LSTM, AbstractCell, Elman
-from ...torch_state import is_on_gpu
 
 __all__ = ["flatten", "in_one_chunk", "is_one_chunk"]
 
@@ -26,7 +26,7 @@ def in_one_chunk(cell: AbstractCell, x: Tensor) -> tuple[Tensor, ...]:
         x: what they will meet.
     """
     weights = cell.weights()
-    if not is_on_gpu(x):
+    if not torch_state.is_on_gpu(x):
         return tuple(weights.values())
     ordered = [weights[name] for name in ORDER if name in weights]
     if is_one_chunk(ordered) or not _wants_chunks(ordered[0]):

@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ... import torch_state
 from ...cells import AbstractCell
 from ...tape import Gradients, Tape
-from ...torch_state import is_on_gpu
 from ..chosen import Choice, is_allowed, wanted
 from ..engine import Demand, Engine, Outputs
 from ..plain.engine import Plain
@@ -44,7 +44,7 @@ class Torch(Plain):
         if wanted() == self.name:
             return True
         weight = cell._parameters.get("weight_hh")
-        return weight is not None and is_on_gpu(weight)
+        return weight is not None and torch_state.is_on_gpu(weight)
 
     def prepare(self, cell: AbstractCell) -> PreparedModule:
         """Return the module over weights that stay."""
@@ -112,7 +112,8 @@ class Torch(Plain):
             leaves = [leaf(x), *map(leaf, given)]
             parts = _initial(cell, x, s_0)
             weights = [leaves[1 + i] for i in order_of(cell)]
-            results = run(cell, leaves[0], parts, weights, how)
+            bias = "bias_ih" in cell.weights()
+            results = run(function(cell), leaves[0], parts, weights, how, bias=bias)
         # With a version count of its own: the node notices where it is written into.
         h = results[0].data
         # In memory of their own: of one step torch's final state is its output.

@@ -50,27 +50,34 @@ def zeros(cell: AbstractCell, x: Tensor) -> list[Tensor]:
 
 
 def run(
-    cell: AbstractCell,
+    module: Any,
     x: Tensor,
     parts: tuple[Tensor, ...],
     weights: list[Tensor],
     how: Packing | None = None,
+    *,
+    bias: bool,
+    layers: int = 1,
+    both: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Return h (T, B, H) and the parts of the final state, each (1, B, ·).
+    """Return h (T, B, D·H) and the parts of the final state, each (L·D, B, ·).
 
     Args:
-        cell: the recurrence.
+        module: torch's function, as `function` returns it.
         x: inputs (T, B, I).
-        parts: of the initial state, each (1, B, ·).
-        weights: in torch's order, as `order_of` returns it.
+        parts: of the initial state, each (L·D, B, ·), for L layers in D directions.
+        weights: in torch's order, as `order_of` returns it for one layer.
         how: which steps each row takes, and where it begins anew; None: all, from the first.
+        bias: whether there are biases.
+        layers: L.
+        both: whether D is 2.
     """
-    module, bias, train = function(cell), len(weights) > 3, torch.is_grad_enabled()
+    train = torch.is_grad_enabled()
     if how is None:
         hx: Any = parts[0] if len(parts) == 1 else parts
-        return module(x, hx, weights, bias, 1, 0.0, train, False, False)
+        return module(x, hx, weights, bias, layers, 0.0, train, both, False)
     begins = tuple(begun(how, part) for part in parts)
     hx = begins[0] if len(begins) == 1 else begins
-    data, *finals = module(pack(how, x), how.sizes, hx, weights, bias, 1, 0.0, train, False)
+    data, *finals = module(pack(how, x), how.sizes, hx, weights, bias, layers, 0.0, train, both)
     h = unpacked(how, data, *x.shape[:2])
     return h, *(ended(how, f, part) for f, part in zip(finals, parts, strict=True))

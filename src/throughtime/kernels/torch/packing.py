@@ -149,20 +149,19 @@ def unpacked(how: Packing, data: Tensor, T: int, B: int) -> Tensor:
 
 
 def begun(how: Packing, part: Tensor) -> Tensor:
-    """Return what each episode begins from, (1, episodes, ·), of the initial state (1, B, ·)."""
-    given = _Taken.apply(part[0], how.given)
-    return _Placed.apply(given, how.first, how.episodes)[None]  # pyright: ignore
+    """Return what each episode begins from, (R, episodes, ·), of the initial states (R, B, ·)."""
+    given = _Taken.apply(part.transpose(0, 1), how.given)
+    placed = _Placed.apply(given, how.first, how.episodes)
+    return placed.transpose(0, 1).contiguous()  # pyright: ignore
 
 
 def ended(how: Packing, part: Tensor, initial: Tensor) -> Tensor:
-    """Return the final state (1, B, ·) of the episodes' (1, episodes, ·).
+    """Return the final states (R, B, ·) of the episodes' (R, episodes, ·).
 
     Args:
         how: the packing.
-        part: the state after each episode.
-        initial: the state (1, B, ·) of rows that take no step.
+        part: the states after each episode.
+        initial: the states (R, B, ·) of rows that take no step.
     """
-    final = _Taken.apply(part[0], how.final)
-    if how.rows is None:
-        return final[None]  # pyright: ignore
-    return initial.index_copy(1, how.rows, final[None])  # pyright: ignore
+    final = _Taken.apply(part.transpose(0, 1), how.final).transpose(0, 1)  # pyright: ignore
+    return final.contiguous() if how.rows is None else initial.index_copy(1, how.rows, final)

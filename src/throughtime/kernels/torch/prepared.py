@@ -17,7 +17,7 @@ from ...torch_state import is_autocast, is_faked
 from ..by_row import COLLECTORS
 from ..chosen import Choice, note
 from .chunk import in_one_chunk
-from .fused import leaf, order_of, run, zeros
+from .fused import function, leaf, order_of, run, zeros
 
 __all__ = ["Done", "PreparedModule"]
 
@@ -56,7 +56,8 @@ class PreparedModule:
         self.cell, self.choice, self.is_current = cell, choice, is_current
         self.weights = tuple(cell.weights().values())
         self.noted = [(w, w.dtype, w.device, w.shape) for w in self.weights]
-        self.order = order_of(cell)
+        self.order, self.function = order_of(cell), function(cell)
+        self.bias = "bias_ih" in cell.weights()
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
         """Check whether these are the weights, of the same kind."""
@@ -95,16 +96,22 @@ class PreparedModule:
         note(self.choice)
         if not keep:
             with torch.no_grad():
-                h, *finals = run(cell, x, tuple(parts), [given[i] for i in self.order])
+                h, *finals = self._run(x, parts, given)
                 return Done(h, tuple(part.clone() for part in finals), (), False)
         with torch.enable_grad():
             # Only what needs a gradient: torch's graph then is that of torch's own module.
             wanted = zip((x, *given), (x, *self.weights), strict=True)
             inner, *weights = (leaf(t) if own.requires_grad else t.detach() for t, own in wanted)
-            results = run(cell, inner, tuple(parts), [weights[i] for i in self.order])
+            results = self._run(inner, parts, weights)
         h, finals = results[0].data, tuple(part.detach().clone() for part in results[1:])
         begin = parts[0][..., :1].expand(1, 1, x.shape[1], cell.state_size)
         return Done(h, finals, (begin, *results, *parts, inner, *weights), True)
+
+    def _run(
+        self, x: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        ordered = [weights[i] for i in self.order]
+        return run(self.function, x, tuple(parts), ordered, bias=self.bias)
 
     def back(
         self, done: None, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
