@@ -15,6 +15,7 @@ from .. import kernels, torch_state
 from ..cells.base import AbstractCell
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..kernels.chosen import is_allowed, note
+from ..kernels.torch.chunk import Shape, together
 from ..kernels.torch.fused import function, leaf, run
 from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import Shown, own_precision
@@ -32,6 +33,7 @@ class _Call(NamedTuple):
 
     Attributes:
         run: torch's module, all but its tensors bound.
+        shape: of the module.
         parts: how many parts a state has.
         how: the packing, or None.
         keep: whether the backward pass may be taken.
@@ -40,6 +42,7 @@ class _Call(NamedTuple):
     """
 
     run: Callable[..., tuple[Tensor, ...]]
+    shape: Shape
     parts: int
     how: Packing | None
     keep: bool
@@ -85,7 +88,8 @@ def all_at_once(
         hx = tuple(x.new_zeros(runs, x.shape[1], width) for width in cell.parts())
     inputs = (x, *hx, *weights)
     keep = torch.is_grad_enabled() and any(i.requires_grad for i in inputs)  # pyright: ignore
-    call = _Call(_bound(function(cell), module), len(hx), how, keep, tuple(names), again)
+    shape = Shape.of(cell)._replace(layers=module.num_layers, both=bool(module.bidirectional))
+    call = _Call(_bound(function(cell), module), shape, len(hx), how, keep, tuple(names), again)
     note(choice)
     h, *finals = _Stacked.apply(call, *inputs)  # pyright: ignore
     return h, tuple(finals)
@@ -120,8 +124,12 @@ class _Stacked(torch.autograd.Function):
         """Run the module: h, and the parts of the final states."""
         ctx.call, ctx.given = call, len(given)
         ctx.set_materialize_grads(False)
+        parts, weights = given[: call.parts], list(given[call.parts :])
+        if torch_state.is_on_gpu(x):
+            weights = together(weights, call.shape)
         with own_precision(x), torch.set_grad_enabled(call.keep):
-            leaves = [leaf(t) if t.requires_grad else t.detach() for t in (x, *given)]
+            wanted = zip((x, *parts, *weights), (x, *given), strict=True)
+            leaves = [leaf(t) if own.requires_grad else t.detach() for t, own in wanted]
             parts, weights = leaves[1 : 1 + call.parts], leaves[1 + call.parts :]
             results = call.run(leaves[0], tuple(parts), weights, call.how)
         h = results[0].data
