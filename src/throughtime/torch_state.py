@@ -14,9 +14,11 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "backward_node",
+    "is_autocast",
     "is_batched",
     "is_faked",
     "is_jit_traced",
+    "is_on_gpu",
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
@@ -33,6 +35,19 @@ def is_transforming() -> bool:
 def is_jit_traced() -> bool:
     """Check whether `torch.jit.trace` is recording."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_autocast(tensor: Tensor) -> bool:
+    """Check whether autocast is on where a tensor is; it knows no meta device."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
+def is_on_gpu(tensor: Tensor) -> bool:
+    """Check whether a tensor is where torch's recurrent modules run on cuDNN or its like.
+
+    Whatever is otherwise on a GPU than on a CPU asks here.
+    """
+    return tensor.is_cuda
 
 
 def is_to_onnx() -> bool:

@@ -115,7 +115,6 @@ def choose(
         UnsupportedError: `use` asks for an engine that cannot take it.
     """
     T, B = x.shape[:2]
-    states = states or active is not None or reset is not None
     return _chosen(cell, Demand((x, s_0, active, reset), T, B, active, states))
 
 
@@ -140,7 +139,8 @@ def choose_back(
         return TORCH  # whose graph it is
     T, B = tape.x.shape[:2]
     tensors = (tape.x, tape.s, *tape.saved, g, delta_T, tape.active)
-    return _chosen(cell, Demand(tensors, T, V * B, tape.active))
+    states = tape.holds_graph or tape.T == T  # or a schedule computes the steps anew
+    return _chosen(cell, Demand(tensors, T, V * B, tape.active, states))
 
 
 def _chosen(cell: AbstractCell, demand: Demand) -> Engine:

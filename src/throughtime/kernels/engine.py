@@ -122,12 +122,14 @@ class Engine(ABC):
         name: what `kernels.use`, `kernels.choice` and `kernels.last_choice` call it.
         asked_for: whether `kernels.use` takes the name.
         reads_graphs: whether it takes a tape without states, which holds a graph of torch's.
+        keeps_steps: whether what its `outputs` keeps can be cut into steps.
         how: how it runs; `kernels.choice` appends it to the reason why no other one does.
     """
 
     name: str
     asked_for: bool = True
     reads_graphs: bool = False
+    keeps_steps: bool = True
     how: str = ""
 
     def missing(self) -> str:
@@ -208,6 +210,25 @@ class Engine(ABC):
             active: (T, B) bool; rows that are False keep their state.
             reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
         """
+
+    def taped(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tape:
+        """Run the recurrence over all steps and return what `gradients` needs, of any form.
+
+        Args:
+            cell: the recurrence.
+            x: inputs (T, B, I).
+            s_0: the initial state (B, S).
+            active: (T, B) bool; rows that are False keep their state.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
+        """
+        return self.forward(cell, x, s_0, active, reset)
 
     @abstractmethod
     def backward(

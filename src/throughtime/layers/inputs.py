@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import PackedSequence
 from .. import kernels
 from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 from ..shapes import check, check_lengths
+from ..torch_state import is_autocast
 
-__all__ = ["Batch", "dropout", "lengths_of", "mask", "read", "under_autocast", "write"]
+__all__ = ["Batch", "dropout", "lengths_of", "mask", "read", "write"]
 
 
 class Batch(NamedTuple):
@@ -111,14 +112,9 @@ def _cast(x: Tensor, weight: Tensor) -> Tensor:
     """Under autocast an upstream layer puts out half precision; the sweep keeps the weights'."""
     if x.dtype is weight.dtype:
         return x
-    if under_autocast(weight) and x.is_floating_point():
+    if is_autocast(weight) and x.is_floating_point():
         return x.to(weight.dtype)
     return x
-
-
-def under_autocast(weight: Tensor) -> bool:
-    """Check whether autocast is on where the weights are; it knows no meta device."""
-    return not weight.is_meta and torch.is_autocast_enabled(weight.device.type)
 
 
 def _packed_mask(packed: PackedSequence, device: torch.device) -> Tensor:

@@ -15,7 +15,8 @@ from ..node.eager import bptt
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..tape import joined
-from .inputs import Batch, under_autocast
+from ..torch_state import is_autocast
+from .inputs import Batch
 
 __all__ = ["run_here"]
 
@@ -39,7 +40,7 @@ def run_here(
         context: what the step is given beside its weights, or None.
     """
     cell = module.cell if context is None else module.cell.with_context(context)
-    if cell.given and under_autocast(batch.x):  # an encoder upstream puts out half precision
+    if cell.given and is_autocast(batch.x):  # an encoder upstream puts out half precision
         dtype, given = batch.x.dtype, cell.given.items()
         cell = cell.with_context({n: t.to(dtype) if t.is_floating_point() else t for n, t in given})
     if not torch.compiler.is_compiling():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import kernels
+from ..kernels.chosen import wanted
 from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
@@ -21,7 +22,8 @@ from .stack import cell_of
 
 __all__ = ["quick"]
 
-_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, kernels.Prepared]] = WeakKeyDictionary()
+# With what was asked for when they were prepared, which decides whose sweeps they are.
+_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, kernels.Prepared]] = WeakKeyDictionary()
 
 
 def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | None):
@@ -58,12 +60,13 @@ def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | N
 def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> kernels.Prepared | None:
     """Return the sweeps over a module's weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
-    if found is not None and found[0] == module.mode and found[1].holds(weights):
-        return found[1]
+    now = module.mode, wanted()
+    if found is not None and found[:2] == now and found[2].holds(weights):
+        return found[2]
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
     prepared = kernels.prepare(cell_of(module, "l0"))
     if prepared is None or not prepared.holds(weights):
         return None
-    _PREPARED[module] = (module.mode, prepared)
+    _PREPARED[module] = (*now, prepared)
     return prepared

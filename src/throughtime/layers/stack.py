@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .. import kernels, torch_state
 from ..cells import GRU, LSTM, Elman
-from ..cells.base import AbstractCell, GatedWeights
+from ..cells.base import AbstractCell, GatedWeights, rebind
 from ..errors import InputTypeError
+from ..kernels.by_row import CALLS, COLLECTORS
 from ..node.compiled import compiled_bptt
 from ..node.eager import bptt
 from ..node.operator import onnx_layer
@@ -20,8 +22,15 @@ from ..node.recording import Recording
 from ..schedules import FULL
 from ..shapes import check
 from ..tape import split
-from ..torch_state import is_jit_traced, is_to_onnx, is_transforming
-from .inputs import Batch, dropout, lengths_of, read, under_autocast, write
+from ..torch_state import (
+    is_autocast,
+    is_jit_traced,
+    is_to_onnx,
+    is_transformed,
+    is_transforming,
+)
+from .inputs import Batch, dropout, lengths_of, read, write
+from .stacked import all_at_once
 
 __all__ = ["cell_of", "run", "state_widths"]
 
@@ -123,32 +132,88 @@ def run(
         lengths=lengths,
         reset=reset,
     )
-    directions = ("", "_reverse") if module.bidirectional else ("",)
     widths = state_widths(module)
-    runs = module.num_layers * len(directions)
-    states = _initial_states(module, batch, hx, runs, widths, weight)
-    x, finals = batch.x, []
+    runs = module.num_layers * (2 if module.bidirectional else 1)
+    parts, x = _initial_parts(module, batch, hx, runs, widths, weight), batch.x
+    half = _autocasts(module, weight, recording)
+    weights = None
+    if half is not None:
+        x, weights = x.to(half), {n: w.to(half) for n, w in _all_weights(module).items()}
+        parts = None if parts is None else tuple(part.to(half) for part in parts)
+    several = runs > 1 and recording is None and not torch.compiler.is_compiling()
+    if several and not is_transformed((x, *(parts or ()), weight)):
+        again = partial(_one_by_one, module, batch)
+        found = all_at_once(module, cell_of(module, "l0"), batch, x, parts, weights, again)
+        if found is not None:
+            return write(batch, found[0], module.batch_first), _as_given(batch, found[1])
+    x, finals = _one_by_one(module, batch, x, parts, weights, recording, path)
+    return write(batch, x, module.batch_first), _as_given(batch, finals)
+
+
+def _autocasts(
+    module: nn.RNNBase, weight: Tensor, recording: Recording | None
+) -> torch.dtype | None:
+    """Return the precision that autocast asks for where torch's own module would take it.
+
+    That is on a GPU. Elsewhere, in a trace, and where the rows' shares are asked for by weight, a
+    layer keeps the precision of its weights.
+    """
+    if recording is not None or not is_autocast(weight) or weight.dtype != torch.float32:
+        return None
+    if not torch_state.is_on_gpu(weight) or CALLS or COLLECTORS or torch.compiler.is_compiling():
+        return None
+    chosen = kernels.choice(cell_of(module, "l0")).name
+    return torch.get_autocast_dtype(weight.device.type) if chosen == "torch" else None
+
+
+def _all_weights(module: nn.RNNBase) -> dict[str, Tensor]:
+    """Return all weights by their names in the module."""
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    suffixes = [f"l{layer}{end}" for layer in range(module.num_layers) for end in directions]
+    return {f"{n}_{end}": w for end in suffixes for n, w in _weights(module, end).items()}
+
+
+def _one_by_one(
+    module: nn.RNNBase,
+    batch: Batch,
+    x: Tensor,
+    parts: tuple[Tensor, ...] | None,
+    weights: dict[str, Tensor] | None,
+    recording: Recording | None = None,
+    path: str = "",
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run the layers one after the other: the output, and the parts of all final states.
+
+    With ``weights`` these stand in for the module's own, by the same names.
+    """
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    states = _by_run(parts, module.num_layers * len(directions))
+    masks, finals = (batch.active, batch.reset), []
+    # Once for all layers, since what the engines find out of a mask they keep with it.
+    each = (masks, _backwards(*masks)) if module.bidirectional else (masks,)
     for layer in range(module.num_layers):
         outputs = []
-        for direction in directions:
+        for direction, (active, reset) in zip(directions, each, strict=True):
             suffix = f"l{layer}{direction}"
-            h, parts = _one_direction(
+            h, final = _one_direction(
                 module,
                 suffix,
                 x,
                 states[len(finals)],
-                batch,
+                active,
+                reset,
+                weights,
                 reverse=direction != "",
                 recording=recording,
                 name=f"{path}.{suffix}" if path else suffix,
                 inner=layer > 0,
             )
             outputs.append(h)
-            finals.append(parts)
+            finals.append(final)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if module.dropout and module.training and layer < module.num_layers - 1:
             x = dropout(x, module.dropout, batch)
-    return write(batch, x, module.batch_first), _final_states(batch, finals)
+    return x, finals[0] if len(finals) == 1 else tuple(map(torch.cat, zip(*finals, strict=True)))
 
 
 def _one_direction(
@@ -156,17 +221,18 @@ def _one_direction(
     suffix: str,
     x: Tensor,
     s_0: Tensor | None,
-    batch: Batch,
+    active: Tensor | None,
+    reset: Tensor | None,
+    given: dict[str, Tensor] | None,
     *,
     reverse: bool,
     **where,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one direction; the reverse one meets the steps, and the episodes, from their end."""
+    """Run one direction; the reverse one meets the steps from their end, as its masks do."""
     schedule = getattr(module, "through", FULL)
     kind = ELMAN_MODES.get(module.mode, module.mode)
     if torch.compiler.is_compiling() and is_to_onnx():
-        masks = (batch.active, batch.reset)
-        return onnx_layer(kind, _weights(module, suffix), x, s_0, *masks, reverse=reverse)
+        return onnx_layer(kind, _weights(module, suffix), x, s_0, active, reset, reverse=reverse)
     if torch.compiler.is_compiling() and not is_transforming():
         # A compiler traces tensors and names; a cell is a module, which it cannot make.
         weights, widths = _weights(module, suffix), state_widths(module)
@@ -177,17 +243,26 @@ def _one_direction(
             return h, split(s_T, widths)
 
     else:
-        through = partial(bptt, cell_of(module, suffix), through=schedule, reverse=reverse, **where)
-    active, reset = batch.active, batch.reset
+        cell = cell_of(module, suffix)
+        if given is not None:
+            cell = rebind(cell, {name: given[f"{name}_{suffix}"] for name in cell.weights()})
+        through = partial(bptt, cell, through=schedule, reverse=reverse, **where)
     if not reverse:
         return through(x, s_0, active, reset)
+    h, parts = through(x.flip(0), s_0, active, reset)
+    return h.flip(0), parts
+
+
+def _backwards(active: Tensor | None, reset: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the masks as the reverse direction meets them; for ONNX as they came."""
+    if torch.compiler.is_compiling() and is_to_onnx():
+        return active, reset
     if active is not None:
         active = active.flip(0)
     if reset is not None:
         # The boundary before step t lies, for the reverse direction, before its step t−1.
         reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
-    h, parts = through(x.flip(0), s_0, active, reset)
-    return h.flip(0), parts
+    return active, reset
 
 
 def state_widths(module: nn.RNNBase) -> tuple[int, ...]:
@@ -197,13 +272,13 @@ def state_widths(module: nn.RNNBase) -> tuple[int, ...]:
     return (module.hidden_size,)
 
 
-def _initial_states(
+def _initial_parts(
     module: nn.RNNBase, batch: Batch, hx, runs: int, widths: tuple[int, ...], weight: Tensor
-) -> Sequence[Tensor | None]:
-    """Return s_0 (B, S) for each layer and direction; None stands for zeros."""
-    B = batch.x.shape[1]
+) -> tuple[Tensor, ...] | None:
+    """Return the parts of the initial states, each (L·D, B, ·); None stands for zeros."""
     if hx is None:
-        return [None] * runs
+        return None
+    B = batch.x.shape[1]
     parts = (hx,) if len(widths) == 1 else hx
     if len(widths) == 2 and not (isinstance(hx, (tuple, list)) and len(hx) == 2):
         raise InputTypeError(
@@ -213,16 +288,22 @@ def _initial_states(
     laid_out = []
     for name, part, width in zip(names, parts, widths, strict=True):
         axes = "L B H" if batch.batched else "L H"
-        part = part.to(weight.dtype) if under_autocast(weight) else part
+        part = part.to(weight.dtype) if is_autocast(weight) else part
         check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
         laid_out.append(part if batch.batched else part.unsqueeze(1))
-    states = laid_out[0] if len(laid_out) == 1 else torch.cat(laid_out, -1)
+    return tuple(laid_out)
+
+
+def _by_run(parts: tuple[Tensor, ...] | None, runs: int) -> Sequence[Tensor | None]:
+    """Return s_0 (B, S) for each layer and direction; None stands for zeros."""
+    if parts is None:
+        return [None] * runs
+    states = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return list(states.unbind(0))
 
 
-def _final_states(batch: Batch, finals: list[tuple[Tensor, ...]]):
-    """Return h_n, or (h_n, c_n), with a leading axis of layers and directions."""
-    parts = finals[0] if len(finals) == 1 else tuple(map(torch.cat, zip(*finals, strict=True)))
+def _as_given(batch: Batch, parts: tuple[Tensor, ...]):
+    """Return h_n, or (h_n, c_n), with a batch axis if the input had one."""
     if not batch.batched:
         parts = tuple(part.squeeze(1) for part in parts)
     return parts[0] if len(parts) == 1 else parts

@@ -19,7 +19,7 @@ from ..kernels.by_row import Collector, on_behalf_of
 from ..kernels.verbs import forward
 from ..schedules import FULL, AbstractSchedule
 from ..tape import filled, joined
-from ..torch_state import is_batched
+from ..torch_state import is_autocast, is_batched
 from .gradients import batched_gradients, keep, send_back
 from .recording import Gate
 
@@ -180,7 +180,7 @@ def begin(cell: AbstractCell, x: Tensor) -> Tensor:
 
 def own_precision(x: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off, except on the meta device, which has none."""
-    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
+    if not is_autocast(x):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     # An engine is passed in: the engines come after the schedules.
     from ..kernels.engine import Engine
 
-__all__ = ["AbstractSchedule", "Kept", "Total", "check_count", "check_schedule", "last_steps"]
+__all__ = [
+    "AbstractSchedule",
+    "Kept",
+    "Total",
+    "check_count",
+    "check_schedule",
+    "last_steps",
+    "part",
+]
 
 # By class name, for schedules that pass through an operation of torch as plain values.
 _KINDS: dict[str, type[AbstractSchedule]] = {}
@@ -195,9 +203,14 @@ def check_count(name: str, value: object) -> None:
 def last_steps(tape: Tape) -> Tensor:
     """Return the last step that each row takes, (B,)."""
     if tape.active is None:
-        return torch.full((tape.B,), tape.T, device=tape.x.device)
-    steps = torch.arange(1, tape.T + 1, device=tape.x.device)[:, None]
+        return torch.full((tape.B,), len(tape.x), device=tape.x.device)
+    steps = torch.arange(1, len(tape.x) + 1, device=tape.x.device)[:, None]
     return (steps * tape.active).amax(0)
+
+
+def part(mask: Tensor | None, steps: slice) -> Tensor | None:
+    """Return some steps of a mask (T, B), or None."""
+    return None if mask is None else mask[steps]
 
 
 class Total:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..tape import Gradients, Tape, joined, split
-from .base import AbstractSchedule, Kept, Total, check_count
+from .base import AbstractSchedule, Kept, Total, check_count, part
 from .full import FULL
 from .plan import Plan, plan
 
@@ -63,6 +63,8 @@ class Checkpointed(AbstractSchedule):
     Example:
         >>> layer = tt.LSTM(3, 5, through=tt.Checkpointed(memory="64MiB"))
     """
+
+    looks_at_steps: ClassVar[bool] = False
 
     every: int | None = None
     memory: float | str | None = None
@@ -206,7 +208,7 @@ class Pieces:
         # In pieces, since what a sweep holds while it runs must fit the segment too.
         for begin in range(first, last, self.how.segment):
             piece = slice(begin, min(begin + self.how.segment, last))
-            active, reset = _part(self.active, piece), _part(self.reset, piece)
+            active, reset = part(self.active, piece), part(self.reset, piece)
             out = self.engine.outputs(self.cell, self.x[piece], s, active, reset, keep=False)
             if h is not None:
                 h[piece] = out.h
@@ -214,13 +216,9 @@ class Pieces:
         return s
 
     def forward(self, s: Tensor, piece: slice) -> Tape:
-        """Return the tape of some steps, from the state before them."""
-        active, reset = _part(self.active, piece), _part(self.reset, piece)
-        return self.engine.forward(self.cell, self.x[piece], s, active, reset)
-
-
-def _part(mask: Tensor | None, piece: slice) -> Tensor | None:
-    return None if mask is None else mask[piece]
+        """Return what the backward pass over some steps needs, from the state before them."""
+        active, reset = part(self.active, piece), part(self.reset, piece)
+        return self.engine.taped(self.cell, self.x[piece], s, active, reset)
 
 
 class _Anew:

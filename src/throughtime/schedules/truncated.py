@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from ..cells.base import AbstractCell
 from ..errors import InputValueError
-from ..tape import Gradients, Tape
-from .base import AbstractSchedule, Total, check_count, last_steps
+from ..tape import Gradients, Tape, joined, split
+from .base import AbstractSchedule, Kept, Total, check_count, last_steps, part
 
 if TYPE_CHECKING:
     from ..kernels.engine import Engine
@@ -50,6 +51,7 @@ class Truncated(AbstractSchedule):
     """
 
     exact: ClassVar[bool] = False
+    looks_at_steps: ClassVar[bool] = False
 
     window: int
     every: int | None = None
@@ -87,23 +89,64 @@ class Truncated(AbstractSchedule):
         want_x: bool,
     ) -> Gradients:
         """Go back block by block, each within the window: eq. 5 without the longer lags."""
-        T, B, S = tape.T, tape.B, cell.state_size
-        ends = None if g_s is None else last_steps(tape)
+        T, ends = len(tape.x), None if g_s is None else last_steps(tape)
         total = Total(engine.empty(tape.x, *tape.x.shape).zero_() if want_x else None)
-        s_0 = tape.s.new_zeros(B, S)
+        s_0 = tape.s.new_zeros(tape.B, cell.state_size)
         for reach, begin, end in self.blocks(T):
-            steps = tape.steps(reach, end)
-            g = _direct(cell, steps, begin - reach, None if g_h is None else g_h[reach - 1 : end])
+            steps = self._steps(engine, cell, tape, reach, end)
+            g = _direct(steps, cell, begin - reach, None if g_h is None else g_h[reach - 1 : end])
+            delta = None
             if g_s is not None and ends is not None:
-                # A row's final state is that of its own last step.
-                rows = ((ends >= begin) & (ends <= end)).nonzero()[:, 0]
-                g = torch.nn.functional.pad(g, (0, S - g.shape[-1]))
-                g[ends[rows] - reach, rows] += g_s[rows]
-            found = engine.gradients(cell, steps, g, wants=wants, want_x=want_x)
+                # A row's final state is that of its own last step, which it keeps from there on.
+                here = (ends >= begin) & (ends <= end)
+                delta = torch.where(here[:, None], g_s, 0)
+            found = engine.gradients(cell, steps, g, delta, wants=wants, want_x=want_x)
             total.add(found, slice(reach - 1, end))
             if reach == 1:
                 s_0 += found.s_0
         return Gradients(total.weights, total.x, s_0)
+
+    def outputs(
+        self,
+        engine: Engine,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor | None,
+        active: Tensor | None,
+        reset: Tensor | None,
+        *,
+        keep: bool,
+    ) -> Kept:
+        """Run the recurrence (eq. 1) and keep every step, or the states that groups reach back to.
+
+        The latter where the engine keeps no single steps; these then run again on the backward
+        pass, so that it costs T·window/every steps forward as well.
+        """
+        if engine.keeps_steps or not keep:
+            return super().outputs(engine, cell, x, s_0, active, reset, keep=keep)
+        T, B = x.shape[:2]
+        s = x.new_zeros(B, cell.state_size) if s_0 is None else s_0
+        h, starts = engine.empty(x, T, B, cell.hidden_size), self._starts(T)
+        states = s.new_empty(len(starts), B, cell.state_size)
+        for i, (first, last) in enumerate(pairwise([*starts, T])):
+            states[i], piece = s, slice(first, last)
+            masks = part(active, piece), part(reset, piece)
+            out = engine.outputs(cell, x[piece], s, *masks, keep=False)
+            h[piece], s = out.h, joined(out.finals)
+        return Kept(h, split(s, cell.parts()), (states,))
+
+    def _starts(self, T: int) -> list[int]:
+        """Return after which steps the groups' reaches begin, ascending."""
+        return sorted({reach - 1 for reach, _, _ in self.blocks(T)})
+
+    def _steps(self, engine: Engine, cell: AbstractCell, tape: Tape, first: int, last: int) -> Tape:
+        """Return the tape of some steps, anew where only states were kept."""
+        T, piece = len(tape.x), slice(first - 1, last)
+        if tape.T == T:
+            return tape.steps(first, last)
+        s = tape.s[self._starts(T).index(first - 1)]
+        masks = part(tape.active, piece), part(tape.reset, piece)
+        return engine.taped(cell, tape.x[piece], s, *masks)
 
     def left_out(
         self, engine: Engine, cell: AbstractCell, tape: Tape, g: Tensor
@@ -138,10 +181,10 @@ class Truncated(AbstractSchedule):
         return cls(window, every)
 
 
-def _direct(cell: AbstractCell, steps: Tape, lead: int, g_h: Tensor | None) -> Tensor:
+def _direct(steps: Tape, cell: AbstractCell, lead: int, g_h: Tensor | None) -> Tensor:
     """Return what enters a block's steps, and nothing in the first ``lead`` of them."""
     if g_h is None:
-        return steps.s.new_zeros(steps.T, steps.B, cell.hidden_size)
+        return steps.x.new_zeros(*steps.x.shape[:2], cell.hidden_size)
     if lead:
         g_h = g_h.clone()
         g_h[:lead] = 0

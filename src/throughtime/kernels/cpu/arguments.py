@@ -13,7 +13,7 @@ from ...shapes import check
 from ...tape import Tape
 from . import library
 
-__all__ = ["Arguments", "Span", "know", "side_by_side"]
+__all__ = ["Arguments", "Span", "know", "lengths_known", "side_by_side"]
 
 # What a cell with layer norm has in addition, by gate or by unit of c.
 GAINS = ("gain_ih", "gain_hh", "gain_c", "bias_c")
@@ -65,6 +65,15 @@ def know(active: Tensor, lengths: Tensor) -> None:
     """
     last = lengths.detach().to("cpu", torch.int32, copy=True)
     _SPANS[active] = (_version(active), Span(None, last, ""))
+
+
+def lengths_known(active: Tensor) -> Tensor | None:
+    """Return how many steps each row takes from its first on, on the CPU, if `know` was told."""
+    found = _SPANS.get(active)
+    if found is None or found[0] != _version(active) or found[1].obstacle:
+        return None
+    span = found[1]
+    return span.last if span.first is None and span.last.is_cpu else None
 
 
 def _version(tensor: Tensor) -> int:

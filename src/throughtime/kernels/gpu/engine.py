@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import torch_state
 from ...cells import AbstractCell
 from ...tape import Tape, complete
 from ...torch_state import is_faked
@@ -41,9 +42,11 @@ class Triton(Plain):
         return _missing()
 
     def concerns(self, cell: AbstractCell) -> bool:
-        """Check whether these kernels are asked for: until they have run on a device, only then."""
-        del cell
-        return wanted() == self.name
+        """Check whether these kernels are asked for, or the cell is on a GPU."""
+        if wanted() == self.name:
+            return True
+        weight = cell._parameters.get("weight_hh")
+        return weight is not None and torch_state.is_on_gpu(weight)
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether there is a kernel for such a cell."""
@@ -65,6 +68,11 @@ class Triton(Plain):
             told = f" for {weight.dtype} on {weight.device}" if weight is not None else ""
             return f"{type(cell).__name__} has no compiled kernel{told}" + (
                 f": {missing}" if missing else "."
+            )
+        if wanted() != self.name:  # nobody is given by default what has never run on a device
+            return (
+                f"{type(cell).__name__} has no compiled kernel on {weight.device}, unless "
+                "kernels.use('triton') asks for Triton's."
             )
         if not weight.is_cuda and not (weight.is_cpu and _interpreted()):
             return f"Triton's kernels are for a CUDA device; the weights are on {weight.device}."

@@ -2,47 +2,72 @@
 
 They give outputs and final states, and keep for their backward pass what nobody else can read. So
 a forward sweep leaves torch's own graph inside our one node, and the backward pass goes back
-through it. Whatever looks at single steps (a trace, a schedule other than `Full`, lengths, resets,
-the rows' shares, several losses at once) runs in plain torch instead, as `last_choice` says.
+through it. Rows that end early or begin anew are packed (`packing`). Whatever looks at single steps
+(a trace, the rows' shares, several losses at once) runs in plain torch instead, as `last_choice`
+says. On a GPU the engine is chosen by itself; on a CPU `kernels.use("torch")` asks for it.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...cells import GRU, LSTM, AbstractCell, Elman
+from ... import torch_state
+from ...cells import AbstractCell
 from ...tape import Gradients, Tape
-from ..chosen import Choice, wanted
+from ..chosen import Choice, is_allowed, wanted
 from ..engine import Demand, Engine, Outputs
 from ..plain.engine import Plain
+from .chunk import in_one_chunk
+from .fused import called, function, leaf, order_of, run, zeros
+from .packing import packed
+from .prepared import PreparedModule
 
 __all__ = ["TORCH", "Torch"]
 
-# torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
-ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _STEPS = Plain()
 
 
 class Torch(Plain):
-    """torch's fused modules, where `kernels.use` asks for them."""
+    """torch's fused modules: on a GPU by themselves, on a CPU where `kernels.use` asks for them."""
 
     name = "torch"
     reads_graphs = True
+    keeps_steps = False
+    how = " It runs on torch's own fused module."
+
+    def concerns(self, cell: AbstractCell) -> bool:
+        """Check whether torch's modules are asked for, or the cell is on a GPU."""
+        if wanted() == self.name:
+            return True
+        weight = cell._parameters.get("weight_hh")
+        return weight is not None and torch_state.is_on_gpu(weight)
+
+    def prepare(self, cell: AbstractCell) -> PreparedModule:
+        """Return the module over weights that stay."""
+        return PreparedModule(cell, self.chosen(cell), self._is_current)
+
+    def _is_current(self, cell: AbstractCell) -> bool:
+        return is_allowed(self.name) and self.concerns(cell)
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
-        return _function(cell) is not None
+        return function(cell) is not None
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return why torch's module does not apply; "" if it does."""
-        del demand
-        if wanted() != self.name:
-            return "torch's fused modules run only where kernels.use('torch') asks for them."
-        return "" if self.serves(cell) else f"torch has no fused module for {_called(cell)}."
+        if not self.serves(cell):
+            return f"torch has no fused module for {called(cell)}."
+        weight = cell.weights()["weight_hh"]
+        if weight.dtype not in DTYPES:
+            return f"torch's fused modules are not for {weight.dtype}."
+        for tensor in (*demand.tensors, *cell.weights().values()):
+            if tensor is not None and tensor.dtype not in (weight.dtype, torch.bool):
+                return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+        return ""
 
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice."""
@@ -53,9 +78,8 @@ class Torch(Plain):
         if not demand.states and demand.rows and demand.T:
             return None
         reason = (
-            "kernels.use('torch') asks for torch's fused modules, and these give no single steps "
-            "(a trace, a schedule, lengths, resets, many losses, an empty batch): these run one by "
-            "one in plain torch."
+            f"torch's own fused module, which would run {called(cell)}, gives no single steps (for "
+            "a trace, many losses or an empty batch): these run one by one in plain torch."
         )
         return _STEPS, Choice(_STEPS.name, reason)
 
@@ -75,16 +99,21 @@ class Torch(Plain):
             cell: the recurrence.
             x: inputs (T, B, I).
             s_0: the initial state (B, S); None: zeros.
-            active: None: rows that take fewer steps are for the reference.
-            reset: None likewise.
+            active: (T, B) bool; rows that are False keep their state and output 0.
+            reset: (T, B) bool, within ``active``; where True the state is zeroed before the step.
             keep: whether the backward pass will be taken.
         """
-        del active, reset
-        weights = cell.weights()
+        ragged = active is not None or reset is not None
+        how = packed(active, reset) if ragged else None
+        if ragged and how is None:  # no row takes any step
+            return super().outputs(cell, x, s_0, active, reset, keep=keep)
+        given = in_one_chunk(cell, x)
         with torch.set_grad_enabled(keep):
-            leaves = [_leaf(x), *map(_leaf, weights.values())]
+            leaves = [leaf(x), *map(leaf, given)]
             parts = _initial(cell, x, s_0)
-            results = _run(cell, leaves[0], parts, leaves[1:])
+            weights = [leaves[1 + i] for i in order_of(cell)]
+            bias = "bias_ih" in cell.weights()
+            results = run(function(cell), leaves[0], parts, weights, how, bias=bias)
         # With a version count of its own: the node notices where it is written into.
         h = results[0].data
         # In memory of their own: of one step torch's final state is its output.
@@ -92,7 +121,22 @@ class Torch(Plain):
         if not keep:
             return Outputs(h, finals, None)
         begin = torch.cat([part.detach() for part in parts], -1)[None]
-        return Outputs(h, finals, Tape(x, begin, (*results, *parts, *leaves)), shared=True)
+        tape = Tape(x, begin, (*results, *parts, *leaves), active, reset)
+        # Packed, torch's graph holds an output of its own.
+        return Outputs(h, finals, tape, shared=how is None)
+
+    def taped(
+        self,
+        cell: AbstractCell,
+        x: Tensor,
+        s_0: Tensor,
+        active: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tape:
+        """Run forward and return a tape that holds torch's graph."""
+        tape = self.outputs(cell, x, s_0, active, reset).tape
+        assert tape is not None
+        return tape
 
     def gradients(
         self,
@@ -124,7 +168,11 @@ class Torch(Plain):
             ends += [(s, d.contiguous()) for s, d in zip(finals, arriving, strict=True)]
         names = list(cell.weights())
         asked = [n for n in names if wants is None or n in wants]
-        inputs = [x] * want_x + list(parts) + [weights[names.index(n)] for n in asked]
+        begun = [part for part in parts if part.requires_grad]  # none where s_0 was not given
+        inputs = [x] * want_x + [weights[names.index(n)] for n in asked] + begun
+        if not all(i.requires_grad for i in inputs):  # it was not wanted when the graph was made
+            whole = self.taped(cell, tape.x, tape.s[0, 0], tape.active, tape.reset)
+            return self.gradients(cell, whole, g, delta_T, wants=wants, want_x=want_x)
         found = torch.autograd.grad(
             [end for end, _ in ends],
             inputs,
@@ -133,59 +181,21 @@ class Torch(Plain):
             allow_unused=True,
         )
         grads = [
-            i.new_zeros(i.shape) if d is None else d for i, d in zip(inputs, found, strict=True)
+            torch.zeros_like(i) if d is None else d for i, d in zip(inputs, found, strict=True)
         ]
-        at = int(want_x)
-        s_0 = torch.cat(grads[at : at + n], -1).squeeze(0)
-        by_name = dict(zip(asked, grads[at + n :], strict=True))
-        return Gradients(by_name, grads[0] if want_x else None, s_0)
-
-
-def _function(cell: AbstractCell) -> Any:
-    """Return torch's function for a cell's recurrence, or None."""
-    if type(cell) is Elman:
-        name = ELMAN.get(cell.nonlinearity)
-    else:
-        name = {LSTM: "lstm", GRU: "gru"}.get(type(cell))  # pyright: ignore[reportArgumentType]
-    return None if name is None else getattr(torch._VF, name)  # pyright: ignore
-
-
-def _called(cell: AbstractCell) -> str:
-    kind = getattr(cell, "nonlinearity", None)
-    return f"{type(cell).__name__}" + (f" with nonlinearity={kind!r}" if kind else "")
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    """Return a tensor over the same memory and version, at which a graph of its own begins."""
-    leaf = tensor.detach()
-    return leaf.requires_grad_() if torch.is_grad_enabled() else leaf
+        x_grad = grads.pop(0) if want_x else None
+        by_name = dict(zip(asked, grads, strict=False))
+        s_0 = torch.cat(grads[len(asked) :] or [p.detach() for p in parts], -1).squeeze(0)
+        return Gradients(by_name, x_grad, s_0)
 
 
 def _initial(cell: AbstractCell, x: Tensor, s_0: Tensor | None) -> tuple[Tensor, ...]:
     """Return the parts of the initial state, each (1, B, ·), as leaves."""
     if s_0 is None:
-        given = [x.new_zeros(1, x.shape[1], width) for width in cell.parts()]
+        given = zeros(cell, x)
     else:
         given = [part.contiguous() for part in s_0.detach()[None].split(cell.parts(), -1)]
-    return tuple(map(_leaf, given))
-
-
-def _run(
-    cell: AbstractCell, x: Tensor, parts: tuple[Tensor, ...], weights: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """Return h (T, B, H) and the parts of the final state, each (1, B, ·)."""
-    hx: Any = parts[0] if len(parts) == 1 else parts
-    bias = "bias_ih" in cell.weights()
-    order = [weights[i] for i in _torchs_order(cell)]
-    train = torch.is_grad_enabled()
-    return _function(cell)(x, hx, order, bias, 1, 0.0, train, False, False)
-
-
-def _torchs_order(cell: AbstractCell) -> list[int]:
-    """Return where torch's flat weights stand among the cell's."""
-    names = list(cell.weights())
-    order = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-    return [names.index(name) for name in order if name in names]
+    return tuple(map(leaf, given))
 
 
 def _apart(kept: tuple[Tensor, ...], *at: int) -> list[tuple[Tensor, ...]]:
