@@ -182,7 +182,7 @@ def rates_without_a_bound(gain: float = 2000) -> tt.Flow:
     torch.manual_seed(5)
     model, x = Stepped(nn.LSTMCell, out=1), torch.randn(6, 12, 4)
     counts = torch.randint(9, (6, 12)).float()
-    return traced(model, lambda: ((gain * model(x)[..., 0]).exp() - counts).mean((0,)))
+    return traced(model, lambda: ((gain * model(x)[..., 0].abs()).exp() - counts).mean(0))
 
 
 def masked_scores_times_targets() -> tt.Flow:
@@ -217,15 +217,14 @@ def root_of_the_mean_of_nothing() -> tt.Flow:
     return traced(model, lambda: (model(x) - y).pow(2).mean().sqrt())
 
 
-def phase_of_nothing() -> tt.Flow:
+def root_of_a_certainty(scale: float = 500) -> tt.Flow:
+    """A focal loss whose weight has the power 1/2: where p is 1, its slope is infinite."""
     torch.manual_seed(5)
-    model, x, y = Stepped(nn.RNNCell), torch.randn(6, 9, 4), torch.rand(6, 9)
-    nn.init.zeros_(model.head.bias)
-    model.head.weight.data[:] = 0
+    model, x, y = Stepped(nn.RNNCell), torch.randn(6, 9, 4), torch.randint(2, (6, 9))
 
     def loss() -> Tensor:
-        said = model(x)
-        return (torch.atan2(said[..., 0], said[..., 1]) - y).pow(2).mean()
+        p = (scale * model(x)).softmax(-1).gather(-1, y[..., None])
+        return (1 - p).sqrt().mean()
 
     return traced(model, loss)
 
@@ -300,10 +299,10 @@ class Leaning(nn.Module):
     def __init__(self, step, H=12) -> None:
         super().__init__()
         self.step, self.U, self.W = step, nn.Linear(4, H), nn.Linear(H, H, bias=False)
-        self.head = nn.Linear(H, 1)
+        self.head, self.start = nn.Linear(H, 1), nn.Parameter(torch.zeros(H))
 
     def forward(self, x: Tensor) -> Tensor:
-        h, found = torch.zeros(len(x), self.U.out_features), []
+        h, found = self.start.expand(len(x), -1), []
         for t in range(x.shape[1]):
             h = tt.mark("core", self.step(self.U(x[:, t]), h, self.W))
             found.append(h)
@@ -407,7 +406,7 @@ def relu_beyond_the_identity(gain: float = 1.25) -> tt.Flow:
     model = Stepped(nn.RNNCell, nonlinearity="relu")
     with torch.no_grad():
         model.cell.weight_hh.copy_(gain * torch.eye(16))
-    return last(model, torch.rand(6, 50, 4))
+    return each(model, torch.rand(6, 50, 4))
 
 
 def gru_of_large_candidates(gain: float = 6) -> tt.Flow:
@@ -555,7 +554,8 @@ CASES = [
     Case("angle to itself", ("loss-gradient-nonfinite",), angle_to_itself,
          lambda: angle_to_itself(1)),
     Case("root of the mean of nothing", ("loss-gradient-nonfinite",), root_of_the_mean_of_nothing),
-    Case("phase of nothing", ("loss-gradient-nonfinite",), phase_of_nothing),
+    Case("root of a certainty", ("loss-gradient-nonfinite",), root_of_a_certainty,
+         lambda: root_of_a_certainty(1)),
     Case("distance of equal rows", ("loss-gradient-nonfinite",), distance_between_equal_rows),
     Case("after an update by NaN", ("weight-nonfinite",), after_an_update_by_nan),
     Case("NaN in the read-out", ("weight-nonfinite",), a_head_of_nan),

@@ -125,7 +125,7 @@ def root_over_packed_padding() -> tt.Flow:
         h = pad_packed_sequence(model.rnn(packed)[0], True)[0]
         return (h.pow(2).sum(-1) + 1e-8).sqrt().mean()
 
-    return traced(model, loss)
+    return traced(model.rnn, loss)
 
 
 def left_padded() -> tt.Flow:

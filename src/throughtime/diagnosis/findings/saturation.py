@@ -141,9 +141,9 @@ def saturated(
 ) -> Iterator[Finding]:
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
-    A forget gate that stays open, or an output gate that stays closed while the cell goes on, does
-    none; gates that all swing from one end to the other do. Layers whose input is at fault are left
-    to `input_scale`.
+    A forget gate that stays open does none, nor does an output gate that is only nearly closed
+    while the cell goes on; gates that all swing from one end to the other do. Layers whose input is
+    at fault are left to `input_scale`.
 
     Args:
         flow: what is looked at.
