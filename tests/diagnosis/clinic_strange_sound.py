@@ -44,7 +44,7 @@ def trained(model: nn.Module, loss, updates: int, rate: float = 1e-2) -> tt.Flow
     return traced(model, loss)
 
 
-def trained_words(cell=nn.GRU, updates: int = 60) -> tt.Flow:
+def trained_words(cell=nn.GRU, updates: int = 30) -> tt.Flow:
     torch.manual_seed(7)
     model = Words(cell)
     x = (torch.arange(26) + torch.randint(12, (8, 1))) % 12
@@ -69,7 +69,7 @@ def trained_forecaster() -> tt.Flow:
     torch.manual_seed(7)
     model = Model(nn.LSTM, 1, 16, 1)
     x = (0.3 * torch.arange(31) + 6 * torch.rand(8, 1)).sin()[..., None]
-    return trained(model, lambda: mse(model(x[:, :-1]), x[:, 1:]), 60)
+    return trained(model, lambda: mse(model(x[:, :-1]), x[:, 1:]), 40)
 
 
 def trained_sum() -> tt.Flow:
@@ -77,7 +77,7 @@ def trained_sum() -> tt.Flow:
     torch.manual_seed(7)
     model, x = Model(nn.GRU, 1, 16), torch.randn(32, 12, 1).sign()
     y = (x.sum((1, 2)) > 0).long()
-    return trained(model, lambda: ce(model(x)[:, -1], y), 80)
+    return trained(model, lambda: ce(model(x)[:, -1], y), 50)
 
 
 def masked_loss() -> tt.Flow:

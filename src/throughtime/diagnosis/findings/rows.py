@@ -82,7 +82,8 @@ def read_askew(seen: Seen, levels: int, *, least: int = 6, most: float = 0.75) -
         if len(places) == B and int(reached.sum()) > 1 and bool((places.diff() == apart).all()):
             return what
     only_last = not bool(seen.enters[:-1].any())
-    if only_last and levels > 1 and bool((reached.nonzero().flatten().diff() == levels).all()):
+    apart = reached.nonzero().flatten().diff()
+    if only_last and levels > 1 and len(apart) > 1 and bool((apart == levels).all()):
         return "h_n (layers, batch, feature) taken for (batch, layers, feature)"
     return None
 
