@@ -1,4 +1,4 @@
-"""The clinic over numbers, by a stranger: what is NaN, out of range or out of reach, and where from.
+"""The clinic over numbers, by a stranger: what is NaN, out of range or of reach.
 
 ``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_strange.py`` prints it.
 """
@@ -342,9 +342,7 @@ def linear_of_gain_twelve_over_silence() -> tt.Flow:
 def root_in_the_recurrence() -> tt.Flow:
     torch.manual_seed(5)
     model, x = Leaning(lambda u, h, W: (u + W(h)).tanh()), torch.randn(4, 9, 4)
-    model.step = lambda u, h, W: (
-        torch.where(u + W(h) > 0, (u + W(h)).sqrt(), torch.zeros(())) * 0.5
-    )
+    model.step = lambda u, h, W: torch.where(u + W(h) > 0, (u + W(h)).sqrt(), torch.zeros(())) * 0.5
     return each(model, x)
 
 

@@ -1,6 +1,6 @@
 """The clinic over sound models, by a stranger: what may not raise an alarm.
 
-``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_strange_sound.py`` prints it.
+``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_strange_sound.py``.
 """
 
 from __future__ import annotations
@@ -136,7 +136,11 @@ def left_padded() -> tt.Flow:
 
 def most_over_time() -> tt.Flow:
     torch.manual_seed(7)
-    model, x, y = Model(nn.LSTM, H=24, bidirectional=True), torch.randn(8, 30, 4), torch.randint(2, (8,))
+    model, x, y = (
+        Model(nn.LSTM, H=24, bidirectional=True),
+        torch.randn(8, 30, 4),
+        torch.randint(2, (8,)),
+    )
     return traced(model, lambda: ce(model.head(model.rnn(x)[0].amax(1)), y))
 
 
@@ -212,7 +216,11 @@ def spikes() -> tt.Flow:
 def heard_in_order() -> tt.Flow:
     torch.manual_seed(7)
     model, x = Model(nn.GRU, 6, 20, 7, bidirectional=True), torch.randn(4, 24, 6)
-    y, long, many = torch.randint(1, 7, (4, 5)), torch.tensor([24, 20, 18, 24]), torch.tensor([5, 3, 1, 4])
+    y, long, many = (
+        torch.randint(1, 7, (4, 5)),
+        torch.tensor([24, 20, 18, 24]),
+        torch.tensor([5, 3, 1, 4]),
+    )
 
     def loss() -> Tensor:
         scores = model(x).log_softmax(-1).transpose(0, 1)
@@ -305,7 +313,9 @@ def policy_gradient() -> tt.Flow:
 def in_between() -> tt.Flow:
     """A code drawn between an encoder and a decoder."""
     torch.manual_seed(7)
-    rnns = nn.ModuleDict({"enc": nn.GRU(4, 16, batch_first=True), "dec": nn.GRU(8, 16, batch_first=True)})
+    rnns = nn.ModuleDict(
+        {"enc": nn.GRU(4, 16, batch_first=True), "dec": nn.GRU(8, 16, batch_first=True)}
+    )
     mid, head, x = nn.Linear(16, 16), nn.Linear(16, 4), torch.randn(6, 9, 4)
 
     def loss() -> Tensor:

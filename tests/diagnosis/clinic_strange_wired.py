@@ -1,13 +1,12 @@
 """The clinic over wiring, by a stranger: padding, axes, directions, states, gradients that end.
 
-``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_strange_wired.py`` prints it.
+``PYTHONPATH=tests python ../shared/clinic/run.py tests/diagnosis/clinic_strange_wired.py``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import throughtime as tt
 from diagnosis.clinic_cases import Case, ce, traced
@@ -197,7 +196,10 @@ class Speaking(nn.Module):
 
     def __init__(self, soft: bool) -> None:
         super().__init__()
-        self.encoder, self.decoder = nn.GRU(4, 12, batch_first=True), nn.GRU(6, 12, batch_first=True)
+        self.encoder, self.decoder = (
+            nn.GRU(4, 12, batch_first=True),
+            nn.GRU(6, 12, batch_first=True),
+        )
         self.said, self.words, self.head = nn.Linear(12, 9), nn.Embedding(9, 6), nn.Linear(12, 9)
         self.soft = soft
 
@@ -341,8 +343,9 @@ class TwoHeads(nn.Module):
 
     def __init__(self, attention: bool) -> None:
         super().__init__()
-        self.rnn, self.tags, self.kind = nn.GRU(4, 12, batch_first=True), *(
-            nn.Linear(12, 3) for _ in range(2)
+        self.rnn, self.tags, self.kind = (
+            nn.GRU(4, 12, batch_first=True),
+            *(nn.Linear(12, 3) for _ in range(2)),
         )
         self.attention = nn.MultiheadAttention(12, 2, batch_first=True) if attention else None
 

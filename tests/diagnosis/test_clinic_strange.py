@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import throughtime as tt
-
 from . import clinic_strange, clinic_strange_sound, clinic_strange_wired
 from .test_clinic_judge import test_the_right_cause_comes_first as judge
 
