@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.diagnosis.paste import line
 from throughtime.remedies import REMEDIES
 from throughtime.report import draw, report
 from throughtime.report.palette import BOUND, COLORWAY, MEASURED, SEVERITIES, TIGHT
-from throughtime.report.paste import line
 
 from .conftest import flow_of, linear
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import diagnosis
+from ..diagnosis.paste import line as line_of
 from ..flow import Flow
-from ..report.paste import line as line_of
 from .options import Lag, Seed, Target
 from .target import flow_of, function_of, returned
 from .terminal import print_json, results

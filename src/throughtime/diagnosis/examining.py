@@ -11,6 +11,7 @@ from .finding import SEVERITIES, Finding
 from .findings import FINDINGS, SEARCHES
 from .found import Findings
 from .look import Look
+from .paste import line
 
 __all__ = ["examine", "found_in"]
 
@@ -62,7 +63,15 @@ def found_in(look: Look) -> Findings:
         look: at a flow.
     """
     found = [finding for search in SEARCHES for finding in search(look)]
-    return Findings(ranked(found, list(look.flow)))
+    order = ranked(found, list(look.flow))
+    return Findings(order, {f: pasted for f in order if (pasted := _pasted(f, look))})
+
+
+def _pasted(finding: Finding, look: Look) -> str:
+    """Return what to paste for what follows from nothing else; for a note, nothing."""
+    if finding.severity == "note" or finding.follows is not None:
+        return ""
+    return line(finding, look.flow, (finding.layer,) if finding.layer else (), look.lag)
 
 
 def _no_layer(flow: object) -> str | None:

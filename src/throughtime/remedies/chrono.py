@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
 from .blocks import biases, gates_of, has_gates
@@ -99,5 +100,5 @@ CHRONO = Remedy(
     "Not what is cut off by wiring, padding or saturated gates.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"chrono_({at}, longest={max(3, lag)})",
+    call=CALLS["chrono"],
 )

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
 from .blocks import biases, gates_of, has_gates
@@ -82,5 +83,5 @@ FORGET_BIAS = Remedy(
     gains="An LSTM over tens of steps. Temporal order at T = 100: 0 of 3 seeds, as without.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"forget_bias_({at}, 1.0)",
+    call=CALLS["forget-bias"],
 )

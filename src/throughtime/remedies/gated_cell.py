@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Generator, nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import GRU, RNN
 from .base import Case, Change, Remedy, plain_weights
@@ -88,6 +89,6 @@ GATED = Remedy(
     "Three times the weights.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"gated({at}, longest={max(3, lag)})",
+    call=CALLS["gated-cell"],
     replaces=True,
 )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import RNN
 from .base import Case, Change, Remedy, plain_weights
@@ -91,5 +92,5 @@ IDENTITY_RELU = Remedy(
     "States have no upper limit: clip the gradient too.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"identity_relu_({at})",
+    call=CALLS["identity-relu"],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..cells import LayerNormLSTM
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import LSTM
 from .base import Case, Change, Remedy, plain_weights
@@ -62,6 +63,6 @@ LAYERNORM = Remedy(
     "each step costs more.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"layer_normed({at})",
+    call=CALLS["layernorm-cell"],
     replaces=True,
 )

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
 from .blocks import gates_of, recurrent_weights
@@ -86,5 +87,5 @@ ORTHOGONAL = Remedy(
     "tanh. Gated cells: hardly anything, since their gates decide.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"orthogonal_({at})",
+    call=CALLS["orthogonal"],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Generator, nn
 
 from ..cells import RefineLSTM
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import LSTM
 from .base import Case, Change, Remedy, plain_weights
@@ -77,6 +78,6 @@ REFINE_GATES = Remedy(
     "a step costs several times as much.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"refined({at})",
+    call=CALLS["refine-gates"],
     replaces=True,
 )

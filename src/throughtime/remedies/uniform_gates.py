@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, nn
 
+from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
 from .blocks import biases, gates_of, has_gates
@@ -90,5 +91,5 @@ UNIFORM_GATES = Remedy(
     "For the paper's refine gates see refine-gates.",
     fits=_fits,
     change=_change,
-    call=lambda at, lag: f"uniform_gates_({at})",
+    call=CALLS["uniform-gates"],
 )

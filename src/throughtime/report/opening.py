@@ -9,10 +9,10 @@ from typing import Any
 from ..diagnosis import Evidence, Finding
 from ..diagnosis.findings.coverage import each_step
 from ..diagnosis.grouping import Group, grouped, named
+from ..diagnosis.paste import line
 from ..flow import LayerView
 from . import palette
 from .numbers import number, percent, steps
-from .paste import line
 
 __all__ = ["TITLES", "cards", "headline", "known", "label"]
 

@@ -18,6 +18,9 @@ __all__ = ["Block", "blocks", "sample"]
 FLAT = 0.01
 # So many steps of rows are looked at.
 SAMPLED = 512
+# An output gate that stays below this lets nothing of the cell out. Above it, it only makes h
+# small, which the read-out's weights can make up for.
+SHUT = 1e-3
 
 
 class Gate(NamedTuple):
@@ -29,19 +32,21 @@ class Gate(NamedTuple):
         harm: which end does harm where a unit stays there: "low" erases or never writes, "high"
             never changes, "both" passes no gradient; "" neither.
         slow: whether the end is reached by design where the memory is long (an input gate of 1/T).
+        out: whether it only scales what is put out.
     """
 
     name: str
     squash: str
     harm: str
     slow: bool = False
+    out: bool = False
 
 
 LSTM_GATES = (
     Gate("input gates", "sigmoid", "low", True),
     Gate("forget gates", "sigmoid", "low"),
     Gate("candidates", "tanh", "both"),
-    Gate("output gates", "sigmoid", ""),
+    Gate("output gates", "sigmoid", "low", out=True),
 )
 GATES: dict[type, tuple[Gate, ...]] = {
     LSTM: LSTM_GATES,
@@ -51,7 +56,7 @@ GATES: dict[type, tuple[Gate, ...]] = {
         Gate("refine gates", "sigmoid", ""),
         Gate("forget gates", "sigmoid", "low"),
         Gate("candidates", "tanh", "both"),
-        Gate("output gates", "sigmoid", ""),
+        Gate("output gates", "sigmoid", "low", out=True),
     ),
     GRU: (
         Gate("reset gates", "sigmoid", ""),
@@ -102,6 +107,8 @@ class Block(NamedTuple):
 
     def edge(self) -> float:
         """Return how near its end a sigmoid does harm."""
+        if self.gate.out:
+            return SHUT
         # An input gate of 1/T is what remembers T steps: a tenth of it writes nothing.
         return min(FLAT / 4, 0.1 / self.T) if self.gate.slow else FLAT / 4
 

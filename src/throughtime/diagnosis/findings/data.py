@@ -40,8 +40,11 @@ def _weights(flow: Look) -> Iterator[Finding]:
                 bad, value = found, f"{seen.called}, {name}, entry {found.unit}"
     if bad is None and not names:
         return
+    if not names:
+        assert bad is not None and value is not None
+        yield _computed(bad, value)
+        return
     bad = bad or NonFinite("weight", 0, 0, 0, "nan")
-    names = names or [value or ""]
     which = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     yield Finding(
         "weight-nonfinite",
@@ -53,6 +56,25 @@ def _weights(flow: Look) -> Iterator[Finding]:
         "Go back to the last weights that were finite, and examine the batch of the update that "
         "followed; clip the gradient's norm, skip updates whose gradient is not finite, or lower "
         "the learning rate.",
+    )
+
+
+def _computed(bad: NonFinite, where: str) -> Finding:
+    """Return the finding for a weight that is computed in the forward pass, of finite parameters.
+
+    Args:
+        bad: its first entry that is not finite.
+        where: the layer, the weight and the entry.
+    """
+    return Finding(
+        "weight-nonfinite",
+        "error",
+        None,
+        f"A weight holds inf or NaN: {where}. Every parameter is finite, so what computes it from "
+        "them, as a parametrization does, makes it so.",
+        (nonfinite_evidence("weight", bad, where),),
+        "Look at what the weight is computed from: a weight norm or spectral norm of a row of "
+        "zeros divides 0 by 0. Start from random weights, or add a small number to the norm.",
     )
 
 
@@ -95,8 +117,8 @@ def _initial_state(seen: Seen) -> Iterator[Finding]:
         "error",
         seen.name,
         f"The initial state of {seen.called} is {kind_of(bad)} in {rows} of {seen.layer.B} rows "
-        f"before the first step: it was carried over from an earlier batch.",
+        f"before the first step: it was carried over from an earlier batch, or computed so.",
         (nonfinite_evidence("initial state s_0", bad, where),),
         "Begin from zeros again, and examine the batch that left this state; drop a carried state "
-        "that is not finite.",
+        "that is not finite. Where it is computed, look for a division by 0 there.",
     )

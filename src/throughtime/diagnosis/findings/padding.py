@@ -44,7 +44,8 @@ def reads_padding(
     A row is taken for padded where it ends in a run of one and the same input, longer than any run
     of equal inputs before, and that input is rare before: sparse, silent or held input is constant
     at times everywhere, not at the end alone. The rows must differ in how much of it they have: a
-    batch in which all rows end at one step has a pause by design.
+    batch in which all rows end at one step has a pause by design. A reverse direction ends where
+    the input begins, so it is padding on the left that it must not read.
 
     Args:
         flow: what is looked at.
@@ -54,7 +55,7 @@ def reads_padding(
         chance: how likely such a run may be, by how often inputs repeat before (few symbols do).
     """
     for seen in flow.seen:
-        if seen.fed_by or seen.layer.reverse or seen.layer.T < 3 or not seen.layer.tape.x.shape[-1]:
+        if seen.fed_by or seen.layer.T < 3 or not seen.layer.tape.x.shape[-1]:
             continue
         ends = _ends(seen, share, inside, longer, chance)
         if ends is None:
@@ -75,7 +76,8 @@ def reads_padding(
 def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float) -> Ends | None:
     """Return how rows end, or None where they do not end in padding."""
     x, steps = seen.layer.tape.x, seen.steps
-    length = steps.sum(0)
+    number = torch.arange(1, seen.layer.T + 1, device=seen.device)[:, None]
+    length = (number * steps).amax(0)  # of a reverse direction, the padding comes first
     each = torch.arange(seen.layer.B, device=seen.device)
     # What lies between the data and the layer may round equal inputs to almost equal ones.
     near = 1e-6 * x.abs().amax()
@@ -86,22 +88,21 @@ def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float)
     if float(repeats.float().mean()) < share:
         return None
     same = ((x - final).abs() <= near).all(-1) & steps
-    number = torch.arange(1, seen.layer.T + 1, device=seen.device)[:, None]
     last = torch.where(steps & ~same, number, 0).amax(0)
     run = length - last
     # How many steps the input has been what it is, at each step before the final run.
     new = ((x[1:] - x[:-1]).abs() > near).any(-1)
     new = torch.cat((torch.ones_like(new[:1]), new))
     held = number - torch.where(new, number, 0).cummax(0).values + 1
-    longest = torch.where(number <= last, held, 0).amax(0)
-    begun = (number > 1) & (number <= last)
+    longest = torch.where((number <= last) & steps, held, 0).amax(0)
+    begun = (number > 1) & (number <= last) & steps
     # One more than was seen: none in a few steps does not mean never.
     repeat = float(((~new & begun).sum() + 1) / (begun.sum() + 1))
     likely = repeat ** (run - 1).clamp(min=0).double()
     padded = repeats & (last > 0) & (run > longer * longest) & (likely < chance)
     if int(padded.sum()) < max(share * seen.layer.B, 2 if seen.layer.B > 3 else 1):
         return None
-    early = (number <= last) & padded
+    early = (number <= last) & padded & steps
     often = float((same & early).sum() / early.sum().clamp(min=1))
     if often > inside or (seen.layer.B > 1 and len(last[seen.reached].unique()) == 1):
         return None
@@ -124,20 +125,26 @@ def _finding(seen: Seen, ends: Ends, read: Tensor, part: float, share: float) ->
         Evidence("share of what enters that enters there", part, None, "these rows", "eq. 9"),
     )
     whole = part > 0.99
+    end, run = ("beginning", "begin with") if seen.layer.reverse else ("end", "end in")
     who = "The loss reads" if whole else f"{100 * part:.0f} % of what the loss reads of"
-    where = f"the state of {seen.called} after the end of" if whole else f"{seen.called} in"
-    told = "" if whole else " lies after their end"
+    where = f"the state of {seen.called} beyond the {end} of" if whole else f"{seen.called} in"
+    told = "" if whole else f" lies beyond their {end}"
     what = (
-        f"{who} {where} {rows} of {reached} rows{told}: they end in steps of constant input, "
+        f"{who} {where} {rows} of {reached} rows{told}: they {run} steps of constant input, "
         f"{steps} in a typical row, which look like padding."
     )
+    remedy = (
+        "Give the rows their lengths: pack_padded_sequence, or lengths= of this package's layers, "
+        "and read h_n; where every step is read, leave the padded ones out of the loss by a mask."
+    )
+    if seen.layer.reverse:
+        remedy = f"Pad the rows at their end, not before their beginning. {remedy}"
     return Finding(
         "reads-padding",
         "warning" if seen.layer.B > 1 else "note",
         seen.name,
         what,
         evidence,
-        "Give the rows their lengths: pack_padded_sequence, or lengths= of this package's layers, "
-        "and read h_n; where every step is read, leave the padded ones out of the loss by a mask.",
+        remedy,
         "lengths",
     )

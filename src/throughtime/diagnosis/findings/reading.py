@@ -31,10 +31,17 @@ def reads_one_step(flow: Look, *, share: float = 0.9, least: int = 3) -> Iterato
         later = (seen.enters & (number > first)).any(0)
         alone = (rows & ~later).sum() / rows.sum()
         if float(alone) >= share:
-            yield _finding(seen, float(alone), share, int(count[rows].max()))
+            both = seen.layer.reverse or f"{seen.name}_reverse" in flow.flow
+            yield _finding(seen, float(alone), share, int(count[rows].max()), both)
 
 
-def _finding(seen: Seen, alone: float, share: float, length: int) -> Finding:
+def _finding(seen: Seen, alone: float, share: float, length: int, both: bool) -> Finding:
+    remedy = "Read the output at the last step along the time axis, or h_n."
+    if both:
+        remedy = (
+            "Read each direction at its own end: output[:, -1, :H] beside output[:, 0, H:], or "
+            "h_n[-2] and h_n[-1]; or pool the outputs over time."
+        )
     where = "the input's last step" if seen.layer.reverse else "the first step"
     evidence = Evidence(
         "share of the rows that are read after one step alone",
@@ -52,8 +59,7 @@ def _finding(seen: Seen, alone: float, share: float, length: int) -> Finding:
             f"The reverse direction {seen.called} is read only at {where}, which is its own first: "
             f"it has seen 1 of {length} steps there.",
             (evidence,),
-            "Read each direction at its own end: output[:, -1, :H] beside output[:, 0, H:], or "
-            "h_n[-2] and h_n[-1]; or pool the outputs over time.",
+            remedy,
         )
     return Finding(
         "reads-one-step",
@@ -61,5 +67,5 @@ def _finding(seen: Seen, alone: float, share: float, length: int) -> Finding:
         seen.name,
         f"{seen.called} is read only at {where}, where it has seen 1 of {length} steps.",
         (evidence,),
-        "Read the output at the last step along the time axis, or h_n.",
+        remedy,
     )

@@ -1,4 +1,4 @@
-"""A few rows of the batch get all the gradient: axes swapped, or ``batch_first`` forgotten."""
+"""A few rows of the batch get all the gradient: axes swapped, or a view where they must be."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
     """
     for seen in reversed(flow.seen):
         B, count = seen.layer.B, int(seen.reached.sum())
+        askew = read_askew(seen, _levels(flow, seen))
+        if askew is not None:
+            yield _askew(seen, askew)
+            return
         few = 0 < count <= max(1, share * B)
         if not few or not least <= B:
             continue
@@ -50,6 +54,68 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
             "feature), and read the last step along the time axis; or let the loss read every row.",
         )
         return
+
+
+def read_askew(seen: Seen, levels: int, *, least: int = 6, most: float = 0.75) -> str | None:
+    """Return what was taken for another shape, where the loss reads as a wrong ``view`` would.
+
+    ``view`` and ``reshape`` keep the order in which numbers lie, and swap no axes. Of an output
+    (T, B, H) taken for (B, T, H) the last step is every T-th of its steps of rows; of (B, T, H)
+    taken for (T, B, H) it is the last B of them; of h_n (levels, B, H) taken for (B, levels, H) it
+    is every so many rows. None of these comes about by a choice of rows or of steps.
+
+    Args:
+        seen: the layer.
+        levels: how many layers and directions its module has.
+        least: how many rows a batch must have, and more than twice the levels.
+        most: the largest share of the rows that are reached.
+    """
+    T, B, reached = seen.layer.T, seen.layer.B, seen.reached
+    if min(T, B) < 2 or max(least, 2 * levels + 1) > B or int(reached.sum()) > most * B:
+        return None
+    enters = seen.enters.flip(0) if seen.layer.reverse else seen.enters
+    for order, apart, what in (
+        (enters, T, "an output (time, batch, feature) taken for (batch, time, feature)"),
+        (enters.T, 1, "an output (batch, time, feature) taken for (time, batch, feature)"),
+    ):
+        places = order.flatten().nonzero().flatten()
+        if len(places) == B and int(reached.sum()) > 1 and bool((places.diff() == apart).all()):
+            return what
+    only_last = not bool(seen.enters[:-1].any())
+    apart = reached.nonzero().flatten().diff()
+    if only_last and levels > 1 and len(apart) > 1 and bool((apart == levels).all()):
+        return "h_n (layers, batch, feature) taken for (batch, layers, feature)"
+    return None
+
+
+def _levels(flow: Look, seen: Seen) -> int:
+    """Return how many layers and directions the module has that this one belongs to."""
+    module = seen.name.rpartition(".")[0]
+    return sum(other.name.rpartition(".")[0] == module for other in flow.seen)
+
+
+def _askew(seen: Seen, what: str) -> Finding:
+    B, count = seen.layer.B, int(seen.reached.sum())
+    rows = ", ".join(map(str, seen.reached.nonzero().flatten().tolist()[:5]))
+    return Finding(
+        "rows-without-gradient",
+        "error",
+        seen.name,
+        f"Of the {B} batch rows of {seen.called} only {count} get any gradient, and for the wrong "
+        f"targets: it looks like {what} by view or reshape.",
+        (
+            Evidence(
+                "share of the rows that a loss reaches",
+                count / B,
+                1.0,
+                f"rows {rows}",
+                "eq. 9",
+                True,
+            ),
+        ),
+        "Swap axes with transpose or permute, never with view or reshape, which leave the numbers "
+        "in their order; of h_n take the level first: h_n[-1].",
+    )
 
 
 def _chosen(seen: Seen) -> bool:

@@ -141,9 +141,9 @@ def saturated(
 ) -> Iterator[Finding]:
     """Look for units or gates that stay at a flat end that does harm, not by the input alone.
 
-    A forget gate that stays open, or an output gate that stays closed while the cell goes on, does
-    none; gates that all swing from one end to the other do. Layers whose input is at fault are left
-    to `input_scale`.
+    A forget gate that stays open does none, nor does an output gate that is only nearly closed
+    while the cell goes on; gates that all swing from one end to the other do. Layers whose input is
+    at fault are left to `input_scale`.
 
     Args:
         flow: what is looked at.
@@ -215,11 +215,14 @@ def _saturated(seen: Seen, share: float, stuck: Tensor, block: Block, warn: floa
             "Lower the gain of W_h: start from an orthogonal one, or put a layer norm into the "
             "cell; and a lower learning rate, where training made them so."
         )
+    stay = "saturated"
+    if block.gate.out:
+        stay, why = "shut", f"hardly anything of the cell is put out, and {why}"
     return Finding(
         "saturated",
         "warning" if share >= warn else "note",
         seen.name,
-        f"In {seen.called} {100 * share:.0f} % of the {block.gate.name} stay saturated at nearly "
+        f"In {seen.called} {100 * share:.0f} % of the {block.gate.name} stay {stay} at nearly "
         f"every step and row; {why}.",
         (
             Evidence("share that stays saturated", share, warn, block.gate.name, "eq. 4", True),
