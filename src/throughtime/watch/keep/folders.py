@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FileError
-from ..files import PART
+from ...errors import FileError
+from ...files import PART
 
 __all__ = ["clear_partial_folders", "writing_folder"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..flow.nonfinite import all_finite
+from ...flow.nonfinite import all_finite
 
 __all__ = ["Sizes", "bad_names", "norms", "numbers"]
 

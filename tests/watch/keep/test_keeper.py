@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import throughtime as tt
 from throughtime.errors import InputTypeError, InputValueError, KeepWarning
-from throughtime.watch.bundle import read_bundle
-from throughtime.watch.keeping import Keeper
-from throughtime.watch.replaying import Replay
+from throughtime.watch import Keeper
+from throughtime.watch.keep import Replay, read_bundle
 
-from .trainings import B, I, Model, T, batches, mean_square, same_bits, train
+from ..trainings import B, I, Model, T, batches, mean_square, same_bits, train
 
 
 def with_nan(data: list[Any], step: int) -> list[Any]:
@@ -69,7 +68,7 @@ def test_a_loss_that_overflows_is_named_by_its_operation(tmp_path):
     assert (broken.what, broken.step, broken.loss) == ("loss", 3, float("inf"))
     assert broken.loss_node == "MeanBackward0" and "The loss of step 3 is inf" in run.said[0]
     cause = Replay(read_bundle(run.keeper.bundle), Model(layers=1), losses).cause()
-    assert cause.operation.name == "pow" and "test_keeping.py" in cause.operation.line
+    assert cause.operation.name == "pow" and "test_keeper.py" in cause.operation.line
     assert cause.findings[0].code == "loss-nonfinite" and not cause.finite
 
 
@@ -265,7 +264,7 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path
 
 
 def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
-    from throughtime.watch import sizes
+    from throughtime.watch.keep import sizes
 
     monkeypatch.setattr(sizes, "norms", lambda tensors: 1 / 0)
     run = train(Model(layers=1), tmp_path, batches())

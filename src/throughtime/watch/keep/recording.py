@@ -11,16 +11,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ThroughTimeError
-from ..remedies.base import copied
+from ...errors import ThroughTimeError
+from ...remedies.base import copied
 from .breaking import Break
-from .bundle import Bundle, write_bundle
+from .bundle import Bundle
 from .moment import Moment, resting
 from .nested import Nesting, lost, put_together, taken_apart
-from .replaying import Cause, Replay, settings_now
+from .replaying import Cause, Replay
+from .settings import settings_now
+from .stored import write_bundle
 
 if TYPE_CHECKING:
-    from .keeping import Keeper
+    from .keeper import Keeper
 
 __all__ = ["broke"]
 
