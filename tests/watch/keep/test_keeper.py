@@ -67,6 +67,7 @@ def test_a_loss_that_overflows_is_named_by_its_operation(tmp_path):
     broken = run.keeper.broken
     assert (broken.what, broken.step, broken.loss) == ("loss", 3, float("inf"))
     assert broken.loss_node == "MeanBackward0" and "The loss of step 3 is inf" in run.said[0]
+    assert broken.operation.name == "pow" and "made inf of finite numbers is pow" in run.said[0]
     cause = Replay(read_bundle(run.keeper.bundle), Model(layers=1), losses).cause()
     assert cause.operation.name == "pow" and "test_keeper.py" in cause.operation.line
     assert cause.findings[0].code == "loss-nonfinite" and not cause.finite
@@ -132,7 +133,15 @@ def test_a_rate_that_is_too_high_is_told_by_how_the_weights_grew(tmp_path):
     broken = run.keeper.broken
     assert broken.what in ("loss", "gradient") and broken.step > 5
     assert "The largest norm of the weights had grown" in run.said[0]
-    assert "learning rate" in run.said[0]
+    assert "before the first step" in run.said[0] and "SGD with a rate of 1e+03" in run.said[0]
+    assert "Look at the targets" not in run.said[0], "it is the weights, and not the loss"
+
+
+def test_a_first_update_that_was_far_too_large_is_told_as_one(tmp_path):
+    run = train(Model(nn.LSTM, layers=1), tmp_path, batches(), rate=1e25)
+    assert run.keeper.broken.step == 2 and "at step 1. The" in run.said[0]
+    assert "backward pass" not in run.said[0], "the loss was inf before any"
+    assert "SGD with a rate of 1e+25: lower it" in run.said[0]
 
 
 def test_an_update_without_an_optimizer_is_found_at_the_next_step(tmp_path):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ...flow.nonfinite import all_finite
 from .moment import Moment
@@ -49,6 +50,16 @@ class Judge:
         """
         moment.measured |= gradient
         self._sizes.measure(parameters, gradient=gradient, weight=weight)
+
+    def size(self, parameters: Sequence[Tensor]) -> float | None:
+        """Return the largest norm of some weights; None where there are none yet.
+
+        Args:
+            parameters: of the model.
+        """
+        there = [p for p in parameters if not is_lazy(p)]
+        self._sizes.measure(there, gradient=False, weight=True)
+        return self._sizes.read().get("weight")
 
     def verdict(
         self, moment: Moment, number: int, *, left: bool = False

@@ -106,6 +106,7 @@ class Keeper:
         self.bundle: Path | None = None
         self.closed = False
         self.history: deque[list[float | None]] = deque(maxlen=REMEMBERED)
+        self.start: float | None = None
         self.optimizer: weakref.ref[Optimizer] | None = None
         self.weights = Weights(model)
         self._moment: Moment | None = None
@@ -242,6 +243,8 @@ class Keeper:
         moment.buffers = self.weights.begin()
         if self._begun % self.every == 0:
             moment.copied = self.weights.take(moment.step)
+        if self.start is None:
+            self.start = self._judge.size(self.weights.parameters)
         self._begun += 1
         self._moment = moment
 

@@ -52,9 +52,11 @@ def broke(
         names,
         bundle.bad_data(),
         moment.loss_node,
+        moment.operation,
         cause,
         unseen,
         facts["history"],
+        keeper.start,
         facts["optimizer"],
     )
     facts["found"] = broken.to_dict()
