@@ -36,6 +36,7 @@ class Break:
         history: the steps before.
         start: the largest norm of the weights before all of them.
         optimizer: its name and its rates, where it is known.
+        processes: how many train together.
     """
 
     step: int
@@ -50,6 +51,7 @@ class Break:
     history: History = ()
     start: float | None = None
     optimizer: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     def __str__(self) -> str:
         """Return what is known in a few sentences, from the symptom back to its cause."""
@@ -125,8 +127,10 @@ class Break:
             return [f"It was not taken again: {self.unseen}"]
         if self.cause is None or not self.cause.finite or self.what == "weight":
             return []
+        there = ", as in another process" if self.processes > 1 else ""
         return [
-            "Taken again on a copy, this step is finite: what broke lies outside of what was kept."
+            "Taken again on a copy, this step is finite: what broke lies outside of what was "
+            f"kept{there}."
         ]
 
 
