@@ -96,9 +96,10 @@ class Monitor:
 
         Raises:
             InputTypeError: ``model`` is no module, ``every`` or ``lag`` no integer, ``to`` none of
-                these, ``alarm`` no function, ``keep`` no path.
+                these, ``alarm`` no function, ``sample`` no `throughtime.flow.Sample`, ``steps`` no
+                modules, ``keep`` no path.
             InputValueError: ``every`` or ``lag`` below 1.
-            FileError: the folder of a path does not exist.
+            FileError: the folder of a path does not exist, or ``keep`` can be no folder.
         """
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
@@ -107,11 +108,15 @@ class Monitor:
             _check_count("lag", lag)
         if alarm is not None and not callable(alarm):
             raise InputTypeError(f"alarm must be a function; got {type(alarm).__name__}.")
+        if not isinstance(sample, Sample | None):
+            raise InputTypeError(
+                f"sample must be a throughtime.flow.Sample or None; got {type(sample).__name__}."
+            )
         self.step, self.history = 0, History()
-        self.keeper = None if keep is None else Keeper(model, keep, steps=steps)
         self._model, self._every, self._lag, self._sample = model, every, lag, sample
-        self._steps = steps if isinstance(steps, str | nn.Module | type) else tuple(steps)
+        self._steps = steps if isinstance(steps, str | nn.Module | type) else _all(steps)
         self._loggers, self._alarms = loggers(to), Alarms(alarm)
+        self.keeper = None if keep is None else Keeper(model, keep, steps=self._steps)
         self._next, self._at, self._proven = 0, -1, False
         self._traced, self._warn, self._waiting = Traced(model, self._steps), Once(), 0
 
@@ -256,10 +261,12 @@ class Monitor:
             state: what `state_dict` returned.
 
         Raises:
-            InputValueError: it is of another version.
+            InputValueError: it is of another version, or not whole.
         """
         if state.get("version") != 1:
             raise InputValueError(f"a monitor's state has version 1; got {state.get('version')!r}.")
+        if missing := {"step", "next", "history", "alarms"} - state.keys():
+            raise InputValueError(f"a monitor's state has {min(missing)!r}; this one has not.")
         self.step, self._next = int(state["step"]), int(state["next"])
         self.history.load_state_dict(state["history"])
         self._alarms.load_state_dict(state["alarms"])
@@ -293,6 +300,12 @@ class Monitor:
             self._alarms.ring(alarms)
         except Exception as error:
             self._warn("alarm", f"the alarm failed at step {record.step}: {in_a_line(error)}")
+
+
+def _all(steps: Any) -> tuple[Any, ...]:
+    if not isinstance(steps, Iterable):
+        raise InputTypeError(f"steps must be modules, classes or paths; got {steps!r}.")
+    return tuple(steps)
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import throughtime as tt
-from throughtime.errors import InputTypeError, InputValueError, KeepWarning
+from throughtime.errors import FileError, InputTypeError, InputValueError, KeepWarning
 from throughtime.watch import Keeper
 from throughtime.watch.keep import Replay, read_bundle
 
@@ -266,10 +266,19 @@ def test_a_step_that_a_loss_scaler_leaves_out_is_no_break_unless_it_is_so_for_ev
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    run = train(Model(layers=1), tmp_path / "file" / "in", with_nan(batches(), 2))
+    def in_its_way(step: int, model: nn.Module) -> None:
+        (tmp_path / "file").write_text("no folder")
+
+    data = with_nan(batches(), 2)
+    run = train(Model(layers=1), tmp_path / "file" / "in", data, after=in_its_way)
     assert len(run.said) == 1 and "No bundle was written" in run.said[0]
     assert "input[5, 2, 1]" in run.said[0] and len(run.losses) == 6
+
+
+def test_what_can_be_no_folder_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FileError, match=r"file/in can be no folder: .*file is a file\.$"):
+        Keeper(Model(layers=1), tmp_path / "file" / "in")
 
 
 def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):

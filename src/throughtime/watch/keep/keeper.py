@@ -22,7 +22,7 @@ from ...errors import InputTypeError, InputValueError, KeepWarning
 from ..telling import warn
 from .breaking import Break
 from .copies import Copies, Weights
-from .folders import clear_partial_folders
+from .folders import check_can_be_folder, clear_partial_folders
 from .harmless import harmless
 from .hook import Hook
 from .judge import Judge
@@ -93,6 +93,7 @@ class Keeper:
         Raises:
             InputTypeError: ``model`` is no module, ``folder`` no path.
             InputValueError: ``every`` is below 1.
+            FileError: ``folder`` lies where none can be made.
         """
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
@@ -101,6 +102,7 @@ class Keeper:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputValueError(f"every must be an integer of at least 1; got {every!r}.")
         self.model, self.folder, self.every = model, Path(folder), every
+        check_can_be_folder(self.folder)
         self.steps, self.memory = steps, memory
         self.broken: Break | None = None
         self.bundle: Path | None = None
