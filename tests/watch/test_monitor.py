@@ -397,6 +397,15 @@ def test_a_monitor_goes_on_from_a_checkpoint_as_if_it_had_never_stopped():
         second.load_state_dict({"version": 1, "step": 3, "next": 4, "history": []})
 
 
+def test_steps_that_are_counted_anew_are_measured_anew():
+    model = fresh()
+    monitor = tt.Monitor(model, every=3)
+    train(model, monitor, 8)
+    monitor.step = 1
+    train(model, monitor, 4)
+    assert [r.step for r in monitor.history] == [0, 3] and monitor.step == 5
+
+
 def test_a_loss_function_records_what_it_returns():
     model = fresh()
     monitor = tt.Monitor(model, every=1)

@@ -117,7 +117,7 @@ class Monitor:
         self._steps = steps if isinstance(steps, str | nn.Module | type) else _all(steps)
         self._loggers, self._alarms = loggers(to), Alarms(alarm)
         self.keeper = None if keep is None else Keeper(model, keep, steps=self._steps)
-        self._next, self._at, self._proven = 0, -1, False
+        self._next, self._begun, self._at, self._proven = 0, 0, -1, False
         self._traced, self._warn, self._waiting = Traced(model, self._steps), Once(), 0
 
     def __repr__(self) -> str:
@@ -130,7 +130,9 @@ class Monitor:
     def __enter__(self) -> Monitor:
         """Begin a step; where it is to be measured, the model is traced until the block ends."""
         self._traced.drop()
-        self._at = self.step
+        if self.step < self._begun:  # counted from an earlier step anew
+            self._next = -(-self.step // self._every) * self._every
+        self._at = self._begun = self.step
         if self.keeper is not None:
             self.keeper.before(self.step)
         if self.step < self._next:
