@@ -18,7 +18,7 @@ from statistics import quantiles
 import torch
 from torch import nn
 
-from throughtime.watch.keeping import Keeper
+from throughtime.watch import Keeper
 
 CASES = {  # rows, steps, inputs, hidden units
     "small": (8, 20, 8, 32),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughtime.watch.keeping import Keeper
+from throughtime.watch import Keeper
 
 from .conftest import refused
 
@@ -148,11 +148,11 @@ def test_a_bundle_that_was_cut_is_one_line(run, kept, tmp_path):
 
 
 def test_other_versions_are_told(run, kept, monkeypatch):
-    from throughtime.watch import bundle
+    from throughtime.watch.keep import stored
 
-    own = bundle.versions()
-    monkeypatch.setattr(bundle, "versions", lambda: {**own, "torch": "1.0"})
+    own = stored.versions()
+    monkeypatch.setattr(stored, "versions", lambda: {**own, "torch": "1.0"})
     path = kept()
-    monkeypatch.setattr(bundle, "versions", lambda: own)
+    monkeypatch.setattr(stored, "versions", lambda: own)
     code, _, err = run("replay", path, "m.py:build")
     assert code == 1 and "written with torch 1.0 (here" in " ".join(err.split())

@@ -36,7 +36,7 @@ def test_once_shows_the_run_within_80_columns(run, file, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, err = run("watch", "run.jsonl", "--once")
     assert code == 0 and err == "" and max(map(len, out.splitlines())) <= 80
-    assert "step 29" in out and "30 readings" in out and "1 line that is no reading" in out
+    assert "step 29" in out and "30 records" in out and "1 line that is no record" in out
     assert "encoder.lstm.l0_reverse" in out and "horizon over training" in out and "█" in out
     assert "warning: vanishes in encoder.lstm.l0 since step 0" in out
 
@@ -73,7 +73,7 @@ def follow(monkeypatch, until: int) -> None:
     monkeypatch.setattr(watch_module.time, "sleep", sleep)
 
 
-def test_in_a_pipe_each_reading_is_a_line_and_ctrl_c_ends_it(run, file, monkeypatch):
+def test_in_a_pipe_each_record_is_a_line_and_ctrl_c_ends_it(run, file, monkeypatch):
     follow(monkeypatch, 3)
     code, out, err = run("watch", "run.jsonl")
     lines = out.splitlines()
@@ -140,4 +140,4 @@ def test_in_a_terminal_it_is_drawn_anew(run, file, monkeypatch):
     monkeypatch.setattr(watch_module, "results", terminal)
     follow(monkeypatch, 3)
     code, out, _ = run("watch", "run.jsonl")
-    assert code == 0 and "30 readings" in out and "\x1b[" in out
+    assert code == 0 and "30 records" in out and "\x1b[" in out

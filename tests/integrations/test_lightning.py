@@ -80,6 +80,17 @@ def test_training_is_the_same_and_each_step_is_measured(tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_second_fit_goes_on_and_another_model_begins_anew(tmp_path):
+    pl = package("lightning.pytorch")
+    model, monitor = module(pl), callback(every=3, keep=tmp_path / "kept")
+    trainer(pl, tmp_path, 1, monitor).fit(model, loader())
+    assert [r.step for r in monitor.history] == [0, 3]
+    trainer(pl, tmp_path, 2, monitor).fit(model, loader())
+    assert len(monitor.history) >= 4 and monitor.monitor.keeper is not None
+    trainer(pl, tmp_path, 1, monitor).fit(module(pl), loader())
+    assert [r.step for r in monitor.history] == [0, 3]
+
+
 def test_accumulated_gradients_are_one_step(tmp_path):
     pl = package("lightning.pytorch")
     monitor = callback(every=1)

@@ -9,7 +9,8 @@ import pytest
 
 from throughtime.report.lines import Axis, Curve, chart
 from throughtime.report.live import live_page
-from throughtime.watch.following import Reading, Run
+from throughtime.watch import Found, Record
+from throughtime.watch.run import Run
 
 from .browser import open_pages
 
@@ -25,9 +26,9 @@ def a_run(layers: int = 9) -> Run:
                 f"throughtime/{name}/growth": math.nan if step < 300 else 0.99,
                 f"throughtime/{name}/norm": 10.0 ** (-n),
             }
-        found = ({"code": "explodes", "severity": "error", "layer": names[0], "what": "a < b"},)
+        found = (Found("explodes", "error", names[0], "a < b"),)
         profile = {name: [0.5**lag for lag in range(200)] for name in names}
-        run.take(Reading(step, 1e9 + step, values, found if step > 2000 else (), profile))
+        run.take(Record(step, 1e9 + step, values, found if step > 2000 else (), profile))
     return run
 
 

@@ -58,7 +58,7 @@ def test_a_monitor_itself_is_taken_and_what_is_none_is_refused(flows, tmp_path):
     assert "Over training" in (tmp_path / "page.html").read_text(encoding="utf-8")
     with pytest.raises(InputTypeError, match=r"monitor must be a tt\.Monitor.*; got int\."):
         tt.write_report(flow, tmp_path / "none.html", monitor=3)
-    with pytest.raises(FileError, match="cannot be read"):
+    with pytest.raises(FileError, match="there is no file"):
         tt.write_report(flow, tmp_path / "none.html", monitor=tmp_path / "no.jsonl")
     with pytest.raises(InputValueError, match="has measured nothing yet"):
         tt.write_report(flow, tmp_path / "none.html", monitor=History())

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from throughtime.errors import FileError
-from throughtime.watch.following import POINTS, Following, Reading, Run, Series
+from throughtime.watch import Found, Record, read
+from throughtime.watch.following import Following
+from throughtime.watch.run import POINTS, Run, Series
 from throughtime.watch.shape import blocks
 
 
@@ -22,8 +24,8 @@ def line(step: int, *found: str, layer: str = "rnn.l0") -> bytes:
     return text.encode() + b"\n"
 
 
-def steps(readings: list[Reading]) -> list[int]:
-    return [reading.step for reading in readings]
+def steps(records: list[Record]) -> list[int]:
+    return [record.step for record in records]
 
 
 def test_a_file_written_byte_by_byte_gives_each_line_once(tmp_path):
@@ -38,7 +40,20 @@ def test_a_file_written_byte_by_byte_gives_each_line_once(tmp_path):
             at = end
             found += following.new()
     assert steps(found) == list(range(6)) and following.skipped == 0 and not following.cut
-    assert found[0].findings[0]["what"] == "é"
+    assert found[0].findings[0].what == "é"
+
+
+def test_a_finding_of_somebody_elses_is_taken_as_it_can_be_shown():
+    one = Record.from_line(b'{"version": 1, "step": 1, "findings": [{"code": 3, "layer": [1]}]}')
+    assert one.findings == (Found("3", "note", "[1]", ""),) and one.time != one.time
+    assert Record.from_dict(json.loads(one.line())).findings == one.findings
+
+
+def test_a_stretch_that_holds_no_record_does_not_end_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("throughtime.watch.following.MOST", 1000)
+    (tmp_path / "run.jsonl").write_bytes(line(1) + b"none\n" * 1000 + line(2))
+    history = read(tmp_path / "run.jsonl")
+    assert [record.step for record in history] == [1, 2] and history.skipped == 1000
 
 
 @pytest.mark.parametrize("cut", range(0, len(line(7)), 11))
@@ -47,14 +62,14 @@ def test_a_file_cut_anywhere_gives_its_whole_lines(tmp_path, cut):
     file.write_bytes(line(5) + line(7)[:cut])
     following = Following(file)
     assert steps(following.new()) == [5] and following.cut == (cut > 0)
-    assert following.new(last=True) == [] and following.skipped == 0
+    assert list(following.rest()) == [] and following.skipped == 0
 
 
 def test_the_last_line_needs_no_end_once_nothing_follows(tmp_path):
     file = tmp_path / "run.jsonl"
     file.write_bytes(line(5) + line(7)[:-1])
     following = Following(file)
-    assert steps(following.new()) == [5] and steps(following.new(last=True)) == [7]
+    assert steps(following.new()) == [5] and steps(list(following.rest())) == [7]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,8 @@ def test_the_last_line_needs_no_end_once_nothing_follows(tmp_path):
         b'{"version": 1, "step": 1, "values": {"a": "b"}}',
         b'{"version": 1, "step": 1, "findings": [3]}',
         b'{"version": 1, "step": 1, "profile": {"a": 3}}',
+        b'{"version": 1, "step": 1, "time": 1e300}',
+        b'{"version": 1, "step": 1e999}',
         b"\xff\xfe",
         b"\x00\x00\x00",
         b"[" * 100_000,
@@ -112,9 +129,7 @@ def test_a_folder_is_refused(tmp_path):
 def run_of(*lines: bytes) -> Run:
     run = Run()
     for one in lines:
-        reading = Reading.of(one)
-        assert reading is not None
-        run.take(reading)
+        run.take(Record.from_line(one))
     return run
 
 
@@ -122,7 +137,7 @@ def test_a_run_knows_since_when_a_finding_is_there_and_which_are_gone():
     run = run_of(line(1, "vanishes"), line(2, "vanishes", "saturated"), line(3, "saturated"))
     assert [(f.code, f.since) for f in run.present] == [("saturated", 2)]
     assert [(f.code, f.since, f.last) for f in run.gone] == [("vanishes", 1, 2)]
-    run.take(Reading.of(line(4, "vanishes")))  # pyright: ignore
+    run.take(Record.from_line(line(4, "vanishes")))
     assert [(f.code, f.since) for f in run.present] == [("vanishes", 4)]
 
 
@@ -147,9 +162,9 @@ def test_blocks_show_the_course():
     assert len(blocks(list(range(1000)), 30)) == 30
 
 
-def test_a_reading_goes_through_json_as_the_monitor_writes_it(tmp_path: Path):
-    reading = Reading.of(line(3, "vanishes"))
-    assert reading is not None and reading.profile["rnn.l0"][:2] == [1.0, 0.5]
-    assert reading.values["throughtime/rnn.l0/horizon"] == 1.5
-    growth = reading.values["throughtime/rnn.l0/growth"]
-    assert growth != growth and reading.time == 1.5
+def test_a_record_goes_through_json_as_the_monitor_writes_it(tmp_path: Path):
+    record = Record.from_line(line(3, "vanishes"))
+    assert record.profile["rnn.l0"][:2] == (1.0, 0.5)
+    assert record.values["throughtime/rnn.l0/horizon"] == 1.5
+    growth = record.values["throughtime/rnn.l0/growth"]
+    assert growth != growth and record.time == 1.5

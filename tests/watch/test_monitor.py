@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 import throughtime as tt
-from throughtime.errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError
+from throughtime.errors import (
+    FileError,
+    GraphError,
+    InputTypeError,
+    InputValueError,
+    LayerNotFoundError,
+)
 from throughtime.watch.numbers import QUANTITIES
 
 from .models import B, H, I, Model, T, batches, train
@@ -324,6 +330,12 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path):
         tt.Monitor("model")
     with pytest.raises(InputTypeError, match=r"^alarm must be a function; got str\.$"):
         tt.Monitor(model, alarm="me")
+    with pytest.raises(InputTypeError, match=r"^sample must be a .*Sample or None; got int\.$"):
+        tt.Monitor(model, sample=3)
+    with pytest.raises(InputTypeError, match=r"^steps must be modules.*; got 3\.$"):
+        tt.Monitor(model, steps=3)
+    with pytest.raises(FileError, match=r"^to='' names no file"):
+        tt.Monitor(model, to="")
     monitor = tt.Monitor(model)
     with pytest.raises(GraphError, match="without a step"):
         monitor.record(torch.zeros(()))
@@ -381,6 +393,17 @@ def test_a_monitor_goes_on_from_a_checkpoint_as_if_it_had_never_stopped():
     assert [r.step for r in second.history] == [r.step for r in through.history] == [0, 2, 4, 6]
     with pytest.raises(InputValueError, match="has version 1; got 2"):
         second.load_state_dict({"version": 2})
+    with pytest.raises(InputValueError, match="has 'alarms'; this one has not"):
+        second.load_state_dict({"version": 1, "step": 3, "next": 4, "history": []})
+
+
+def test_steps_that_are_counted_anew_are_measured_anew():
+    model = fresh()
+    monitor = tt.Monitor(model, every=3)
+    train(model, monitor, 8)
+    monitor.step = 1
+    train(model, monitor, 4)
+    assert [r.step for r in monitor.history] == [0, 3] and monitor.step == 5
 
 
 def test_a_loss_function_records_what_it_returns():

@@ -10,7 +10,7 @@ from torch import nn
 
 import throughtime as tt
 from throughtime.errors import KeepWarning
-from throughtime.watch.bundle import read_bundle
+from throughtime.watch.keep import read_bundle
 
 from .models import I, Model, batches
 

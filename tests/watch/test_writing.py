@@ -133,7 +133,7 @@ def test_a_target_that_is_none_of_these_is_refused(tmp_path):
         tt.Monitor(Model(), to=[print, tmp_path / "no" / "run.jsonl"])
     with pytest.raises(FileError, match="is a folder"):
         tt.Monitor(Model(), to=tmp_path)
-    with pytest.raises(FileError, match="cannot be read: No such file"):
+    with pytest.raises(FileError, match="there is no file"):
         read(tmp_path / "none.jsonl")
 
 

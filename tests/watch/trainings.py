@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from throughtime.errors import KeepWarning
-from throughtime.watch.keeping import Keeper
+from throughtime.watch import Keeper
 
 T, B, I, H = 12, 4, 3, 8
 

@@ -12,10 +12,10 @@ from torch import nn
 from ..errors import LayerNotFoundError, UnsupportedError
 from ..remedies import REMEDIES, Treatment
 from ..remedies import treat as tried
-from ..watch.breaking import origin
-from ..watch.bundle import Bundle, read_bundle, versions
-from ..watch.nested import same_form, taken_apart
-from ..watch.replaying import Cause, Replay
+from ..watch.keep import Bundle, Cause, Replay, read_bundle
+from ..watch.keep.breaking import origin
+from ..watch.keep.nested import same_form, taken_apart
+from ..watch.keep.settings import versions
 from .check import FAILS, show_findings
 from .options import Lag, Target
 from .target import called, function_of, returned

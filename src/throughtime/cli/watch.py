@@ -14,10 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import FileError
 from ..files import check_writable, write_whole
 from ..report.live import live_page
-from ..watch.following import Following, Reading, Run, Seen
+from ..watch import Record
+from ..watch.following import Following
+from ..watch.run import Run, Seen
 from ..watch.shape import QUANTITIES, blocks, short
 from .check import STYLES
 from .terminal import notes, print_json, results
@@ -43,13 +44,13 @@ def watch(
         float, typer.Option(help="Seconds between two looks at the file.", min=FASTEST, metavar="S")
     ] = 1.0,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each reading, or for the run.")
+        bool, typer.Option("--json", help="Print a JSON object for each record, or for the run.")
     ] = False,
 ) -> None:
     """Show a training as its lines come: each layer's horizon and numbers, and what is found.
 
     The file may still be written, be cut anywhere, begin anew, or not be there yet. Where the
-    output is no terminal, each reading is one line. Ctrl-C ends it.
+    output is no terminal, each record is one line. Ctrl-C ends it.
 
     --html writes one self-contained page, whole each time, that loads itself again every few
     seconds and keeps its place; it needs no server, and stays as it was last when this command
@@ -76,13 +77,8 @@ def watch(
 
 
 def _once(following: Following, run: Run, as_json: bool) -> None:
-    while new := following.new():
-        for reading in new:
-            run.take(reading)
-    for reading in following.new(last=True):
-        run.take(reading)
-    if not following.there:
-        raise FileError(f"there is no file {following.path}.")
+    for record in following.rest():
+        run.take(record)
     if as_json:
         print_json(_plain(run, following))
     else:
@@ -103,19 +99,19 @@ def _follow(
                 f"Following {following.path}; Ctrl-C ends it.", markup=False, soft_wrap=True
             )
         for new in _looks(following, interval, quiet=live is not None):
-            for reading in new:
-                run.take(reading)
+            for record in new:
+                run.take(record)
                 if as_json:
-                    print_json_line(reading)
+                    print(record.line().decode(), end="", flush=True)
                 elif live is None:
-                    print(_line(reading), flush=True)
+                    print(_line(record), flush=True)
             if live is not None:
                 live.update(_shown(following, run, console.width), refresh=True)
             if html is not None and new:
                 write_whole(html, live_page(run, str(following.path), every=max(2.0, interval)))
 
 
-def _looks(following: Following, interval: float, quiet: bool) -> Iterator[list[Reading]]:
+def _looks(following: Following, interval: float, quiet: bool) -> Iterator[list[Record]]:
     """Yield what is new, at every look."""
     told = quiet
     while True:
@@ -129,31 +125,18 @@ def _looks(following: Following, interval: float, quiet: bool) -> Iterator[list[
             time.sleep(interval)
 
 
-def print_json_line(reading: Reading) -> None:
-    """Print a reading as one line of JSON.
-
-    Args:
-        reading: what to print.
-    """
-    import json
-
-    from ..flow.export import plain
-
-    print(json.dumps(plain(vars(reading)), ensure_ascii=False, allow_nan=False), flush=True)
-
-
-def _line(reading: Reading) -> str:
-    """Return a reading as one line of text."""
+def _line(record: Record) -> str:
+    """Return a record as one line of text."""
     layers: dict[str, list[str]] = {}
     kinds = {name: (word, kind) for name, word, kind in QUANTITIES}
-    for name, value in reading.values.items():
+    for name, value in record.values.items():
         layer, _, quantity = name.removeprefix("throughtime/").rpartition("/")
         word, kind = kinds.get(quantity, (quantity, "number"))
         if quantity in ("horizon", "coverage", "growth"):
             layers.setdefault(layer, []).append(f"{word} {short(value, kind)}")
-    said = [f"step {reading.step}", *(f"{name}: {', '.join(v)}" for name, v in layers.items())]
-    loud = [f for f in reading.findings if f["severity"] in ("error", "warning")]
-    said += [f"{f['severity']}: {f['code']}{_in(f['layer'])}" for f in loud]
+    said = [f"step {record.step}", *(f"{name}: {', '.join(v)}" for name, v in layers.items())]
+    loud = [f for f in record.findings if f.severity in ("error", "warning")]
+    said += [f"{f.severity}: {f.code}{_in(f.layer)}" for f in loud]
     return "  ".join(said)
 
 
@@ -182,15 +165,15 @@ def _shown(following: Following, run: Run, width: int) -> Group:
 def _head(following: Following, run: Run) -> Text:
     said = [str(following.path)]
     if run.last is not None:
-        said += [f"step {run.last.step}", f"{run.count} readings"]
+        said += [f"step {run.last.step}", f"{run.count} records"]
         if run.last.time == run.last.time:
             said.append(f"the last one {_ago(time.time() - run.last.time)}")
     else:
-        said.append("no reading yet" if following.there else "not there yet: waiting")
+        said.append("no record yet" if following.there else "not there yet: waiting")
     other = []
     if following.skipped:
         lines = "line that is" if following.skipped == 1 else "lines that are"
-        other.append(f"\n{following.skipped} {lines} no reading")
+        other.append(f"\n{following.skipped} {lines} no record")
     if following.begun:
         other.append(f"\nbegun anew {following.begun} time{'s' * (following.begun > 1)}")
     return Text.assemble(("  ·  ".join(said), "bold"), *((one, "dim") for one in other))
@@ -240,7 +223,7 @@ def _finding(seen: Seen) -> Text:
 def _plain(run: Run, following: Following) -> dict[str, Any]:
     return {
         "path": str(following.path),
-        "readings": run.count,
+        "records": run.count,
         "skipped": following.skipped,
         "begun": following.begun,
         "cut": following.cut,

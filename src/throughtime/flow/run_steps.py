@@ -121,6 +121,18 @@ class RunSteps(LayerFlow):
             norms[steps] = vector_norm(adjoints[..., :A])
         return norms
 
+    @property
+    def preact_adjoints(self) -> Tensor:
+        """The adjoints of a_t, (T, B, A…); dE/ds_t where the steps' cell is not known."""
+        if self.cell is None:
+            return self.adjoint()[1:]
+        found = list(self._adjoints())
+        width = max((adjoints.shape[-1] for _, _, adjoints in found), default=self.cell.preact_size)
+        laid = self.tape.s.new_zeros(self.T, self.B, width)
+        for steps, _, adjoints in found:
+            laid[steps] = adjoints
+        return laid
+
     def input_norms(self) -> Tensor:
         """Return ‖dE/dx_t‖₂ of the summed loss, (T, B)."""
         norms = torch.zeros_like(self.total_norms[1:])

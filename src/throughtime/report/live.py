@@ -7,7 +7,7 @@ import time
 from html import escape
 from pathlib import Path
 
-from ..watch.following import Run, Seen
+from ..watch.run import Run, Seen
 from ..watch.shape import QUANTITIES, binned, short
 from . import palette
 from .lines import Axis, Curve, chart
@@ -64,14 +64,14 @@ def live_page(run: Run, name: str, every: float | None = None) -> str:
     """Return the page of a training.
 
     Args:
-        run: as far as it was read; at least one reading.
+        run: as far as it was read; at least one record.
         name: of its file.
         every: after how many seconds it loads itself again; None: it stays as it is.
 
     Example:
-        >>> from throughtime.watch.following import Reading
+        >>> from throughtime.watch import Record
         >>> run = Run()
-        >>> run.take(Reading(1, 0.0, {"throughtime/rnn.l0/horizon": 12.0}))
+        >>> run.take(Record(1, 0.0, {"throughtime/rnn.l0/horizon": 12.0}))
         >>> page = live_page(run, "run.jsonl", every=5)
         >>> "rnn.l0" in page, "location.reload" in page, "location.reload" in live_page(run, "")
         (True, True, False)
@@ -108,7 +108,7 @@ def _top(run: Run, name: str, every: float | None) -> str:
     )
     return (
         f'<header class="top"><p class="eyebrow">{escape(name)}</p>'
-        f"<h1>Step {run.last.step:,}</h1><p class='facts'>{run.count:,} readings; the last one "
+        f"<h1>Step {run.last.step:,}</h1><p class='facts'>{run.count:,} records; the last one "
         f"{measured}shown {written}; {follows}.</p></header>"
     )
 

@@ -2,7 +2,7 @@
 
 from .alarms import Alarm
 from .history import History, read
-from .keeping import Keeper
+from .keep import Keeper
 from .monitor import Monitor
 from .record import Found, Record
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..errors import FileError, InputValueError
+from .following import Following
 from .numbers import PREFIX, split_name
 from .record import Record
 
@@ -124,18 +123,8 @@ def read(path: str | os.PathLike[str]) -> History:
     Raises:
         FileError: there is no such file, or it cannot be read.
     """
-    history = History()
-    try:
-        with open(path, "rb") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                try:
-                    history.add(Record.from_dict(json.loads(line)))
-                except (ValueError, InputValueError):
-                    history.skipped += 1
-    except OSError as error:
-        raise FileError(
-            f"{os.fspath(path)!r} cannot be read: {error.strerror or error}."
-        ) from error
+    following, history = Following(path), History()
+    for record in following.rest():
+        history.add(record)
+    history.skipped = following.skipped + following.cut
     return history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -72,6 +73,7 @@ class MonitorCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
             "keep": keep,
         }  # fmt: skip
         self._loaded: dict[str, Any] | None = None
+        self._model: Callable[[], Any] = lambda: None
         self._batch: Any = None
 
     @property
@@ -80,19 +82,22 @@ class MonitorCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         return History() if self.monitor is None else self.monitor.history
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Make the monitor when a fit begins.
+        """Make the monitor when a fit begins; of the same model's next fit it goes on.
 
         Args:
             trainer: Lightning's.
             pl_module: the model.
             stage: "fit" or another one.
         """
-        if stage != "fit" or self.monitor is not None:
+        if stage != "fit":
             return
+        if self.monitor is not None and self._model() is pl_module:
+            self._loaded = self.monitor.state_dict()
         to = [_target(own) for own in trainer.loggers] if self._to is None else self._to
-        self.monitor = Monitor(pl_module, to=to, **self._options)
-        if self._loaded is not None:
-            self.monitor.load_state_dict(self._loaded)
+        self.monitor, self._model = Monitor(pl_module, to=to, **self._options), ref(pl_module)
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            self.monitor.load_state_dict(loaded)
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
@@ -164,9 +169,10 @@ class MonitorCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         Args:
             state_dict: what `state_dict` returned.
         """
-        self._loaded = state_dict or None
-        if self.monitor is not None and self._loaded is not None:
-            self.monitor.load_state_dict(self._loaded)
+        if self.monitor is None:
+            self._loaded = state_dict or None
+        elif state_dict:
+            self.monitor.load_state_dict(state_dict)
 
 
 def _target(logger: Any) -> Any:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,15 +12,17 @@ from torch import Tensor, nn
 
 from ..diagnosis.examining import found_in
 from ..diagnosis.look import Look
-from ..errors import GraphError, InputTypeError, InputValueError, MonitorWarning, ThroughTimeError
-from ..flow import Sample, Trace, trace
+from ..errors import GraphError, InputTypeError, InputValueError, ThroughTimeError
+from ..flow import Sample, Trace
 from .alarms import Alarm, Alarms
 from .history import History
-from .keeping import Keeper
+from .keep import Keeper
 from .numbers import measured
 from .record import Found, Record
 from .surroundings import generators, is_main, unwrapped
+from .telling import Once, in_a_line
 from .to import loggers
+from .traced import Traced
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -97,9 +96,10 @@ class Monitor:
 
         Raises:
             InputTypeError: ``model`` is no module, ``every`` or ``lag`` no integer, ``to`` none of
-                these, ``alarm`` no function, ``keep`` no path.
+                these, ``alarm`` no function, ``sample`` no `throughtime.flow.Sample`, ``steps`` no
+                modules, ``keep`` no path.
             InputValueError: ``every`` or ``lag`` below 1.
-            FileError: the folder of a path does not exist.
+            FileError: the folder of a path does not exist, or ``keep`` can be no folder.
         """
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
@@ -108,15 +108,17 @@ class Monitor:
             _check_count("lag", lag)
         if alarm is not None and not callable(alarm):
             raise InputTypeError(f"alarm must be a function; got {type(alarm).__name__}.")
+        if not isinstance(sample, Sample | None):
+            raise InputTypeError(
+                f"sample must be a throughtime.flow.Sample or None; got {type(sample).__name__}."
+            )
         self.step, self.history = 0, History()
-        self.keeper = None if keep is None else Keeper(model, keep, steps=steps)
         self._model, self._every, self._lag, self._sample = model, every, lag, sample
-        self._steps = steps if isinstance(steps, str | nn.Module | type) else tuple(steps)
+        self._steps = steps if isinstance(steps, str | nn.Module | type) else _all(steps)
         self._loggers, self._alarms = loggers(to), Alarms(alarm)
-        self._next, self._at, self._proven = 0, -1, False
-        self._trace: Trace | None = None
-        self._stack: ExitStack | None = None
-        self._waiting, self._warned = 0, set[str]()
+        self.keeper = None if keep is None else Keeper(model, keep, steps=self._steps)
+        self._next, self._begun, self._at, self._proven = 0, 0, -1, False
+        self._traced, self._warn, self._waiting = Traced(model, self._steps), Once(), 0
 
     def __repr__(self) -> str:
         """Return what is watched, and how far it has come."""
@@ -127,8 +129,10 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         """Begin a step; where it is to be measured, the model is traced until the block ends."""
-        self._drop()
-        self._at = self.step
+        self._traced.drop()
+        if self.step < self._begun:  # counted from an earlier step anew
+            self._next = -(-self.step // self._every) * self._every
+        self._at = self._begun = self.step
         if self.keeper is not None:
             self.keeper.before(self.step)
         if self.step < self._next:
@@ -140,25 +144,20 @@ class Monitor:
                 "record",
                 "two steps were traced and not recorded; call record(loss) before backward()",
             )
-        stack = ExitStack()
-        self._trace = _shared(self._model, self._steps) or stack.enter_context(
-            trace(unwrapped(self._model), steps=self._steps, unchanged=True)
-        )
-        self._stack = stack
-        _OPEN.append(self)
+        self._traced.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """End the block; after an exception, or without a recurrent layer, nothing is measured."""
         self.step = self._at + 1
         try:
-            self._close(kind, *rest)
+            self._traced.end(kind, *rest)
         except ThroughTimeError:  # the model holds nothing to follow
-            self._drop()
+            self._traced.drop()
             if not self._proven:
                 raise
         if kind is not None:
-            self._drop()
+            self._traced.drop()
             self._at, self._waiting = -1, 0
 
     def record(self, loss: Tensor, *, step: int | None = None, batch: Any = None) -> None:
@@ -186,17 +185,17 @@ class Monitor:
             )
         if self.keeper is not None:
             self.keeper.after(loss, batch)
-        watched, self._trace, self._waiting = self._trace, None, 0
+        watched, self._waiting = self._traced.take(), 0
         if watched is None:
             return
         try:
-            self._close(None)
+            self._traced.end()
             with generators():
                 record = self._measured(watched, loss, self._at if step is None else step)
         except Exception as error:
             if not self._proven and isinstance(error, ThroughTimeError):
                 raise
-            self._warn("measure", f"step {self._at} was not measured: {_said(error)}")
+            self._warn("measure", f"step {self._at} was not measured: {in_a_line(error)}")
             return
         self._proven = True
         self._keep(record)
@@ -239,14 +238,14 @@ class Monitor:
 
         The monitor can go on after it, but what ``keep`` asked for has ended.
         """
-        self._drop()
+        self._traced.drop()
         if self.keeper is not None:
             self.keeper.close()
         for logger in self._loggers:
             try:
                 logger.close()
             except Exception as error:
-                self._warn(logger.name, f"{logger.name} could not be ended: {_said(error)}")
+                self._warn(logger.name, f"{logger.name} could not be ended: {in_a_line(error)}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint: the step and the history."""
@@ -265,10 +264,12 @@ class Monitor:
             state: what `state_dict` returned.
 
         Raises:
-            InputValueError: it is of another version.
+            InputValueError: it is of another version, or not whole.
         """
         if state.get("version") != 1:
             raise InputValueError(f"a monitor's state has version 1; got {state.get('version')!r}.")
+        if missing := {"step", "next", "history", "alarms"} - state.keys():
+            raise InputValueError(f"a monitor's state has {min(missing)!r}; this one has not.")
         self.step, self._next = int(state["step"]), int(state["next"])
         self.history.load_state_dict(state["history"])
         self._alarms.load_state_dict(state["alarms"])
@@ -296,50 +297,18 @@ class Monitor:
                 logger.write(record, self.history)
             except Exception as error:
                 self._warn(
-                    logger.name, f"{logger.name} failed at step {record.step}: {_said(error)}"
+                    logger.name, f"{logger.name} failed at step {record.step}: {in_a_line(error)}"
                 )
         try:
             self._alarms.ring(alarms)
         except Exception as error:
-            self._warn("alarm", f"the alarm failed at step {record.step}: {_said(error)}")
-
-    def _warn(self, kind: str, what: str) -> None:
-        """Warn once of each kind of failure."""
-        if kind not in self._warned:
-            self._warned.add(kind)
-            said = f"{what}. The training goes on; this is said once."
-            warnings.warn(said, MonitorWarning, stacklevel=_level())
-
-    def _close(self, *exception: Any) -> None:
-        """End the trace, if this monitor began one and it has not ended."""
-        stack, self._stack = self._stack, None
-        if stack is None:
-            return
-        _OPEN.remove(self)
-        stack.__exit__(*(exception if len(exception) == 3 else (None, None, None)))
-
-    def _drop(self) -> None:
-        """Let a trace go that was not recorded, and the graph with it."""
-        self._trace = None
-        self._close(None)
+            self._warn("alarm", f"the alarm failed at step {record.step}: {in_a_line(error)}")
 
 
-# Monitors whose trace is open: of one model they share it, since only one trace sees a call.
-_OPEN: list[Monitor] = []
-
-
-def _shared(model: nn.Module, steps: object) -> Trace | None:
-    """Return the open trace of another monitor of the same model."""
-    alike = (m for m in _OPEN if unwrapped(m._model) is unwrapped(model) and m._steps == steps)
-    return next((m._trace for m in alike if m._trace is not None), None)
-
-
-def _level() -> int:
-    """Return how many calls up the user's own code stands."""
-    here, level, frame = os.path.dirname(__file__), 2, sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
-        level, frame = level + 1, frame.f_back
-    return level
+def _all(steps: Any) -> tuple[Any, ...]:
+    if not isinstance(steps, Iterable):
+        raise InputTypeError(f"steps must be modules, classes or paths; got {steps!r}.")
+    return tuple(steps)
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -347,9 +316,3 @@ def _check_count(name: str, value: Any) -> None:
         raise InputTypeError(f"{name} must be an integer; got {value!r}.")
     if value < 1:
         raise InputValueError(f"{name} must be at least 1; got {value}.")
-
-
-def _said(error: Exception) -> str:
-    """Return an error in one line."""
-    lines: Sequence[str] = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}".rstrip(": .")

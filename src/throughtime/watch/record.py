@@ -16,6 +16,8 @@ __all__ = ["LAGS", "VERSION", "Found", "Record"]
 VERSION = 1
 # So many lags of a profile are kept: a line and a history stay small however long the sequences.
 LAGS = 1000
+# The seconds of the year 9999, beyond which a clock shows nothing.
+LATEST = 253_402_214_400
 
 
 class Found(NamedTuple):
@@ -40,7 +42,7 @@ class Record:
 
     Attributes:
         step: of the training, from 0: how many came before it.
-        time: in seconds since 1970.
+        time: in seconds since 1970; NaN where it is not known.
         values: numbers by their names (`throughtime.watch.numbers.QUANTITIES`); NaN where there is
             none.
         findings: what is wrong, the most harmful first.
@@ -63,7 +65,7 @@ class Record:
         return {
             "version": VERSION,
             "step": self.step,
-            "time": self.time,
+            "time": _plain(self.time),
             "values": {name: _plain(value) for name, value in self.values.items()},
             "findings": [found._asdict() for found in self.findings],
             "profile": {
@@ -74,7 +76,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Record:
-        """Return the record that `to_dict` made these data of.
+        """Return the record that `to_dict` made these data of; only its step must be there.
 
         Args:
             data: of one step.
@@ -88,19 +90,39 @@ class Record:
         try:
             return cls(
                 int(data["step"]),
-                float(data["time"]),
-                {str(name): _number(value) for name, value in data["values"].items()},
-                tuple(_found(found) for found in data.get("findings", ())),
+                _time(data.get("time")),
+                {str(name): _number(value) for name, value in (data.get("values") or {}).items()},
+                tuple(map(_found, data.get("findings") or ())),
                 {
-                    str(name): tuple(_number(value) for value in profile)
-                    for name, profile in data.get("profile", {}).items()
+                    str(name): tuple(map(_number, profile))
+                    for name, profile in (data.get("profile") or {}).items()
                 },
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise InputValueError(
                 "a monitor's record has step, time, values, findings and profile; reading it "
                 f"raised {type(error).__name__}: {error}."
             ) from error
+
+    @classmethod
+    def from_line(cls, line: bytes | str) -> Record:
+        """Return the record that a line of JSON holds.
+
+        Args:
+            line: with its end or without.
+
+        Raises:
+            InputValueError: it was cut, or holds no record of this version.
+
+        Example:
+            >>> Record.from_line(b'{"version": 1, "step": 3, "values": {"loss": null}}').step
+            3
+        """
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputValueError(f"a line of a monitor is a JSON object; {error}.") from error
+        return cls.from_dict(data)
 
     def line(self) -> bytes:
         """Return it as one line of JSON."""
@@ -109,7 +131,21 @@ class Record:
 
 
 def _found(data: Mapping[str, Any]) -> Found:
-    return Found(data["code"], data["severity"], data["layer"], data["what"])
+    layer = data.get("layer")
+    return Found(
+        str(data["code"]),
+        str(data.get("severity", "note")),
+        None if layer is None else str(layer),
+        str(data.get("what", "")),
+    )
+
+
+def _time(value: Any) -> float:
+    """Return a time that a clock can show; NaN where it is not known."""
+    time = _number(value)
+    if not math.isnan(time) and not 0 <= time < LATEST:
+        raise ValueError(f"no time: {value!r}")
+    return time
 
 
 def _plain(value: float) -> float | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["generators", "is_main", "unwrapped"]
+__all__ = ["generators", "is_main", "processes", "unwrapped"]
 
 # What holds the model that it runs as ``module``.
 WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
@@ -31,10 +31,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def is_main() -> bool:
     """Check whether this is the process that writes: the first one, or the only one."""
+    return processes() == 1 or torch.distributed.get_rank() == 0
+
+
+def processes() -> int:
+    """Return how many processes train together."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
-        return True
-    return distributed.get_rank() == 0
+        return 1
+    return distributed.get_world_size()
 
 
 @contextmanager

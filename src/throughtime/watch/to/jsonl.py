@@ -38,9 +38,11 @@ class JsonLines(AbstractLogger):
             target: of the file; its folder must exist.
 
         Raises:
-            FileError: there is no such folder, or it is a folder itself.
+            FileError: there is no such folder, it is a folder itself, or has no name.
         """
         self._path, self._file, self._whole = os.fspath(target), -1, True
+        if not self._path:
+            raise FileError("to='' names no file; give its path.")
         folder = os.path.dirname(self._path) or "."
         if not os.path.isdir(folder):
             raise FileError(

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from throughtime.errors import BundleError, FileError
-from throughtime.watch.bundle import Bundle, named_tensors, read_bundle, write_bundle
-from throughtime.watch.folders import clear_partial_folders, writing_folder
-from throughtime.watch.keeping import Keeper
-from throughtime.watch.nested import lost, same_form, taken_apart
-from throughtime.watch.randomness import Randomness
+from throughtime.errors import BundleError, FileError, KeepWarning
+from throughtime.watch.keep import Bundle, Keeper, read_bundle, write_bundle
+from throughtime.watch.keep.bundle import named_tensors
+from throughtime.watch.keep.folders import clear_partial_folders, writing_folder
+from throughtime.watch.keep.nested import lost, same_form, taken_apart
+from throughtime.watch.keep.randomness import Randomness
 
 Pair = namedtuple("Pair", "first second")
 
@@ -202,8 +202,8 @@ def test_another_model_is_refused_and_left_as_it_was(tmp_path, model, words):
 WRITERS = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from throughtime.watch.bundle import Bundle, write_bundle
-from throughtime.watch.randomness import Randomness
+from throughtime.watch.keep import Bundle, write_bundle
+from throughtime.watch.keep.randomness import Randomness
 torch.set_num_threads(1)
 weights = {str(i): torch.full((200, 200), float(i)) for i in range(20)}
 generator = random.Random(1)
@@ -262,3 +262,15 @@ def test_what_fails_leaves_nothing(tmp_path):
     write_bundle(a_bundle(), tmp_path / "a")
     with pytest.raises(FileError, match="something of that name"):
         write_bundle(a_bundle(), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")]
+)
+def test_what_wraps_a_model_is_not_in_its_bundle(tmp_path, wrap):
+    wrapped = wrap(nn.Sequential(nn.Linear(2, 1)))
+    keeper = Keeper(wrapped, tmp_path)
+    keeper.before(1)
+    with pytest.warns(KeepWarning, match="The loss of step 1 is -?inf"):
+        keeper.after(wrapped(torch.ones(3, 2)).sum() / 0)
+    read_bundle(keeper.bundle).load(nn.Sequential(nn.Linear(2, 1)))  # pyright: ignore

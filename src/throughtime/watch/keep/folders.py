@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FileError
-from ..files import PART
+from ...errors import FileError
+from ...files import PART
 
-__all__ = ["clear_partial_folders", "writing_folder"]
+__all__ = ["check_can_be_folder", "clear_partial_folders", "writing_folder"]
 
 
 @contextlib.contextmanager
@@ -58,6 +58,24 @@ def writing_folder(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise FileError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def check_can_be_folder(path: Path) -> None:
+    """Check that a folder is there, or can be made: that no file is in its way.
+
+    Args:
+        path: of the folder.
+
+    Raises:
+        FileError: there is a file, or no right to write.
+    """
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise FileError(f"{path} can be no folder: {there} is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(f"cannot write into {there}, which {path} is to be made in.")
 
 
 def clear_partial_folders(folder: Path) -> list[Path]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
+from .operation import Operation
 from .replaying import Cause
 
 __all__ = ["Break", "History"]
@@ -30,10 +30,13 @@ class Break:
         names: of the parameters whose gradient, or which themselves, are not finite.
         data: where the batch itself is not finite, in a sentence.
         loss_node: what computed the loss, as autograd calls it.
+        operation: of the loss, that made inf or NaN of finite numbers, where one was found.
         cause: what taking the step again showed; None where it could not be taken again.
         unseen: why not, in a sentence.
         history: the steps before.
+        start: the largest norm of the weights before all of them.
         optimizer: its name and its rates, where it is known.
+        processes: how many train together.
     """
 
     step: int
@@ -42,17 +45,23 @@ class Break:
     names: tuple[str, ...] = ()
     data: str | None = None
     loss_node: str | None = None
+    operation: Operation | None = None
     cause: Cause | None = None
     unseen: str | None = None
     history: History = ()
+    start: float | None = None
     optimizer: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     def __str__(self) -> str:
         """Return what is known in a few sentences, from the symptom back to its cause."""
         data = [] if self.data is None else [self.data]
-        said = [_HEADS[self.what](self), *data, *origin(self.cause)]
-        said += [*self._update(), *self._growth(), *self._again()]
-        return " ".join(said)
+        operation = [] if self.operation is None else [str(self.operation)]
+        grown = self._grown()
+        by_rate = WEIGHT in grown and self.data is None
+        said = [_HEADS[self.what](self), *data, *operation, *origin(self.cause, remedy=not by_rate)]
+        said += [*grown.values(), *(self._rate() if by_rate or self.what == "weight" else [])]
+        return " ".join([*said, *self._again()])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without what was measured at length."""
@@ -73,41 +82,43 @@ class Break:
             "names": list(self.names),
             "data": self.data,
             "loss_node": self.loss_node,
+            "operation": None if self.operation is None else self.operation._asdict(),
             "cause": cause,
             "unseen": self.unseen,
+            "start": self.start,
             "optimizer": dict(self.optimizer),
             "said": str(self),
         }
 
-    def _update(self) -> list[str]:
-        """Return what the optimizer did, where it is the update that broke."""
-        if self.what != "weight" or not self.optimizer:
-            return []
+    def _rate(self) -> list[str]:
+        """Return what to do where it is the updates that broke it."""
+        if not self.optimizer:
+            return ["Updates that large point to the learning rate: lower it, or clip."]
         rates = ", ".join(f"{rate:.3g}" for rate in self.optimizer["rates"])
         return [
             f"The optimizer is {self.optimizer['name']} with a rate of {rates}: lower it, or clip "
             "the gradient's norm before the update."
         ]
 
-    def _growth(self) -> list[str]:
-        """Return how weights and gradient had grown before."""
-        said = []
+    def _grown(self) -> dict[int, str]:
+        """Return by column how weights and gradient had grown before, where it is much."""
+        said = {}
         for column, name in ((WEIGHT, "weights"), (GRADIENT, "gradient")):
             known = [
-                (row[0], value)
+                (f"at step {row[0]}", value)
                 for row in self.history
-                if (value := row[column]) is not None and math.isfinite(value) and value > 0
+                if (value := row[column]) is not None and value > 0
             ]
+            if column == WEIGHT and self.start:
+                known.insert(0, ("before the first step", self.start))
             if len(known) < 2:
                 continue
-            first, (step, last) = median(value for _, value in known[:5]), known[-1]
+            (since, first), (step, last) = known[0], known[-1]
             if last > GREW * first:
-                said.append(
-                    f"The largest norm of the {name} had grown from {first:.3g} at step "
-                    f"{known[0][0]} to {last:.3g} at step {step}."
+                said[column] = (
+                    f"The largest norm of the {name} had grown from {first:.3g} {since} to "
+                    f"{last:.3g} {step}."
                 )
-        if said and self.what == "loss":
-            said.append("Updates that large point to the learning rate: lower it, or clip.")
         return said
 
     def _again(self) -> list[str]:
@@ -116,17 +127,20 @@ class Break:
             return [f"It was not taken again: {self.unseen}"]
         if self.cause is None or not self.cause.finite or self.what == "weight":
             return []
+        there = ", as in another process" if self.processes > 1 else ""
         return [
-            "Taken again on a copy, this step is finite: what broke lies outside of what was kept."
+            "Taken again on a copy, this step is finite: what broke lies outside of what was "
+            f"kept{there}."
         ]
 
 
-def origin(cause: Cause | None, findings: bool = True) -> list[str]:
+def origin(cause: Cause | None, findings: bool = True, remedy: bool = True) -> list[str]:
     """Return where a step began to break, in sentences.
 
     Args:
         cause: what taking it again showed.
-        findings: whether the first finding and its remedy are told too.
+        findings: whether the first finding is told too.
+        remedy: whether its remedy is.
     """
     if cause is None:
         return []
@@ -140,11 +154,11 @@ def origin(cause: Cause | None, findings: bool = True) -> list[str]:
             f"It began {bad.where}, in {name or 'the model'} at step {bad.step}, batch row "
             f"{bad.row}, unit {bad.unit}: {number}."
         )
-    if cause.operation is not None:
+    if cause.operation is not None and not (cause.operation.backward and earlier):
         said.append(str(cause.operation))
     errors = [finding for finding in cause.findings if finding.severity == "error"]
     if errors and findings:
-        said += [errors[0].what, f"What to change: {errors[0].remedy}"]
+        said += [errors[0].what, *([f"What to change: {errors[0].remedy}"] if remedy else [])]
     return said
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import throughtime as tt
-from throughtime.errors import InputTypeError, InputValueError, KeepWarning
-from throughtime.watch.bundle import read_bundle
-from throughtime.watch.keeping import Keeper
-from throughtime.watch.replaying import Replay
+from throughtime.errors import FileError, InputTypeError, InputValueError, KeepWarning
+from throughtime.watch import Keeper
+from throughtime.watch.keep import Replay, read_bundle
 
-from .trainings import B, I, Model, T, batches, mean_square, same_bits, train
+from ..trainings import B, I, Model, T, batches, mean_square, same_bits, train
 
 
 def with_nan(data: list[Any], step: int) -> list[Any]:
@@ -68,8 +67,9 @@ def test_a_loss_that_overflows_is_named_by_its_operation(tmp_path):
     broken = run.keeper.broken
     assert (broken.what, broken.step, broken.loss) == ("loss", 3, float("inf"))
     assert broken.loss_node == "MeanBackward0" and "The loss of step 3 is inf" in run.said[0]
+    assert broken.operation.name == "pow" and "made inf of finite numbers is pow" in run.said[0]
     cause = Replay(read_bundle(run.keeper.bundle), Model(layers=1), losses).cause()
-    assert cause.operation.name == "pow" and "test_keeping.py" in cause.operation.line
+    assert cause.operation.name == "pow" and "test_keeper.py" in cause.operation.line
     assert cause.findings[0].code == "loss-nonfinite" and not cause.finite
 
 
@@ -133,7 +133,15 @@ def test_a_rate_that_is_too_high_is_told_by_how_the_weights_grew(tmp_path):
     broken = run.keeper.broken
     assert broken.what in ("loss", "gradient") and broken.step > 5
     assert "The largest norm of the weights had grown" in run.said[0]
-    assert "learning rate" in run.said[0]
+    assert "before the first step" in run.said[0] and "SGD with a rate of 1e+03" in run.said[0]
+    assert "Look at the targets" not in run.said[0], "it is the weights, and not the loss"
+
+
+def test_a_first_update_that_was_far_too_large_is_told_as_one(tmp_path):
+    run = train(Model(nn.LSTM, layers=1), tmp_path, batches(), rate=1e25)
+    assert run.keeper.broken.step == 2 and "at step 1. The" in run.said[0]
+    assert "backward pass" not in run.said[0], "the loss was inf before any"
+    assert "SGD with a rate of 1e+25: lower it" in run.said[0]
 
 
 def test_an_update_without_an_optimizer_is_found_at_the_next_step(tmp_path):
@@ -258,14 +266,23 @@ def test_a_step_that_a_loss_scaler_leaves_out_is_no_break_unless_it_is_so_for_ev
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_stops_nothing(tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    run = train(Model(layers=1), tmp_path / "file" / "in", with_nan(batches(), 2))
+    def in_its_way(step: int, model: nn.Module) -> None:
+        (tmp_path / "file").write_text("no folder")
+
+    data = with_nan(batches(), 2)
+    run = train(Model(layers=1), tmp_path / "file" / "in", data, after=in_its_way)
     assert len(run.said) == 1 and "No bundle was written" in run.said[0]
     assert "input[5, 2, 1]" in run.said[0] and len(run.losses) == 6
 
 
+def test_what_can_be_no_folder_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(FileError, match=r"file/in can be no folder: .*file is a file\.$"):
+        Keeper(Model(layers=1), tmp_path / "file" / "in")
+
+
 def test_a_failure_of_its_own_is_told_once_and_stops_nothing(tmp_path, monkeypatch):
-    from throughtime.watch import sizes
+    from throughtime.watch.keep import sizes
 
     monkeypatch.setattr(sizes, "norms", lambda tensors: 1 / 0)
     run = train(Model(layers=1), tmp_path, batches())

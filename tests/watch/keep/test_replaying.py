@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import throughtime as tt
-from throughtime.watch.bundle import read_bundle
-from throughtime.watch.operation import Operation, first_operation
-from throughtime.watch.replaying import Replay
+from throughtime.watch.keep import Replay, read_bundle
+from throughtime.watch.keep.operation import Operation, first_operation
 
-from .trainings import H, Loop, Model, Normed, Packed, batches, mean_square, same_bits, train
+from ..trainings import H, Loop, Model, Normed, Packed, batches, mean_square, same_bits, train
 
 PACKED = [((x, [12, 9, 7, 2]), y) for x, y in batches()]
 

@@ -18,25 +18,24 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from ..errors import InputTypeError, InputValueError
-from ..flow.nonfinite import all_finite
+from ...errors import InputTypeError, InputValueError, KeepWarning
+from ..telling import warn
 from .breaking import Break
 from .copies import Copies, Weights
-from .folders import clear_partial_folders
-from .harmless import harmless, warn
-from .hooks import Hook
+from .folders import check_can_be_folder, clear_partial_folders
+from .harmless import harmless
+from .hook import Hook
+from .judge import Judge
 from .moment import Moment, autocast_now
 from .randomness import Randomness
-from .recording_break import broke
-from .sizes import Sizes, bad_names
+from .recording import broke
+from .sizes import bad_names
 
 __all__ = ["Keeper"]
 
 # Of so many first steps it is looked whether they draw from NumPy or Python.
 LOOKED = 3
 REMEMBERED = 64
-# A loss scaler leaves out a few steps in a row until it has found its scale.
-LEFT_OUT = 40
 
 
 class Keeper:
@@ -94,6 +93,7 @@ class Keeper:
         Raises:
             InputTypeError: ``model`` is no module, ``folder`` no path.
             InputValueError: ``every`` is below 1.
+            FileError: ``folder`` lies where none can be made.
         """
         if not isinstance(model, nn.Module):
             raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
@@ -102,20 +102,20 @@ class Keeper:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise InputValueError(f"every must be an integer of at least 1; got {every!r}.")
         self.model, self.folder, self.every = model, Path(folder), every
+        check_can_be_folder(self.folder)
         self.steps, self.memory = steps, memory
         self.broken: Break | None = None
         self.bundle: Path | None = None
         self.closed = False
         self.history: deque[list[float | None]] = deque(maxlen=REMEMBERED)
+        self.start: float | None = None
         self.optimizer: weakref.ref[Optimizer] | None = None
         self.weights = Weights(model)
         self._moment: Moment | None = None
         self._batches, self._calls = Copies(), Copies()
         self._count, self._begun, self._asked, self._drawn = 0, 0, False, False
         self._ours: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
-        self._suspected: Moment | None = None
-        self._left = 0
-        self._sizes = Sizes()
+        self._judge = Judge(model)
         clear_partial_folders(self.folder)
         self._hooks = [
             model.register_forward_pre_hook(Hook(self, "_called"), with_kwargs=True),
@@ -160,7 +160,7 @@ class Keeper:
             moment.sizes["loss"] = float(moment.loss.sum() if moment.loss.dim() else moment.loss)
             if not math.isfinite(moment.sizes["loss"]):
                 moment.ask(loss)
-                self._judge()
+                self._look()
         moment.outputs.clear()
 
     @harmless
@@ -170,8 +170,7 @@ class Keeper:
         if moment is None:
             return
         moment.stepped = True
-        self._measure(gradient=not moment.measured, weight=True)
-        self._judge()
+        self._look(gradient=not moment.measured, weight=True)
 
     def close(self, settle: bool = True) -> None:
         """Look at what was not looked at yet, and let the model go.
@@ -183,7 +182,7 @@ class Keeper:
             harmless(Keeper._settle)(self)
         self.closed = True
         _remove(self._hooks)
-        self._moment = self._suspected = None
+        self._moment, self._judge = None, Judge(self.model)
         self.weights = Weights(self.model)
         self._batches, self._calls = Copies(), Copies()
 
@@ -226,8 +225,7 @@ class Keeper:
         if getattr(optimizer, "found_inf", None) is not None:
             moment.measured = True  # by a loss scaler, which leaves a step out where it is not
         elif not moment.copied:  # what is not copied must be looked at before it is changed
-            self._measure(gradient=True)
-            self._judge()
+            self._look(gradient=True)
 
     @harmless
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
@@ -247,6 +245,8 @@ class Keeper:
         moment.buffers = self.weights.begin()
         if self._begun % self.every == 0:
             moment.copied = self.weights.take(moment.step)
+        if self.start is None:
+            self.start = self._judge.size(self.weights.parameters)
         self._begun += 1
         self._moment = moment
 
@@ -259,9 +259,8 @@ class Keeper:
         """Look at what a step left that no hook has looked at, and remember its sizes."""
         moment = self._moment
         assert moment is not None
-        if not moment.stepped:
-            self._measure(gradient=not moment.measured, weight=True)
-        self._judge(left=not moment.stepped)
+        left = not moment.stepped
+        self._look(gradient=left and not moment.measured, weight=left, left=left)
         if self.closed:
             return
         if len(self.history) < LOOKED:
@@ -278,52 +277,24 @@ class Keeper:
             self._ours[optimizer] = any(id(p) in own for p in held)
         return self._ours[optimizer]
 
-    def _measure(self, *, gradient: bool = False, weight: bool = False) -> None:
-        """Take the norms of gradient and weights, in one go and without waiting for a device."""
-        assert self._moment is not None
-        self._moment.measured |= gradient
-        self._sizes.measure(self.weights.parameters, gradient=gradient, weight=weight)
-
-    def _judge(self, left: bool = False) -> None:
-        """Look at what was measured, and at the loss; here a device is waited for.
+    def _look(self, *, gradient: bool = False, weight: bool = False, left: bool = False) -> None:
+        """Look at what is known of the step by now; here a device is waited for.
 
         Args:
-            left: whether the step ended without an update: its gradient may be one of several that
-                are added up, or be left out by a loss scaler.
+            gradient: whether its gradient is measured.
+            weight: whether its weights are.
+            left: whether it ended without an update.
         """
         moment = self._moment
         assert moment is not None
-        moment.sizes.update(self._sizes.read())
-        if moment.loss is not None and "loss" not in moment.sizes:
-            moment.sizes["loss"] = float(moment.loss.sum())
-        bad = [w for w, size in moment.sizes.items() if not math.isfinite(size)]
-        bad = [what for what in ("loss", "gradient", "weight") if what in bad]
-        bad = [what for what in bad if not self._sound(what)]
-        if left and bad == ["gradient"]:
-            self._suspect(moment)
-        elif bad:
-            if bad[0] == "gradient" and self._suspected is not None:
-                self._moment = self._suspected.instead_of(moment)
-            self._break(bad[0])
-        elif "gradient" in moment.sizes:
-            self._suspected = None
-
-    def _suspect(self, moment: Moment) -> None:
-        """Hold a step whose gradient is not finite until it is known whether it is used."""
-        if self._suspected is None:
-            self._suspected, self._left = moment, self._begun
-            moment.buffers = [None if b is None else b.clone() for b in moment.buffers]
+        if gradient or weight:
+            self._judge.measure(moment, self.weights.parameters, gradient=gradient, weight=weight)
+        broken = self._judge.verdict(moment, self._begun, left=left)
+        if broken is not None:
+            self._moment, what = broken
+            self._break(what)
+        elif self._judge.suspected is moment:  # what it holds must not be written over
             self._batches, self._calls = Copies(), Copies()
-        elif self._begun - self._left > LEFT_OUT:
-            self._moment = self._suspected.instead_of(moment)
-            self._break("gradient")
-
-    def _sound(self, what: str) -> bool:
-        """Check whether every number is finite all the same: a sum, or a square, may overflow."""
-        assert self._moment is not None
-        if what == "loss":
-            return self._moment.loss is None or all_finite(self._moment.loss)
-        return not bad_names(self.model, what)
 
     def _break(self, what: str) -> None:
         """Say what broke and keep what is needed to take the step again."""
@@ -332,7 +303,7 @@ class Keeper:
         names = () if what == "loss" else tuple(bad_names(self.model, what))
         self.broken, self.bundle, said = broke(self, moment, what, names)
         self.close(settle=False)
-        warn(said)
+        warn(said, KeepWarning)
 
 
 def _remove(hooks: list[Any]) -> None:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .copies import Copies
+from .loss import operation_in
 from .nested import Nesting, taken_apart
+from .operation import Operation
 from .randomness import Randomness
 
 __all__ = ["Moment", "autocast_now", "resting"]
@@ -36,6 +38,7 @@ class Moment:
         sent: what the loss sent back to each of the outputs.
         loss: the loss, without its graph.
         loss_node: what computed the loss, as autograd calls it.
+        operation: of the loss, that made inf or NaN of finite numbers, where one is found.
         stepped: whether the weights were updated since.
         measured: whether the gradient was looked at.
         sizes: norms of the gradient and of the weights, as they become known.
@@ -53,6 +56,7 @@ class Moment:
     sent: dict[int, Tensor] = field(default_factory=dict)
     loss: Tensor | None = None
     loss_node: str | None = None
+    operation: Operation | None = None
     stepped: bool = False
     measured: bool = False
     sizes: dict[str, float] = field(default_factory=dict)
@@ -87,11 +91,12 @@ class Moment:
             tensor.register_hook(functools.partial(_sent, known, number))
 
     def ask(self, loss: Tensor) -> None:
-        """Take what a loss would send back, while its graph is there.
+        """Take what a loss would send back, and what broke it, while its graph is there.
 
         Args:
             loss: of this step.
         """
+        self.operation = operation_in(loss, self.outputs)
         if loss.requires_grad and self.outputs:
             found = torch.autograd.grad(
                 loss.sum(), self.outputs, retain_graph=True, allow_unused=True

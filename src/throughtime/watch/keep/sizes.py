@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..flow.nonfinite import all_finite
+from ...flow.nonfinite import all_finite
+from ..surroundings import unwrapped
 
 __all__ = ["Sizes", "bad_names", "norms", "numbers"]
 
@@ -64,7 +65,7 @@ def bad_names(model: nn.Module, what: str) -> list[str]:
     """
     held = (
         (name, parameter if what == "weight" else parameter.grad)
-        for name, parameter in model.named_parameters()
+        for name, parameter in unwrapped(model).named_parameters()
     )
     return [name for name, tensor in held if tensor is not None and not all_finite(tensor)]
 

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ThroughTimeError
-from ..remedies.base import copied
+from ...errors import ThroughTimeError
+from ...remedies.base import copied
+from ..surroundings import processes, unwrapped
 from .breaking import Break
-from .bundle import Bundle, write_bundle
+from .bundle import Bundle
 from .moment import Moment, resting
 from .nested import Nesting, lost, put_together, taken_apart
-from .replaying import Cause, Replay, settings_now
+from .replaying import Cause, Replay
+from .settings import settings_now
+from .stored import write_bundle
 
 if TYPE_CHECKING:
-    from .keeping import Keeper
+    from .keeper import Keeper
 
 __all__ = ["broke"]
 
@@ -50,10 +52,13 @@ def broke(
         names,
         bundle.bad_data(),
         moment.loss_node,
+        moment.operation,
         cause,
         unseen,
         facts["history"],
+        keeper.start,
         facts["optimizer"],
+        processes(),
     )
     facts["found"] = broken.to_dict()
     said = str(broken)
@@ -81,14 +86,14 @@ def _bundle(keeper: Keeper, moment: Moment) -> Bundle:
         "optimizer": known,
         "settings": {**settings_now(), "autocast": moment.autocast},
         "device": next((p.device.type for p in keeper.model.parameters()), "cpu"),
-        "resting": resting(_inner(keeper.model)),
+        "resting": resting(unwrapped(keeper.model)),
         "weights_step": moment.step if _exact(moment) else keeper.weights.step,
         "calls": moment.calls,
         "sent": bool(moment.sent),
         "changed": [name for name in moment.seen if moment.changed(name)],
         "lost": {name: lost(nesting.plan) for name, nesting in moment.seen.items()},
     }
-    prefix = "" if _inner(keeper.model) is keeper.model else _prefix(keeper.model)
+    prefix = "" if unwrapped(keeper.model) is keeper.model else _prefix(keeper.model)
     own = not (moment.copied or moment.stepped)
     kept = keeper.weights.kept(moment.buffers, own)
     weights = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
@@ -114,7 +119,7 @@ def _cause(keeper: Keeper, moment: Moment, bundle: Bundle) -> tuple[Cause | None
     if why is not None:
         return None, why
     try:
-        model = copied(_inner(keeper.model))
+        model = copied(unwrapped(keeper.model))
         cause = Replay(bundle, model, steps=keeper.steps).cause()
         return replace(cause, flow=None), None  # it holds the copy, and all that ran in it
     except Exception as error:  # whatever the model's own code raises here
@@ -139,17 +144,9 @@ def _obstacle(keeper: Keeper, moment: Moment) -> str | None:
     return None
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """Return the model inside of what wraps it for several processes or for the compiler."""
-    if isinstance(model, DistributedDataParallel):
-        return _inner(model.module)
-    own = getattr(model, "_orig_mod", None)
-    return _inner(own) if isinstance(own, nn.Module) else model
-
-
 def _prefix(model: nn.Module) -> str:
     """Return the path of that model inside of its wrapper, with its last point."""
-    inner = _inner(model)
+    inner = unwrapped(model)
     return next(f"{path}." for path, module in model.named_modules() if module is inner)
 
 

@@ -17,12 +17,12 @@ from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..flow.nonfinite import all_finite
-from ..torch_state import backward_node
+from ...flow.nonfinite import all_finite
+from ...torch_state import backward_node
 
 __all__ = ["Operation", "first_operation"]
 
-OWN = str(Path(__file__).parents[1])
+OWN = str(Path(__file__).parents[2])
 # What returns memory that was never written, or writes the very number that it is told.
 UNWRITTEN = re.compile(r"^(new_)?empty|^(resize|set)_")
 

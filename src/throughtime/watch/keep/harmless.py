@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from ..errors import KeepWarning
+from ...errors import KeepWarning
+from ..telling import warn
 
-__all__ = ["harmless", "warn"]
+__all__ = ["harmless"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-INSIDE = ("throughtime.", "torch.")
 
 
 class Closing(Protocol):
@@ -48,19 +46,8 @@ def harmless(function: F) -> F:
             self.close(settle=False)
             warn(
                 "the training goes on, but is no longer watched for numbers that are not finite: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}",
+                KeepWarning,
             )
 
     return guarded  # pyright: ignore[reportReturnType]
-
-
-def warn(said: str) -> None:
-    """Warn at the innermost line that is neither of this package nor of torch.
-
-    Args:
-        said: the text.
-    """
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(INSIDE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(said, KeepWarning, stacklevel=level + 1)

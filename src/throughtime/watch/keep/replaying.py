@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from ..diagnosis import examine
-from ..diagnosis.found import Findings
-from ..errors import BundleError, ThroughTimeError
-from ..flow import Flow, trace
-from ..flow.nonfinite import NonFinite
-from ..remedies.undisturbed import undisturbed
+from ...diagnosis import examine
+from ...diagnosis.found import Findings
+from ...errors import BundleError, ThroughTimeError
+from ...flow import Flow, trace
+from ...flow.nonfinite import NonFinite
+from ...remedies.undisturbed import undisturbed
 from .bundle import Bundle
 from .nested import taken_apart
 from .operation import Operation, first_operation
+from .settings import settings_of
 
-__all__ = ["Cause", "Replay", "settings_now"]
+__all__ = ["Cause", "Replay"]
 
 Losses = Callable[[nn.Module, Any], Tensor]
 
@@ -69,8 +69,8 @@ class Replay:
         model: the model, whose weights each run sets anew.
 
     Example:
-        >>> from throughtime.watch.bundle import Bundle
-        >>> from throughtime.watch.randomness import Randomness
+        >>> from throughtime.watch.keep.bundle import Bundle
+        >>> from throughtime.watch.keep.randomness import Randomness
         >>> model = torch.nn.Linear(2, 1)
         >>> batch = {"batch": taken_apart(torch.ones(3, 2))}
         >>> bundle = Bundle(1, dict(model.state_dict()), Randomness.now(), batch)
@@ -126,7 +126,7 @@ class Replay:
         first = next(iter(own.parameters()), None)
         batch = self.nesting.together(self.like, None if first is None else first.device)
         self.bundle.randomness.restore()
-        with settings_of(self.bundle), torch.enable_grad():
+        with settings_of(self.bundle.facts.get("settings")), torch.enable_grad():
             return _called(own, batch) if self.losses is None else self.losses(own, batch)
 
     def cause(self) -> Cause:
@@ -169,54 +169,6 @@ class Replay:
             for name, gradient in zip(named, found, strict=True)
             if gradient is not None
         }
-
-
-def settings_now() -> dict[str, Any]:
-    """Return those of torch's settings that decide which bits come out, as plain data."""
-    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return {
-        "threads": torch.get_num_threads(),
-        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "matmul": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "autocast": {
-            kind: str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
-            for kind in kinds
-            if torch.is_autocast_enabled(kind)
-        },
-    }
-
-
-@contextmanager
-def settings_of(bundle: Bundle) -> Iterator[None]:
-    """Set what `settings_now` returned when the step was taken, for as long as the block lasts."""
-    said = bundle.facts.get("settings")
-    if said is None:
-        yield
-        return
-    with undisturbed_settings(), ExitStack() as stack:
-        torch.set_num_threads(said["threads"])
-        torch.set_default_dtype(getattr(torch, said["dtype"]))
-        torch.set_float32_matmul_precision(said["matmul"])
-        here = {"cpu", *(["cuda"] if torch.cuda.is_available() else [])}
-        for kind, dtype in said["autocast"].items():
-            if kind not in here:
-                continue
-            stack.enter_context(torch.autocast(kind, getattr(torch, dtype)))
-        yield
-
-
-@contextmanager
-def undisturbed_settings() -> Iterator[None]:
-    """Put torch's settings back at the end, and leave what was drawn meanwhile."""
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    matmul = torch.get_float32_matmul_precision()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(matmul)
 
 
 class _Sent(Function):
