@@ -24,6 +24,17 @@ T, B, I, H = 7, 3, 4, 5
 LOOKS_AT_GRAD = "ignore:The .grad attribute of a Tensor that is not a leaf"
 
 
+# Of torch 2.8 alone, which the suite runs with in `make test-floor`.
+OLD = torch.__version__.startswith("2.8.")
+
+
+@pytest.fixture(autouse=True)
+def open_sizes():
+    """Let a size depend on values: what fullgraph=True does by itself after torch 2.8."""
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        yield
+
+
 def ragged(steps=T):
     return {"lengths": torch.tensor([steps, 2, 5]), "reset": torch.rand(steps, B) > 0.7}
 
@@ -212,6 +223,8 @@ def nodes(program):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_in_eval_mode_is_exported(kind, strict):
+    if strict and OLD:
+        pytest.skip("torch 2.8's strict exporter reads no object that is an attribute of a class")
     model = Tagger(kind).eval()
     sizes = {}
     for steps in (T, 50):

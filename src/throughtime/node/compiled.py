@@ -21,7 +21,11 @@ def kind_of(cell: AbstractCell) -> str | None:
     """Return `compiled_bptt`'s name for one of the package's three main cells; None for others."""
     if type(cell) is Elman:
         return cell.nonlinearity
-    return next((name for name, kind in KINDS.items() if type(cell) is kind), None)
+    # A loop: the compiler of torch 2.8 cannot read next(..., None).
+    for name, kind in KINDS.items():
+        if type(cell) is kind:
+            return name
+    return None
 
 
 def compiled_bptt(
