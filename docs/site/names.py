@@ -8,7 +8,8 @@ from html import unescape
 
 import public
 
-CODE = re.compile(r"(<(?:a|autoref|pre|h\d)\b.*?</(?:a|autoref|pre|h\d)>)|<code>([^<\n]+)</code>", re.DOTALL)
+LEFT_ALONE = r"a|autoref|pre|h\d"
+CODE = re.compile(rf"(<(?:{LEFT_ALONE})\b.*?</(?:{LEFT_ALONE})>)|<code>([^<\n]+)</code>", re.DOTALL)
 NAME = re.compile(r"(?:(tt|throughtime)\.)?([A-Za-z_]\w*(?:\.\w+)*)(?:\(.*\))?")
 
 
