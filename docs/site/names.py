@@ -40,7 +40,7 @@ def meant(text: str) -> str | None:
     if match[2] in known():
         return known()[match[2]]
     path = f"{known()[name]}.{member}" if name in known() else ""
-    return path if path and public.has_page(path) else None
+    return path if public.has_page(path) else public.inherited(path)
 
 
 def on_page_content(html: str, *, page, config, files) -> str:
