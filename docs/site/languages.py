@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 
+import jieba
 from mkdocs.structure.nav import Section
 
+# The search takes Chinese apart by it, and it tells of every file that it reads.
+jieba.setLogLevel("WARNING")
 CHINESE = ".zh-CN.md"
 HOME = "中文"
 TITLES = {

@@ -103,7 +103,18 @@ def has_page(path: str) -> bool:
         return True
     if owner not in documented() or name.startswith("_"):
         return False
-    try:
-        return package()[path.partition(".")[2]].docstring is not None
-    except KeyError:
-        return False
+    members = package()[owner.partition(".")[2]].members
+    return name in members and members[name].docstring is not None
+
+
+def inherited(path: str) -> str | None:
+    """Return the anchor of a member that a class of the package itself inherits, where it has one.
+
+    Elsewhere a member is documented with the class that defines it.
+    """
+    owner, _, name = path.rpartition(".")
+    if documented().get(owner) != PACKAGE or name.startswith("_"):
+        return None
+    thing = package()[owner.partition(".")[2]]
+    known = thing.is_class and name in thing.inherited_members
+    return f"{PACKAGE}.{thing.name}.{name}" if known else None

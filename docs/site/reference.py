@@ -16,6 +16,8 @@ The names that most programs need are those of [`throughtime`](throughtime.md) i
 | room | holds |
 |---|---|
 """
+# What most programs use is told whole, with what a class has from those below it.
+INHERITED = "    options:\n      inherited_members: true\n"
 
 
 def says(module: str) -> str:
@@ -33,7 +35,8 @@ def page(module: str) -> str:
     if others:
         links = ", ".join(f"[`{name}`][{path}]" for name, path in others)
         parts.append(f"Also here: {links}.\n")
-    parts += [f"::: {module}.{name}\n" for name, _ in own]
+    more = INHERITED if module == public.PACKAGE else ""
+    parts += [f"::: {module}.{name}\n{more}" for name, _ in own]
     return "\n".join(parts)
 
 
