@@ -178,7 +178,7 @@ function startExplorer(data) {
     $("table-details").addEventListener("toggle", () => found && showTable(factsOf(found, near, far())));
     $("flow-file").addEventListener("change", async () => $("flow-file").files[0] && openFlow(await $("flow-file").files[0].text()));
     $("flow-layer").addEventListener("change", () => showFlow(Number($("flow-layer").value)));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => found && show(asked));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && show(asked)));
     let wide = innerWidth;
     addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), show(asked)));
     addEventListener("message", ({ data: told }) => {
@@ -186,6 +186,7 @@ function startExplorer(data) {
     });
   }
 
+  readColours();
   listen();
   speak(data.language);
   if (data.flow) openFlow(data.flow);
