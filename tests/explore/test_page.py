@@ -109,6 +109,10 @@ def test_the_map_is_read_by_keys(page):
     assert f"{value * 1e4:.2f}·10⁻⁴" in said
     browser.js("document.getElementById('table-details').open = true")
     browser.wait("document.querySelectorAll('#table-body tr').length === 35")
+    browser.js("document.getElementById('map-details').open = true")
+    browser.wait("document.querySelectorAll('#map-table tr').length === 35")
+    cells = browser.js("document.querySelector('#map-table').rows[31].innerText").split("\t")
+    assert cells[0] == "31 Jane" and cells[1 + 7] == f"{value * 1e4:.1f}·10⁻⁴" and len(cells) == 36
     row = browser.js("document.querySelector('#table-body tr.john').textContent")
     assert row.startswith("27John") and f"{truth(Settings()) * 1e4:.2f}·10⁻⁴" in row
 
