@@ -197,7 +197,7 @@ def test_both_languages_say_the_same_things():
     from throughtime.explore.page import HERE
 
     text = "".join(
-        (HERE / "page" / f"{name}.js").read_text(encoding="utf-8")
+        (HERE / "screen" / f"{name}.js").read_text(encoding="utf-8")
         for name in ("format", "words_en", "words_zh")
     )
     shapes = run(

@@ -2,7 +2,7 @@
 
 const ENGLISH = {
   title: "Why is the far name harder to learn?",
-  lead: "A network reads a text one word at a time and has to fill the blank. Both times the answer is John. When it guesses wrong, a <b>correction</b> starts at the blank and travels back over the words to the place where John was read: that is how the network learns that John mattered. Every word on the way multiplies the correction by a factor. Far away is harder because more factors are multiplied.",
+  lead: "A network reads a text one word at a time and has to fill the blank. Both times the answer is John. When it guesses wrong, a <b>correction</b> (the gradient) starts at the blank and travels back over the words to the place where John was read: that is how the network learns that John mattered. Every word on the way multiplies the correction by a factor. Far away is harder because more factors are multiplied.",
   controls: "The network and the text",
   cell: "Kind of network",
   cellElman: "Simple (Elman)", cellLSTM: "LSTM", cellGRU: "GRU",
