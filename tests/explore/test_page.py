@@ -236,3 +236,19 @@ def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
     with pytest.raises(InputValueError, match="language"):
         page_html(language="fr")
     assert page_html(flow=own_flow.to_dict(norms=True))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "forbidden", ["window.Worker = undefined", "window.Worker = class { postMessage() { "
+                  "setTimeout(() => this.onerror(), 5); } }"], ids=["at once", "late"]
+)  # fmt: skip
+def test_without_a_worker_it_computes_in_the_page(page, tmp_path, forbidden):
+    browser, _ = page
+    html = page_html().replace("<body>", f"<body><script>{forbidden}</script>")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    browser.open("about:blank")
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.wait("document.documentElement?.dataset.shown >= 1")
+    assert arrives(browser, "far") == pytest.approx(truth(Settings()), rel=1e-6, abs=0)
+    assert browser.console == []
