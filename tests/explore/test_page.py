@@ -109,6 +109,10 @@ def test_the_map_is_read_by_keys(page):
     assert f"{value * 1e4:.2f}·10⁻⁴" in said
     browser.js("document.getElementById('table-details').open = true")
     browser.wait("document.querySelectorAll('#table-body tr').length === 35")
+    browser.js("document.getElementById('map-details').open = true")
+    browser.wait("document.querySelectorAll('#map-table tr').length === 35")
+    cells = browser.js("document.querySelector('#map-table').rows[31].innerText").split("\t")
+    assert cells[0] == "31 Jane" and cells[1 + 7] == f"{value * 1e4:.1f}·10⁻⁴" and len(cells) == 36
     row = browser.js("document.querySelector('#table-body tr.john').textContent")
     assert row.startswith("27John") and f"{truth(Settings()) * 1e4:.2f}·10⁻⁴" in row
 
@@ -193,7 +197,7 @@ def test_both_languages_say_the_same_things():
     from throughtime.explore.page import HERE
 
     text = "".join(
-        (HERE / "page" / f"{name}.js").read_text(encoding="utf-8")
+        (HERE / "screen" / f"{name}.js").read_text(encoding="utf-8")
         for name in ("format", "words_en", "words_zh")
     )
     shapes = run(
@@ -232,3 +236,19 @@ def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
     with pytest.raises(InputValueError, match="language"):
         page_html(language="fr")
     assert page_html(flow=own_flow.to_dict(norms=True))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "forbidden", ["window.Worker = undefined", "window.Worker = class { postMessage() { "
+                  "setTimeout(() => this.onerror(), 5); } }"], ids=["at once", "late"]
+)  # fmt: skip
+def test_without_a_worker_it_computes_in_the_page(page, tmp_path, forbidden):
+    browser, _ = page
+    html = page_html().replace("<body>", f"<body><script>{forbidden}</script>")
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    browser.open("about:blank")
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.wait("document.documentElement?.dataset.shown >= 1")
+    assert arrives(browser, "far") == pytest.approx(truth(Settings()), rel=1e-6, abs=0)
+    assert browser.console == []

@@ -86,7 +86,7 @@ def _singular(jacobian: Tensor) -> list[float]:
 
 
 def _terms(layer: LayerView) -> dict[str, Any]:
-    """Return ‖∂E_v/∂W of step k‖, {name: (V, T)}."""
+    """Return ‖∂E_v/∂W of step k‖, {name: (V, T)}; biases are left out, for their cost."""
     losses = layer.loss_index.tolist()
     if len(losses) * layer.T > MOST_TERMS:
         return {}
@@ -97,6 +97,7 @@ def _terms(layer: LayerView) -> dict[str, Any]:
             for loss in losses
         ]
         for name in layer.weight_names
+        if not name.startswith("bias")
     }
 
 

@@ -23,7 +23,7 @@ ENGINE = (
     "numbers", "matrix", "spectral", "elman", "lstm", "gru", "network", "sweeps", "bounds",
     "precision", "explore", "worker",
 )  # fmt: skip
-PAGE = (
+SCREEN = (
     "format", "words_en", "words_zh", "colours", "equations", "sentences", "facts", "charts",
     "map", "flow", "engine_thread", "main",
 )  # fmt: skip
@@ -84,8 +84,9 @@ def page_html(
         title="Why is the far name harder to learn?",
         stops=len(data["readings"]),
         engine_js=engine_js(),
-        page_js=_joined("page", PAGE),
+        page_js=_joined("screen", SCREEN),
         explore_css=(HERE / "explore.css").read_text(encoding="utf-8"),
+        uplot_licence=(HERE / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8"),
         uplot_js=(HERE / "vendor" / "uPlot.iife.min.js").read_text(encoding="utf-8"),
         uplot_css=(HERE / "vendor" / "uPlot.min.css").read_text(encoding="utf-8"),
         data_json=inside_script(json.dumps(data, ensure_ascii=False)),

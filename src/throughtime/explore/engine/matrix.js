@@ -42,11 +42,27 @@ function dot(a, p, b, q, n) {
   return sum;
 }
 
-/** The same with every product and sum rounded to float32, as most processors add half precision. */
-function roundedDot(a, p, b, q, n) {
-  let sum = 0;
-  for (let i = 0; i < n; i++) sum = Math.fround(sum + Math.fround(a[p + i] * b[q + i]));
-  return sum;
+/**
+ * out = a · b for a (rows, n), every product and sum rounded to float32, as most processors add half
+ * precision. Four sums go side by side, each in the order of its row.
+ */
+function roundedProduct(a, rows, n, b, out) {
+  const round = Math.fround;
+  for (let v = 0; v < rows; v += 4) {
+    const p = v * n, q = p + n, r = q + n, s = r + n;
+    let w = 0, x = 0, y = 0, z = 0;
+    for (let i = 0; i < n; i++) {
+      const factor = b[i];
+      w = round(w + round(a[p + i] * factor));
+      x = round(x + round(a[q + i] * factor));
+      y = round(y + round(a[r + i] * factor));
+      z = round(z + round(a[s + i] * factor));
+    }
+    out[v] = w;
+    out[v + 1] = x;
+    out[v + 2] = y;
+    out[v + 3] = z;
+  }
 }
 
 function transpose(a, rows, columns) {

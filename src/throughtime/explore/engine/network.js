@@ -3,7 +3,7 @@
 const CELLS = { Elman, LSTM, GRU };
 
 /**
- * settings: cell, gain, bias, nonlinearity. drawn: H, I, W_h (4H, H), W_x (4H, I), words (V, I).
+ * settings: cell, gain, bias, nonlinearity. drawn: H (which 4 must divide), I, W_h (4H, H), W_x (4H, I), words (V, I).
  * W_h is multiplied by the gain; a cell of fewer gates takes the first rows of both.
  */
 function makeNetwork(drawn, settings) {

@@ -19,7 +19,8 @@ function inFormat(net, words, pull, format) {
     if (k === 0) break;
     net.cell.adjoint(net, tape.kept[k], delta, 0, alpha, 0);
     roundAll(alpha, round);
-    for (let i = 0; i < H; i++) before[i] = round(roundedDot(weights, i * A, alpha, 0, A));
+    roundedProduct(weights, H, A, alpha, before);
+    roundAll(before, round);
     net.cell.carry(net, tape.kept[k], delta, 0, before, 0);
     roundAll(before, round);
     [delta, before] = [before, delta];

@@ -20,10 +20,12 @@ function spectralNorm(a, rows, n, start) {
     diagonal.push(dot(q, 0, next, 0, n));
     takeOut(next, q, diagonal[m - 1], n);
     if (m > 1) takeOut(next, basis[m - 2], beside[m - 2], n);
-    const size = norm(next, 0, n), found = topOfTridiagonal(diagonal, beside);
-    const settled = found - best <= 1e-11 * found;
-    best = found;
-    if ((m > 2 && settled) || size <= 1e-12 * best) break;
+    const size = norm(next, 0, n), ends = size <= 1e-12 * diagonal[0] || m === most;
+    if (ends || m % 2 === 0) {
+      const found = topOfTridiagonal(diagonal, beside, best), settled = found - best <= 1e-8 * found;
+      best = found;
+      if (ends || settled) break;
+    }
     beside.push(size);
     q = next.slice();
     scaleBy(q, 1 / size, n);
@@ -67,10 +69,10 @@ function gram(a, rows, n, weight, q, next) {
   }
 }
 
-/** The largest eigenvalue of a symmetric tridiagonal matrix, by bisection with Sturm's count. */
-function topOfTridiagonal(diagonal, beside) {
+/** The largest eigenvalue, above `low`, of a symmetric tridiagonal matrix: bisection by Sturm. */
+function topOfTridiagonal(diagonal, beside, low) {
   const m = diagonal.length;
-  let low = Math.max(...diagonal), high = low;
+  let high = low;
   for (let i = 0; i < m; i++) {
     const radius = (i ? beside[i - 1] : 0) + (i < m - 1 ? beside[i] : 0);
     high = Math.max(high, diagonal[i] + radius);

@@ -11,7 +11,8 @@ function forward(net, words, format = "float64") {
   for (let t = 1; t <= T; t++) {
     const state = new Float64Array(S), mine = new Float64Array(net.kept);
     const x = drive(net, words[t - 1]);
-    for (let a = 0; a < A; a++) w[a] = (exact ? dot : roundedDot)(weights, a * H, s[t - 1], 0, H);
+    if (exact) timesTransposed(s[t - 1], 1, H, weights, A, w);
+    else roundedProduct(weights, A, H, s[t - 1], w);
     if (!exact) roundAll(x, round), roundAll(w, round);
     net.cell.step(net, x, w, s[t - 1], state, mine);
     if (!exact) roundAll(state, round), roundAll(mine, round);

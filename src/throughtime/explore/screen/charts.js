@@ -4,7 +4,7 @@ const HEIGHT = 280;
 
 /**
  * place: where it goes; series: [{name, colour, dash, values by step back}]; words: what stands there.
- * Returns the chart; `redraw` below makes it anew, since a switch of language changes every name.
+ * A chart whose names and lines are the same only gets new numbers.
  */
 function lineChart(place, series, words, names) {
   const length = Math.max(...series.map((one) => one.values.length));
@@ -12,12 +12,21 @@ function lineChart(place, series, words, names) {
   const usable = (v) => (Number.isFinite(v) && v > 0 ? v : null);
   const rows = series.map((one) => x.map((n) => usable(one.values[n])));
   const all = rows.flat().filter((v) => v !== null);
-  const low = Math.min(...all, 0.5), high = Math.max(...all, 2);
-  place.replaceChildren();
-  const axis = { stroke: () => css("--muted"), grid: { stroke: () => css("--grid"), width: 1 }, ticks: { stroke: () => css("--line"), width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
-  const options = {
+  const low = 10 ** Math.floor(Math.log10(Math.min(...all, 0.5))), high = 10 ** Math.ceil(Math.log10(Math.max(...all, 2)));
+  const key = JSON.stringify([names, series.map((one) => [one.name, one.colour]), colours["--ink"], innerWidth]);
+  const old = place.drawn, drawn = old && old.key === key ? old : (place.drawn = { key });
+  Object.assign(drawn, { series, words, x: [0, length - 1], y: [low, high] });
+  if (drawn.chart) return drawn.chart.setData([x, ...rows]);
+  if (old) old.chart.destroy();
+  drawn.chart = new uPlot(chartOptions(place, drawn, names), [x, ...rows], place);
+}
+
+function chartOptions(place, drawn, names) {
+  const font = "12px system-ui, sans-serif", side = (name) => ({ stroke: () => css(name), width: 1 });
+  const axis = { stroke: () => css("--muted"), grid: side("--grid"), ticks: side("--line"), font, labelFont: font };
+  return {
     width: place.clientWidth, height: HEIGHT,
-    scales: { x: { time: false, range: [0, length - 1] }, y: { distr: 3, range: [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high))] } },
+    scales: { x: { time: false, range: () => drawn.x }, y: { distr: 3, range: () => drawn.y } },
     axes: [
       { ...axis, label: names.x, values: (_, at) => at.map((n) => (Number.isInteger(n) ? n : "")), labelSize: 22 },
       { ...axis, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
@@ -25,15 +34,14 @@ function lineChart(place, series, words, names) {
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     legend: { live: true },
     series: [
-      { label: names.x, value: (_, n) => (n === null ? "–" : `${n}${words[n] ? ` (${words[n]})` : ""}`) },
-      ...series.map((one) => ({
-        label: one.name, stroke: one.colour, width: 2, dash: one.dash, points: { show: length < 3 },
-        value: (_, v, i, at) => (at === null ? "–" : number(one.values[at] ?? null, 3)),
+      { label: names.x, value: (_, n) => (n === null ? "–" : `${n}${drawn.words[n] ? ` (${drawn.words[n]})` : ""}`) },
+      ...drawn.series.map((one, line) => ({
+        label: one.name, stroke: one.colour, width: 2, dash: one.dash,
+        value: (_, v, i, at) => (at === null ? "–" : number(drawn.series[line].values[at] ?? null, 3)),
       })),
     ],
-    hooks: { draw: [(chart) => marks(chart, series)] },
+    hooks: { draw: [(chart) => marks(chart, drawn.series)] },
   };
-  return new uPlot(options, [x, ...rows], place);
 }
 
 /** The whole powers of ten of a scale, or some of them where there are many. */

@@ -10,5 +10,14 @@ function viridis(x) {
   return VIRIDIS[i].map((c, n) => Math.round(c + (place - i) * (VIRIDIS[i + 1][n] - c)));
 }
 
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+// Read once for each colour scheme: to ask the page for a style lays it out anew.
+let colours = {};
+
+function readColours() {
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["--ink", "--muted", "--line", "--grid", "--paper", "--far", "--near", "--tight", "--half"]) {
+    colours[name] = style.getPropertyValue(name).trim();
+  }
+}
+
+const css = (name) => colours[name];

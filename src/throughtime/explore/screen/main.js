@@ -12,7 +12,7 @@ const PRESETS = {
 
 function startExplorer(data) {
   const state = { ...data.settings }, near = data.readings[0];
-  let say = LANGUAGES[data.language], found = null, asked = 0, layers = [], layer = null, flowShown = null;
+  let say = LANGUAGES[data.language], found = null, asked = 0, layers = [], layer = null, flowShown = null, speaking = 0;
   const far = () => data.readings[state.stop];
   const cells = makeMap($("map"), sayCell), flowCells = makeMap($("flow-map"), sayFlowCell);
   layEquations($("equations"));
@@ -49,7 +49,7 @@ function startExplorer(data) {
     }
     $("nonlinearity").value = state.nonlinearity;
     $("nonlinearity").disabled = !simple;
-    $("nonlinearity-help").textContent = simple ? "" : say.nonlinearityNone;
+    $("nonlinearity-help").textContent = simple ? say.nonlinearityHelp : say.nonlinearityNone;
   }
 
   function show(id) {
@@ -61,6 +61,8 @@ function startExplorer(data) {
     $("near-lag").textContent = say.crosses(facts.nearLag);
     $("far-lag").textContent = say.crosses(facts.lag);
     $("summary").textContent = say.summary({ ...facts, verdict: say.verdicts[facts.verdict] });
+    clearTimeout(speaking); // a screen reader hears where the slider came to rest
+    speaking = setTimeout(() => ($("spoken").textContent = $("summary").textContent), 500);
     $("summary").dataset.verdict = facts.verdict;
     showFactors($("factors"), far(), facts.arrives);
     sayEquations(say, facts);
@@ -71,6 +73,7 @@ function startExplorer(data) {
     $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
     $("format-half").innerHTML = formatSentence(say.half, found.half, far(), say);
     showTable(facts);
+    showMapTable();
     $("computed").textContent = say.computed(found.milliseconds);
     document.documentElement.dataset.milliseconds = found.milliseconds;
     document.documentElement.dataset.shown = id;
@@ -123,6 +126,18 @@ function startExplorer(data) {
       rest.map((x) => `<td class="number">${number(x, 3)}</td>`).join("") + "</tr>").join("");
   }
 
+  function showMapTable() {
+    const word = (k) => `${k} ${k ? far().words[k - 1] : say.start}`;
+    if (found && $("map-details").open) fillMapTable($("map-table"), mapData(found), (row) => word(row + 1), word);
+  }
+
+  function showFlowTable() {
+    if (!layer || !$("flow-details").open) return;
+    const word = (k) => `${k} ${k === 0 ? say.start : (layer.words && layer.words[k - 1]) || ""}`;
+    const numbers = { ...flowShown, value: (v, k) => (k > flowShown.enters[v] ? null : flowShown.raw(v, k)) };
+    fillMapTable($("flow-table"), numbers, (v) => word(flowShown.enters[v]), word);
+  }
+
   function openFlow(text) {
     try {
       let parsed;
@@ -143,6 +158,7 @@ function startExplorer(data) {
     flowShown = flowMap(layer);
     $("flow-kind").textContent = `${layer.kind}, T = ${layer.T}, S = ${layer.S}`;
     flowCells(flowShown);
+    showFlowTable();
     sayFlowCell(flowShown.rows - 1, Math.max(flowShown.enters[flowShown.rows - 1] - 1, 0));
   }
 
@@ -176,9 +192,11 @@ function startExplorer(data) {
     for (const button of document.querySelectorAll("[data-preset]")) button.addEventListener("click", () => change(PRESETS[button.dataset.preset]));
     for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => speak(button.dataset.language));
     $("table-details").addEventListener("toggle", () => found && showTable(factsOf(found, near, far())));
+    $("map-details").addEventListener("toggle", showMapTable);
+    $("flow-details").addEventListener("toggle", showFlowTable);
     $("flow-file").addEventListener("change", async () => $("flow-file").files[0] && openFlow(await $("flow-file").files[0].text()));
     $("flow-layer").addEventListener("change", () => showFlow(Number($("flow-layer").value)));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => found && show(asked));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && show(asked)));
     let wide = innerWidth;
     addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), show(asked)));
     addEventListener("message", ({ data: told }) => {
@@ -186,8 +204,12 @@ function startExplorer(data) {
     });
   }
 
+  readColours();
   listen();
   speak(data.language);
-  if (data.flow) openFlow(data.flow);
+  if (data.flow) {
+    openFlow(data.flow);
+    document.querySelector("main").prepend($("own-flow")); // it is what the reader came for
+  }
   change({});
 }

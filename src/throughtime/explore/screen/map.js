@@ -66,3 +66,27 @@ function paint(canvas, data) {
   canvas.height = rows;
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
+
+/** The same numbers as a table: a row a loss, a column a state. */
+function fillMapTable(table, data, rowName, columnName) {
+  const columns = Array.from({ length: data.columns }, (_, k) => k);
+  const row = (r) => {
+    const line = document.createElement("tr"), head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = rowName(r);
+    line.append(head, ...columns.map((k) => {
+      const cell = document.createElement("td"), value = data.value(r, k);
+      cell.textContent = value === null ? "" : number(value);
+      return cell;
+    }));
+    return line;
+  };
+  const top = document.createElement("tr");
+  top.append(document.createElement("td"), ...columns.map((k) => {
+    const head = document.createElement("th");
+    head.scope = "col";
+    head.textContent = columnName(k);
+    return head;
+  }));
+  table.replaceChildren(top, ...Array.from({ length: data.rows }, (_, r) => row(r)));
+}
