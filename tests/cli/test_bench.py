@@ -252,6 +252,7 @@ def test_the_table_of_a_gpu_runs_dry_and_leaves_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
     monkeypatch.setattr(gpu, "DRY", gpu.DRY[:1])
     monkeypatch.setattr(torch, "compile", lambda cell, **_: cell)  # it takes its time
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     assert gpu.run(tmp_path, dry=True)
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     right = [row for row in rows if "right" in row]

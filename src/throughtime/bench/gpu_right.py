@@ -76,6 +76,7 @@ def _on_device(
         with kernels.use(name), tf32(False):
             given = here, x.to(where, kind), None, *masks
             done = kernels.choose.choose(*given, states=engine != "torch").outputs(*given)
+            assert done.tape is not None
             grads = kernels.gradients(here, done.tape, g.to(where, kind))
             many = []
             if engine != "torch":

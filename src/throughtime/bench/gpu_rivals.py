@@ -71,8 +71,13 @@ class Case:
         """Return torch's, with cuDNN or without."""
 
         def step() -> list[Tensor]:
-            with torch.backends.cudnn.flags(enabled=enabled):
+            # Not `cudnn.flags`, which lets TF32 in unless told otherwise.
+            before = torch.backends.cudnn.enabled
+            torch.backends.cudnn.enabled = enabled
+            try:
                 return self.grads(self.theirs(self.x)[0], self.theirs)
+            finally:
+                torch.backends.cudnn.enabled = before
 
         return step
 

@@ -91,7 +91,7 @@ class Clock:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Let cuDNN and the products use TF32, or not; torch's own default is cuDNN's alone."""
-    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:
         flag.allow_tf32 = allowed
