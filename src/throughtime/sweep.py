@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import torch_state
 from .cells.base import AbstractCell
 from .errors import ShapeError
 from .tape import Tape
@@ -83,6 +84,7 @@ def adjoints(
     last: int | None = None,
     first: int = 1,
     under_way: Callable[[int], slice | None] | None = None,
+    enter: Callable[[Tensor, slice, int], None] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Go back through time (eq. 9), one step at a time: delta_{t-1} = J_tᵀ delta_t + g_{t-1}.
 
@@ -95,6 +97,7 @@ def adjoints(
         first: the step to end at.
         under_way: returns the losses that take step t, as a slice of V, or None where none does.
             The others' delta stays as it is. By default every loss takes every step.
+        enter: adds what enters at step t to the delta of these losses; by default ``g``.
 
     Yields:
         t, delta_t (V, B, S) and the adjoint of step t (V, B, A) of the losses under way, for
@@ -104,13 +107,20 @@ def adjoints(
     checked = False
     if under_way is not None:
         delta = delta.clone()
+    if torch_state.is_on_gpu(tape.s):  # where a small operation costs as much as a large one
+        back = cell.swept(tape)
+    else:
+        back = lambda t, delta: cell.vjp(tape.at(t), delta)  # noqa: E731
     for t in range(tape.T if last is None else last, first - 1, -1):
         here = slice(None) if under_way is None else under_way(t)
         if here is None:
             continue
         delta_t = delta[here].clone()
-        delta_t[..., :G] += g[here, t - 1]
-        result = cell.vjp(tape.at(t), delta_t)
+        if enter is None:
+            delta_t[..., :G] += g[here, t - 1]
+        else:
+            enter(delta_t, here, t)
+        result = back(t, delta_t)
         if not checked:
             _check_result(cell, "vjp", result, delta_t.shape, "J_tᵀ delta", "the adjoint")
             checked = True

@@ -16,6 +16,7 @@ import torch
 
 from throughtime.bench import apart as bench_apart
 from throughtime.bench import calls as bench_calls
+from throughtime.bench import gpu, gpu_right
 from throughtime.bench import rivals as bench_rivals
 from throughtime.bench.page import figure, page
 from throughtime.bench.rows import KINDS, Findings, Memory, Row, Times
@@ -239,3 +240,43 @@ def test_run_ends_with_1_where_a_comparison_was_refused(run, small, monkeypatch,
     code, _, err = run("bench", "--only", "jax", "--seconds", "0.1")
     assert code == 1 and "gradients disagree" in err
     assert "No speed for RNN (2, 5, 3, 4)" in (tmp_path / "benchmarks" / "RESULTS.md").read_text()
+
+
+def test_without_a_gpu_one_sentence_says_so(run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(run("bench", "--device", "cuda"), "There is no GPU here; nothing was measured.")
+    refused(run("bench", "--device", "tpu"), "--device must be cpu or cuda")
+
+
+def test_the_table_of_a_gpu_runs_dry_and_leaves_its_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
+    monkeypatch.setattr(gpu, "DRY", gpu.DRY[:1])
+    monkeypatch.setattr(torch, "compile", lambda cell, **_: cell)  # it takes its time
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    assert gpu.run(tmp_path, dry=True)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    right = [row for row in rows if "right" in row]
+    assert {(row["engine"], row["right"]) for row in right} == {
+        ("torch", "yes"), ("triton", "not there"),
+    }  # fmt: skip
+    steps = [row for row in rows if row["table"] == "A training step"]
+    assert not [row for row in steps if "failed" in row]
+    ours = [row for row in steps if row["who"] == "throughtime"]
+    assert {row["what"] for row in ours} == {"all steps", "ragged", "resets"}
+    assert all(row["engine"] == "torch" and row["apart"] == 0 for row in ours)
+    assert all("TF32" in row["case"] or "bfloat16" in row["case"] for row in steps)
+    said = (tmp_path / "gpu.md").read_text()
+    assert "times mean nothing" in said and "TF32: named with each case" in said
+
+
+def test_an_engine_that_is_wrong_on_a_gpu_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
+    monkeypatch.setattr(gpu_right, "BOUNDS", dict.fromkeys(gpu_right.BOUNDS, 0.0))
+    assert not gpu.run(tmp_path, dry=True)
+    assert "A training step" not in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_run_that_is_late_says_what_it_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
+    gpu.run(tmp_path, dry=True, minutes=0)
+    assert "and what follows" in (tmp_path / "gpu.md").read_text()

@@ -168,8 +168,18 @@ def jax_scan(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor) ->
 # --- FlashRNN --------------------------------------------------------------------------------
 
 
-def flashrnn_torch(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor) -> Rival:
-    """Return the step of FlashRNN's torch backend over the same weights, input and cotangent."""
+def flashrnn_torch(
+    layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tensor, backend: str | None = None
+) -> Rival:
+    """Return the step of FlashRNN over the same weights, input and cotangent.
+
+    Args:
+        layer: "RNN", "GRU" or "LSTM".
+        weights: by torch.nn's names, without the layer's number.
+        x: inputs (T, B, I).
+        g: what arrives at the outputs, (T, B, H).
+        backend: one of FlashRNN's; None: its fastest in torch.
+    """
     from flashrnn import FlashRNNConfig, flashrnn  # pyright: ignore[reportMissingImports]
 
     (T, B, _), H = x.shape, g.shape[2]
@@ -182,9 +192,9 @@ def flashrnn_torch(layer: str, weights: Mapping[str, Tensor], x: Tensor, g: Tens
     W, b = weights["weight_ih"].detach().clone().requires_grad_(), b.requires_grad_()
     own = x.detach().clone().requires_grad_()
     config = FlashRNNConfig(
-        backend="vanilla_fwbw" if layer == "LSTM" else "vanilla",
+        backend=backend or ("vanilla_fwbw" if layer == "LSTM" else "vanilla"),
         function={"RNN": "elman", "GRU": "gru", "LSTM": "lstm"}[layer],
-        dtype="float32", num_heads=1, head_dim=H, batch_size=B,
+        dtype=str(x.dtype).removeprefix("torch."), num_heads=1, head_dim=H, batch_size=B,
         input_shape="TBGHD", output_shape="STBHD",
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -80,6 +81,17 @@ class AbstractCell(nn.Module, ABC):
             J_tᵀ delta (V, B, S), and the adjoint α = dE/da_t (V, B, A); columns beyond A may hold
             whatever else `param_grads` needs of this step.
         """
+
+    def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """Return `vjp` by step, 1 to T, with what does not depend on delta computed for all steps.
+
+        On a GPU a step's small operations cost as much as large ones, so the fewer are left the
+        better; they cost memory for all steps.
+
+        Args:
+            tape: what the forward sweep kept, complete.
+        """
+        return lambda t, delta: self.vjp(tape.at(t), delta)
 
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:

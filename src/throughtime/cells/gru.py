@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -87,6 +88,27 @@ class GRU(GatedWeights):
         hidden_side = torch.cat((alpha_r, alpha_z, alpha_n * r), -1)
         delta_prev = delta * z + hidden_side @ self.weight_hh
         return delta_prev, torch.cat((alpha_r, alpha_z, alpha_n), -1)
+
+    def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """Return `vjp` by step; four operations are left of it."""
+        if type(self).vjp is not GRU.vjp:
+            return super().swept(tape)
+        gates, q, h_prev = tape.saved
+        weight = self.weight_hh
+        r, z, n = gates.chunk(3, -1)
+        of_n = (1 - z) * (1 - n * n)
+        by_gate = torch.stack(
+            (of_n * (q * r * (1 - r)), (h_prev - n) * z * (1 - z), of_n), -2
+        )  # fmt: skip
+        hidden_side = torch.cat((torch.ones_like(r), torch.ones_like(r), r), -1)
+        each = list(zip(by_gate, hidden_side, z, strict=True))
+
+        def back(t: int, delta: Tensor) -> tuple[Tensor, Tensor]:
+            factors, on_hidden, kept = each[t - 1]
+            adjoint = (delta.unsqueeze(-2) * factors).flatten(-2)
+            return torch.addcmul((adjoint * on_hidden) @ weight, delta, kept), adjoint
+
+        return back
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return the gradients of all weights, one GEMM per weight (eq. 5)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -145,6 +146,29 @@ class LSTM(GatedWeights):
         )
         delta_prev = torch.cat((adjoint @ self.weight_hh, delta_c * f), -1)
         return delta_prev, torch.cat((adjoint, delta_h), -1) if self.projected else adjoint
+
+    def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """Return `vjp` by step; six operations are left of it."""
+        if self.projected or type(self).vjp is not LSTM.vjp:
+            return super().swept(tape)
+        gates, s_prev, s = tape.saved
+        H, weight = self.hidden_size, self.weight_hh
+        i, f, g, o = gates.chunk(4, -1)
+        tanh_c = s[..., H:].tanh()
+        through_h = o * (1 - tanh_c * tanh_c)
+        by_gate = (
+            g * i * (1 - i), s_prev[..., H:] * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)
+        )  # fmt: skip
+        each = list(zip(through_h, torch.cat(by_gate, -1), f, strict=True))
+
+        def back(t: int, delta: Tensor) -> tuple[Tensor, Tensor]:
+            through, factors, kept = each[t - 1]
+            delta_h, delta_c = delta[..., :H], delta[..., H:]
+            delta_c = torch.addcmul(delta_c, delta_h, through)
+            adjoint = torch.cat((delta_c, delta_c, delta_c, delta_h), -1) * factors
+            return torch.cat((adjoint @ weight, delta_c * kept), -1), adjoint
+
+        return back
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return the gradients of all weights, one GEMM per weight (eq. 5)."""

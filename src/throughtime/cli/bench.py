@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import typer
 
-from ..bench import apart
+from ..bench import apart, gpu
 from ..bench.calls import MAP_SHAPE, PAIRS, SAMPLED, calls
 from ..bench.page import figure, page
 from ..bench.rivals import RIVALS, absent, hold_threads, note
@@ -43,6 +43,9 @@ def bench(
         typer.Option(help=f"Only these, separated by commas: {', '.join(KINDS)}.", metavar="NAMES"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: a table of its own.", metavar="DEVICE")
+    ] = "cpu",
 ) -> None:
     """Measure throughtime's layers against torch.nn, JAX and FlashRNN on this machine.
 
@@ -51,9 +54,19 @@ def bench(
     FlashRNN are measured where they are installed, and their gradients compared first. Writes a
     table and a figure.
 
+    With --device cuda the layers are held against float64 on the CPU first, then timed against
+    cuDNN, torch without it, a compiled loop, FlashRNN and TorchRL; gpu.json and gpu.md are written
+    as rows come. The other options but --out are for the CPU.
+
     Raises:
         FileError: the folder cannot be written.
+        InputValueError: another device than cpu and cuda, or no GPU.
     """
+    if device not in ("cpu", "cuda"):
+        raise InputValueError(f"--device must be cpu or cuda; got {device!r}.")
+    if device == "cuda":
+        _on_gpu(out)
+        return
     kinds, missing = _kinds(only, threads)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,6 +91,21 @@ def bench(
     if found.refused:
         notes().print("Some comparisons got no speed, because the gradients disagree.")
         raise typer.Exit(1)
+
+
+def _on_gpu(out: Path) -> None:
+    """Run the table of a GPU.
+
+    Raises:
+        InputValueError: there is no GPU.
+    """
+    if gpu.no_gpu():
+        raise InputValueError(gpu.no_gpu())
+    check_writable(out / "gpu.md")
+    if not gpu.run(out):
+        notes().print("An engine is wrong on this device: nothing is timed.")
+        raise typer.Exit(1)
+    notes().print(f"Wrote {out / 'gpu.json'} and {out / 'gpu.md'}.")
 
 
 def _kinds(only: str | None, threads: int) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bisect import bisect_left, bisect_right
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from ...tape import Tape
 from ..engine import Losses
 
 __all__ = ["losses"]
+
+# After how many steps it is asked which losses are 0; on a GPU that is a wait.
+ASKED = 16
 
 
 def losses(
@@ -46,17 +49,6 @@ def losses(
     return _BackwardSweep(cell, tape, g, enters, floors).run(norms, deltas, adjoints)
 
 
-class _EachAtItsStep:
-    """Direct gradients (T, B, G), each loss having only its own step's; indexed like g."""
-
-    def __init__(self, g: Tensor, entry: Tensor) -> None:
-        self.g, self.entry, self.shape = g, entry, g.shape
-
-    def __getitem__(self, at: tuple[slice, int]) -> Tensor:
-        rows, k = at
-        return torch.where((self.entry[rows] == k + 1)[:, None, None], self.g[k], 0)
-
-
 class _BackwardSweep:
     """The losses sorted by entry, so that those under way at a step are neighbours."""
 
@@ -69,7 +61,7 @@ class _BackwardSweep:
         floors: Tensor | None,
     ) -> None:
         self.cell, self.tape, self.lone = cell, tape, enters is not None
-        self.g: Any = g
+        self.g = g
         if enters is None:
             steps = torch.arange(1, tape.T + 1, device=g.device)
             entered = (g != 0).flatten(2).any(-1)
@@ -77,34 +69,42 @@ class _BackwardSweep:
             self.final_entry = torch.where(entered, steps, tape.T + 1).amin(1)
         else:
             self.entry = self.final_entry = enters
-        self.floors = torch.zeros_like(self.entry) if floors is None else floors
+        floors = torch.zeros_like(self.entry) if floors is None else floors
+        # Where the CPU can look at them without waiting for a GPU at every step.
+        self.entry, self.final_entry = self.entry.cpu(), self.final_entry.cpu()
+        self.floors = floors.cpu()
         self.done = torch.zeros_like(self.entry, dtype=torch.bool)
-        self.rows = slice(0)
+        self.rows, self.some_done = slice(0), False
         order = torch.argsort(self.entry, stable=True)
         self.back = None if bool((order[:-1] < order[1:]).all()) else torch.argsort(order)
         if self.back is not None:
-            self.g = g if self.lone else g[order]
+            self.g = g if self.lone else g[order.to(g.device)]
             self.entry, self.floors = self.entry[order], self.floors[order]
             self.final_entry = self.final_entry[order]
-        if self.lone:
-            self.g = _EachAtItsStep(g, self.entry)
+        self.entries, self.all_to_0 = self.entry.tolist(), not bool((self.floors > 0).any())
 
     def run(self, want_norms: bool, want_deltas: bool, want_adjoints: bool) -> Losses:
-        g, tape, V, B, S = self.g, self.tape, len(self.entry), self.tape.B, self.cell.state_size
+        tape, V, B, S = self.tape, len(self.entry), self.tape.B, self.cell.state_size
         new = tape.s.new_zeros
         norms = new(V, tape.T + 1, B) if want_norms else None
         deltas = new(V, tape.T + 1, B, S) if want_deltas else None
         adjoints: Tensor | None = None
         last, first = int(self.entry[-1]), max(int(self.floors.min()), 1)
-        way = sweep.adjoints(self.cell, tape, g, new(V, B, S), last, first, self.under_way)
+        way = sweep.adjoints(
+            self.cell, tape, self.g, new(V, B, S), last, first, self.under_way, self._enter
+        )
         delta = new(V, B, S)
         for t, delta, adjoint in way:
             if t < first:
                 break
-            size = vector_norm(delta)
-            # A loss that has underflowed to exactly 0, with nothing more to enter, is done.
-            self.done[self.rows] = (size == 0).all(1) & (self.final_entry[self.rows] >= t)
-            if norms is not None:
+            ask = t % ASKED == 0
+            size = vector_norm(delta) if ask or norms is not None else None
+            if ask and size is not None:
+                # A loss that has underflowed to exactly 0, with nothing more to enter, is done.
+                zero = (size == 0).all(1).cpu()
+                self.done[self.rows] = zero & (self.final_entry[self.rows] >= t)
+                self.some_done = bool(self.done.any())
+            if norms is not None and size is not None:
                 norms[self.rows, t] = size
             if deltas is not None:
                 deltas[self.rows, t] = delta
@@ -112,7 +112,9 @@ class _BackwardSweep:
                 if adjoints is None:
                     adjoints = adjoint.new_zeros(V, tape.T, B, adjoint.shape[-1])
                 adjoints[self.rows, t - 1] = adjoint
-        delta = delta.masked_fill((self.floors > 0)[:, None, None], 0)
+        if not self.all_to_0:
+            above = (self.floors > 0).to(delta.device)
+            delta = delta.masked_fill(above[:, None, None], 0)
         if want_adjoints and adjoints is None:
             adjoints = self._no_adjoints()
         if norms is not None:
@@ -123,15 +125,32 @@ class _BackwardSweep:
         found = Losses(norms, deltas, adjoints, delta)
         if self.back is None:
             return found
-        return Losses(*(None if part is None else part[self.back] for part in found))  # pyright: ignore
+        back = self.back.to(delta.device)
+        return Losses(*(None if part is None else part[back] for part in found))  # pyright: ignore
 
     def under_way(self, t: int) -> slice | None:
         """Return the losses that are between their entry and their floor at step t."""
-        there = ((self.entry >= t) & (self.floors <= t) & ~self.done).nonzero()
-        if not len(there):
+        if self.all_to_0 and not self.some_done:
+            first = bisect_left(self.entries, t)
+            there = range(first, len(self.entries))
+        else:
+            taken = (self.entry >= t) & (self.floors <= t) & ~self.done
+            there = taken.nonzero()[:, 0].tolist()
+        if not there:
             return None
-        self.rows = slice(int(there[0]), int(there[-1]) + 1)
+        self.rows = slice(there[0], there[-1] + 1)
         return self.rows
+
+    def _enter(self, delta: Tensor, here: slice, t: int) -> None:
+        """Add what enters at step t: of all losses under way, or of those whose one step it is."""
+        G = self.g.shape[-1]
+        if not self.lone:
+            delta[..., :G] += self.g[here, t - 1]
+            return
+        first = max(bisect_left(self.entries, t), here.start) - here.start
+        last = min(bisect_right(self.entries, t), here.stop) - here.start
+        if first < last:
+            delta[first:last, ..., :G] += self.g[t - 1]
 
     def _no_adjoints(self) -> Tensor:
         """Return the adjoints of losses that take no step: 0, as wide as the cell's."""
@@ -141,11 +160,11 @@ class _BackwardSweep:
 
     def _clear_below_floors(self, *found: Tensor | None) -> None:
         """Set to 0 what lies below each loss's floor, where it went along with its neighbours."""
-        if not bool((self.floors > 0).any()):
+        if self.all_to_0:
             return
         for part in found:
             if part is not None:
                 first = self.tape.T + 1 - part.shape[1]  # adjoints begin with step 1
                 k = torch.arange(first, self.tape.T + 1, device=part.device)
-                below = k < self.floors[:, None]
+                below = k < self.floors.to(part.device)[:, None]
                 part.masked_fill_(below.view(*below.shape, *(1,) * (part.dim() - 2)), 0)

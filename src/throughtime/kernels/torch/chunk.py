@@ -100,10 +100,12 @@ def flatten(weights: list[Tensor], shape: Shape) -> None:
     each = len(weights) // (shape.layers * (2 if both else 1))
     mode = cudnn.get_cudnn_mode(shape.mode)
     with torch.no_grad(), torch.cuda.device_of(weights[0]):
-        torch._cudnn_rnn_flatten_weight(
+        torch._cudnn_rnn_flatten_weight(  # pyright: ignore[reportPrivateImportUsage]
             weights, each, shape.I, mode, shape.H, shape.P, shape.layers, False, both
         )
 
 
 def _wants_chunks(weight: Tensor) -> bool:
-    return torch.backends.cudnn.is_acceptable(weight) and torch._use_cudnn_rnn_flatten_weight()
+    if not torch.backends.cudnn.is_acceptable(weight):
+        return False
+    return torch._use_cudnn_rnn_flatten_weight()  # pyright: ignore[reportPrivateImportUsage]
