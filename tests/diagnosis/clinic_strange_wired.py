@@ -154,11 +154,18 @@ def permuted_though_batch_first(right: bool = False) -> tt.Flow:
     return traced(model, loss)
 
 
-def output_seen_as_batch_first() -> tt.Flow:
+def output_seen_as_batch_first(T: int = 20) -> tt.Flow:
+    """With 20 steps two of the rows are read, with 21 each is, at another step."""
     torch.manual_seed(6)
     rnn, head = nn.RNN(4, 16), nn.Linear(16, 2)
-    x, y = torch.randn(20, 8, 4), torch.randint(2, (8,))
-    return traced(rnn, lambda: ce(head(rnn(x)[0].view(8, 20, 16)[:, -1]), y))
+    x, y = torch.randn(T, 8, 4), torch.randint(2, (8,))
+    return traced(rnn, lambda: ce(head(rnn(x)[0].view(8, T, 16)[:, -1]), y))
+
+
+def output_seen_as_time_first() -> tt.Flow:
+    torch.manual_seed(6)
+    model, x, y = Model(nn.GRU), torch.randn(16, 12, 4), torch.randint(2, (16,))
+    return traced(model, lambda: ce(model(x).reshape(12, 16, 2)[-1], y))
 
 
 def layers_by_view(right: bool = False) -> tt.Flow:
@@ -390,6 +397,9 @@ CASES = [
     Case("permuted though batch first", ("rows-without-gradient",), permuted_though_batch_first,
          lambda: permuted_though_batch_first(True)),
     Case("output seen as batch first", ("rows-without-gradient",), output_seen_as_batch_first),
+    Case("output seen as batch first, 21 steps", ("rows-without-gradient",),
+         lambda: output_seen_as_batch_first(21)),
+    Case("output seen as time first", ("rows-without-gradient",), output_seen_as_time_first),
     Case("layers by view", ("rows-without-gradient",), layers_by_view,
          lambda: layers_by_view(True)),
     Case("flat states, the last of them", ("rows-without-gradient",), flat_states),
