@@ -391,6 +391,13 @@ def signals_that_settle() -> tt.Flow:
     return each(Model(nn.GRU), (-t / slow).exp().expand(8, 60, 4))
 
 
+def read_out_that_begins_at_zero() -> tt.Flow:
+    torch.manual_seed(7)
+    model, x = Model(nn.LSTM), torch.randn(8, 12, 4)
+    nn.init.zeros_(model.head.weight)
+    return each(model, x)
+
+
 CASES = [
     Case("sound: trained words", (), trained_words),
     Case("sound: trained words, LSTM", (), lambda: trained_words(nn.LSTM)),
@@ -432,4 +439,5 @@ CASES = [
     Case("sound: each row one longer", (), each_row_one_longer),
     Case("sound: a target of itself", (), target_of_itself),
     Case("sound: signals that settle", (), signals_that_settle),
+    Case("sound: a read-out that begins at 0", (), read_out_that_begins_at_zero),
 ]  # fmt: skip

@@ -225,6 +225,14 @@ def heard_by_argmax(soft: bool = False) -> tt.Flow:
     return traced(model, lambda: ce(model(x).transpose(1, 2), y))
 
 
+def all_weights_zero() -> tt.Flow:
+    torch.manual_seed(6)
+    model, x, y = Model(nn.GRU), torch.randn(6, 9, 4), torch.rand(6, 9, 2)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    return traced(model, lambda: mse(model(x), y))
+
+
 def dead_read_out(bias: float = -9) -> tt.Flow:
     torch.manual_seed(6)
     model, x, y = Model(nn.LSTM, out=8), torch.randn(6, 9, 4), torch.rand(6, 9, 8)
@@ -406,6 +414,7 @@ CASES = [
     Case("images by their batch", ("rows-without-gradient",), images_by_their_batch),
     Case("heard by argmax", ("no-gradient",), heard_by_argmax, lambda: heard_by_argmax(True)),
     Case("a dead read-out", ("no-gradient",), dead_read_out, lambda: dead_read_out(0)),
+    Case("all weights 0", ("no-gradient",), all_weights_zero),
     Case("through numpy", ("no-gradient",), new_tensor_between, lambda: new_tensor_between(True)),
     Case("one of two towers by .data", ("no-gradient",), only_one_of_two_towers),
     Case("c alone detached", ("state-cut",), memory_alone_detached, lambda: carry_cells(whole)),
