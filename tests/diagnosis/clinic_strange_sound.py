@@ -366,6 +366,38 @@ def two_languages() -> tt.Flow:
     return last(Model(nn.GRU, 3), x)
 
 
+def every_second_row_has_a_target() -> tt.Flow:
+    torch.manual_seed(7)
+    model, x, y = Model(nn.GRU, num_layers=2), torch.randn(8, 9, 4), torch.randint(2, (4,))
+    return traced(model, lambda: ce(model(x)[::2, -1], y))
+
+
+def each_row_one_longer() -> tt.Flow:
+    torch.manual_seed(7)
+    model, x, y = Model(nn.GRU), torch.randn(8, 9, 4), torch.randint(2, (8,))
+    return traced(model, lambda: ce(model(x)[torch.arange(8), torch.arange(1, 9)], y))
+
+
+def target_of_itself() -> tt.Flow:
+    """What one view of the data says is the target of the other, and learns nothing."""
+    torch.manual_seed(7)
+    rnn, x = nn.GRU(4, 12, batch_first=True), torch.randn(6, 9, 4)
+    return traced(rnn, lambda: mse(rnn(x)[1], rnn(x + 0.1 * torch.randn_like(x))[1].detach()))
+
+
+def signals_that_settle() -> tt.Flow:
+    torch.manual_seed(7)
+    t, slow = torch.arange(60)[None, :, None], 2 + torch.arange(8)[:, None, None]
+    return each(Model(nn.GRU), (-t / slow).exp().expand(8, 60, 4))
+
+
+def read_out_that_begins_at_zero() -> tt.Flow:
+    torch.manual_seed(7)
+    model, x = Model(nn.LSTM), torch.randn(8, 12, 4)
+    nn.init.zeros_(model.head.weight)
+    return each(model, x)
+
+
 CASES = [
     Case("sound: trained words", (), trained_words),
     Case("sound: trained words, LSTM", (), lambda: trained_words(nn.LSTM)),
@@ -403,4 +435,9 @@ CASES = [
     Case("sound: double, 6 steps", (), in_double),
     Case("sound: dropout and batch norm", (), dropped_and_normed),
     Case("sound: rows end alike", (), two_languages),
+    Case("sound: every second row has a target", (), every_second_row_has_a_target),
+    Case("sound: each row one longer", (), each_row_one_longer),
+    Case("sound: a target of itself", (), target_of_itself),
+    Case("sound: signals that settle", (), signals_that_settle),
+    Case("sound: a read-out that begins at 0", (), read_out_that_begins_at_zero),
 ]  # fmt: skip

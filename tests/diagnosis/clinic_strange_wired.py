@@ -154,11 +154,18 @@ def permuted_though_batch_first(right: bool = False) -> tt.Flow:
     return traced(model, loss)
 
 
-def output_seen_as_batch_first() -> tt.Flow:
+def output_seen_as_batch_first(T: int = 20) -> tt.Flow:
+    """With 20 steps two of the rows are read, with 21 each is, at another step."""
     torch.manual_seed(6)
     rnn, head = nn.RNN(4, 16), nn.Linear(16, 2)
-    x, y = torch.randn(20, 8, 4), torch.randint(2, (8,))
-    return traced(rnn, lambda: ce(head(rnn(x)[0].view(8, 20, 16)[:, -1]), y))
+    x, y = torch.randn(T, 8, 4), torch.randint(2, (8,))
+    return traced(rnn, lambda: ce(head(rnn(x)[0].view(8, T, 16)[:, -1]), y))
+
+
+def output_seen_as_time_first() -> tt.Flow:
+    torch.manual_seed(6)
+    model, x, y = Model(nn.GRU), torch.randn(16, 12, 4), torch.randint(2, (16,))
+    return traced(model, lambda: ce(model(x).reshape(12, 16, 2)[-1], y))
 
 
 def layers_by_view(right: bool = False) -> tt.Flow:
@@ -216,6 +223,14 @@ def heard_by_argmax(soft: bool = False) -> tt.Flow:
     torch.manual_seed(6)
     model, x, y = Speaking(soft), torch.randn(6, 9, 4), torch.randint(9, (6, 9))
     return traced(model, lambda: ce(model(x).transpose(1, 2), y))
+
+
+def all_weights_zero() -> tt.Flow:
+    torch.manual_seed(6)
+    model, x, y = Model(nn.GRU), torch.randn(6, 9, 4), torch.rand(6, 9, 2)
+    for p in model.parameters():
+        nn.init.zeros_(p)
+    return traced(model, lambda: mse(model(x), y))
 
 
 def dead_read_out(bias: float = -9) -> tt.Flow:
@@ -390,12 +405,16 @@ CASES = [
     Case("permuted though batch first", ("rows-without-gradient",), permuted_though_batch_first,
          lambda: permuted_though_batch_first(True)),
     Case("output seen as batch first", ("rows-without-gradient",), output_seen_as_batch_first),
+    Case("output seen as batch first, 21 steps", ("rows-without-gradient",),
+         lambda: output_seen_as_batch_first(21)),
+    Case("output seen as time first", ("rows-without-gradient",), output_seen_as_time_first),
     Case("layers by view", ("rows-without-gradient",), layers_by_view,
          lambda: layers_by_view(True)),
     Case("flat states, the last of them", ("rows-without-gradient",), flat_states),
     Case("images by their batch", ("rows-without-gradient",), images_by_their_batch),
     Case("heard by argmax", ("no-gradient",), heard_by_argmax, lambda: heard_by_argmax(True)),
     Case("a dead read-out", ("no-gradient",), dead_read_out, lambda: dead_read_out(0)),
+    Case("all weights 0", ("no-gradient",), all_weights_zero),
     Case("through numpy", ("no-gradient",), new_tensor_between, lambda: new_tensor_between(True)),
     Case("one of two towers by .data", ("no-gradient",), only_one_of_two_towers),
     Case("c alone detached", ("state-cut",), memory_alone_detached, lambda: carry_cells(whole)),

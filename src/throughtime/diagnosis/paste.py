@@ -85,8 +85,9 @@ WHICH_OPERATION = (
 )
 ZERO_BIASES = (
     "with torch.no_grad():  # once, before training\n"
-    '    for bias in [p for name, p in {at}.named_parameters() if "bias" in name]:\n'
-    "        bias.zero_()"
+    "    for p in {at}.parameters():\n"
+    "        if p.dim() == 1:  # a bias\n"
+    "            p.zero_()"
 )
 # By the code of a finding, where no remedy is named.
 BY_CODE: dict[str, str] = {

@@ -30,6 +30,7 @@ class Facts(NamedTuple):
         unreached: names of parameters that want a gradient and that no loss hangs on.
         reached: names of those that the losses hang on, were it by a factor of 0.
         nonfinite: names of parameters that hold inf or NaN.
+        zeros: names of weights and factors outside the layers that want a gradient and are 0.
         frozen: names of layers none of whose parameters wants a gradient.
         fed_by: for each layer, the earlier ones that its input or initial state depends on.
         old_state: names of layers whose initial state comes from before the trace.
@@ -48,6 +49,7 @@ class Facts(NamedTuple):
     unreached: tuple[str, ...] = ()
     reached: frozenset[str] = frozenset()
     nonfinite: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
     fed_by: Mapping[str, tuple[str, ...]] = {}
     old_state: frozenset[str] = frozenset()
@@ -97,6 +99,7 @@ def gather(
     wanted = [n for n, p in named.items() if p.requires_grad and leaves is not None]
     reached = frozenset(n for n in wanted if id(named[n]) in (leaves or ()))
     own = {run.name: _own(run.name, named) for run in runs}
+    known = {n for names in own.values() for n in names}
     weights = {id(named[n]) for names in own.values() for n in names}
     calls = {run.name: [recording.calls[n] for n in run.numbers] for run in runs}
     nodes = {node_of(call): name for name, of_run in calls.items() for call in of_run}
@@ -106,6 +109,7 @@ def gather(
         unreached=tuple(n for n in wanted if n not in reached),
         reached=reached,
         nonfinite=tuple(n for n, p in named.items() if not all_finite(p)),
+        zeros=tuple(n for n in wanted if n in reached and n not in known and _blocks(named[n])),
         frozen=frozenset(
             n for n, ps in own.items() if ps and not any(named[p].requires_grad for p in ps)
         ),
@@ -129,6 +133,11 @@ def gather(
         ),
         parts_cut={run.name: cut for run in runs if (cut := parts_cut(recording.calls, run))},
     )
+
+
+def _blocks(weight: Tensor) -> bool:
+    """Check whether a weight, or a single factor, is 0 everywhere; a bias of 0 blocks nothing."""
+    return (weight.dim() >= 2 or weight.numel() == 1) and not bool(weight.detach().any())
 
 
 def _is_wide(name: str, model: nn.Module) -> bool:

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from ..errors import GraphError, InputTypeError, InputValueError, LayerNotFoundError, ShapeError
+from ..errors import (
+    DeviceError,
+    GraphError,
+    InputTypeError,
+    InputValueError,
+    LayerNotFoundError,
+    ShapeError,
+)
 from ..node.recording import Recording
 from .checkpoints import kept_whole
 from .facts import Beginning, gather
@@ -73,6 +80,7 @@ class Trace:
         Raises:
             ShapeError: losses of more than one axis, or none at all; a batch without rows.
             GraphError: losses that do not depend on the traced layers.
+            DeviceError: losses on the device meta.
             InputValueError: a loss for each batch row; a window or ``every`` below 1; a sample of
                 losses that are no scalar, or beside ``every``.
             InputTypeError: losses that are no floating-point tensor.
@@ -99,6 +107,11 @@ class Trace:
             )
         if not any(len(left_state(call)) for call in self.recording.calls):
             raise ShapeError("the batch has no rows; give a batch of at least one.")
+        if losses.is_meta:
+            raise DeviceError(
+                "the losses are on the device meta, which holds no numbers to measure; move the "
+                "model with .to_empty(device='cpu'), load its weights, and give a batch there."
+            )
         if not losses.requires_grad:
             raise GraphError(
                 "the losses do not depend on any traced layer: they require no grad. Compute them "

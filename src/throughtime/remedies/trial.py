@@ -79,7 +79,8 @@ def treat(
 
     Raises:
         InputTypeError: an argument of the wrong type, or a score that is no number.
-        InputValueError: a lag below 1 or longer than the batch, no such remedy, no seeds.
+        InputValueError: a lag below 1 or longer than the batch, no such remedy, no seeds;
+            ``losses`` that draws its batches from a loader which ends.
         GraphError: ``losses`` runs another model than the one that it is given.
         UnsupportedError: the model cannot be copied.
         CheckpointError: what ``resume`` holds is of another model, batch or budget, or damaged.
@@ -118,6 +119,11 @@ def _treat(
         state.restore()
         try:
             return losses(given)
+        except StopIteration as end:
+            raise InputValueError(
+                "losses(model) ran out of batches: it is called several times, and compares "
+                "nothing unless on one batch. Draw the batch once, outside of it."
+            ) from end
         finally:
             state.settings()
 
@@ -203,6 +209,8 @@ def _try(
         treated, changes = remedy.apply(case, places)
         after = measure(treated, losses, asked)
     except Exception as error:
+        if isinstance(error.__cause__, StopIteration):
+            raise  # no later one would be measured on this batch either
         own = isinstance(error, ThroughTimeError)
         said = str(error) if own else f"{type(error).__name__}: {error}"
         return Row(remedy.name, error=said.splitlines()[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ..evidence import Evidence
 from ..finding import Finding
@@ -14,20 +15,51 @@ __all__ = ["no_gradient", "state_on_old_graph", "unreached"]
 def no_gradient(flow: Look) -> Iterator[Finding]:
     """Look for layers into which no loss sends anything at all.
 
-    A note where none of the layer's parameters wants a gradient. A layer that only feeds such a
-    layer is left out: it has the same cause.
+    A note where none of the layer's parameters wants a gradient, where another call of the same
+    layer gets one (a target is detached by design), and where a weight after it begins at 0, as a
+    read-out may: its first update ends that. A layer that only feeds such a layer is left
+    out: it has the same cause.
     """
     silent = {seen.name for seen in flow.seen if _silent(seen)}
+    learning = {_layer(seen) for seen in flow.seen if seen.name not in silent}
     for seen in flow.seen:
         if seen.name not in silent:
             continue
         fed = [other.name for other in flow.feeds(seen.name)]
         if fed and all(name in silent for name in fed):
             continue
-        yield _unread(seen, fed, _in_graph(flow, seen))
+        found = _unread(seen, fed, _in_graph(flow, seen))
+        zeros = () if flow.facts is None else flow.facts.zeros
+        if not seen.frozen and _layer(seen) in learning:
+            found = _of_a_call(found)
+        elif _in_graph(flow, seen) and zeros and bool(seen.layer.tape.s[1:].any()):
+            found = _before_an_update(found, zeros[0])
+        yield found
     for path, wanted in ({} if flow.facts is None else flow.facts.blind).items():
         if wanted:
             yield _blind(path, wanted)
+
+
+def _layer(seen: Seen) -> str:
+    """Return the name without the number of the call."""
+    return seen.name.partition("@")[0]
+
+
+def _of_a_call(found: Finding) -> Finding:
+    """Return the note for a call whose layer learns by another call."""
+    what = found.what.removesuffix(".") + "; another call of this layer gets some."
+    remedy = f"Nothing, where this call is meant as a target. Else: {found.remedy}"
+    return replace(found, severity="note", what=what, remedy=remedy)
+
+
+def _before_an_update(found: Finding, weight: str) -> Finding:
+    """Return the note for a layer that learns from the second update on."""
+    what = f"{found.what.removesuffix('.')}, and {weight} is 0 in every entry."
+    remedy = (
+        f"Train for an update and examine it again: {weight} gets a gradient of its own. If it "
+        "stays 0, start it from small random numbers."
+    )
+    return replace(found, severity="note", what=what, remedy=remedy)
 
 
 def _blind(path: str, wanted: Sequence[str]) -> Finding:

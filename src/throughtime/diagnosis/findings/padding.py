@@ -99,7 +99,9 @@ def _ends(seen: Seen, share: float, inside: float, longer: float, chance: float)
     # One more than was seen: none in a few steps does not mean never.
     repeat = float(((~new & begun).sum() + 1) / (begun.sum() + 1))
     likely = repeat ** (run - 1).clamp(min=0).double()
-    padded = repeats & (last > 0) & (run > longer * longest) & (likely < chance)
+    # Padding begins with a jump; a signal that settles comes as near as rounding lets it.
+    jumps = ((x[(last - 1).clamp(min=0), each] - final).abs() > 10 * near).any(-1)
+    padded = repeats & (last > 0) & jumps & (run > longer * longest) & (likely < chance)
     if int(padded.sum()) < max(share * seen.layer.B, 2 if seen.layer.B > 3 else 1):
         return None
     early = (number <= last) & padded & steps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
@@ -56,36 +58,42 @@ def rows_without_gradient(flow: Look, *, share: float = 0.1, least: int = 3) -> 
         return
 
 
-def read_askew(seen: Seen, levels: int, *, least: int = 6, most: float = 0.75) -> str | None:
+def read_askew(seen: Seen, levels: int, *, least: int = 6) -> str | None:
     """Return what was taken for another shape, where the loss reads as a wrong ``view`` would.
 
     ``view`` and ``reshape`` keep the order in which numbers lie, and swap no axes. Of an output
     (T, B, H) taken for (B, T, H) the last step is every T-th of its steps of rows; of (B, T, H)
     taken for (T, B, H) it is the last B of them; of h_n (levels, B, H) taken for (B, levels, H) it
-    is every so many rows. None of these comes about by a choice of rows or of steps.
+    is every so many rows. Hardly any choice of rows or steps looks like that; rows that are read
+    one after another as they grow longer or shorter, do, and are left out.
 
     Args:
         seen: the layer.
         levels: how many layers and directions its module has.
         least: how many rows a batch must have, and more than twice the levels.
-        most: the largest share of the rows that are reached.
     """
     T, B, reached = seen.layer.T, seen.layer.B, seen.reached
-    if min(T, B) < 2 or max(least, 2 * levels + 1) > B or int(reached.sum()) > most * B:
+    count = int(reached.sum())
+    if min(T, B) < 2 or max(least, 2 * levels + 1) > B or count < 2:
         return None
     enters = seen.enters.flip(0) if seen.layer.reverse else seen.enters
-    for order, apart, what in (
-        (enters, T, "an output (time, batch, feature) taken for (batch, time, feature)"),
-        (enters.T, 1, "an output (batch, time, feature) taken for (time, batch, feature)"),
-    ):
-        places = order.flatten().nonzero().flatten()
-        if len(places) == B and int(reached.sum()) > 1 and bool((places.diff() == apart).all()):
-            return what
-    only_last = not bool(seen.enters[:-1].any())
-    apart = reached.nonzero().flatten().diff()
-    if only_last and levels > 1 and len(apart) > 1 and bool((apart == levels).all()):
+    in_turn = count == B and T % B in (1, B - 1)
+    if not in_turn and _spaced(enters, T, B):
+        return "an output (time, batch, feature) taken for (batch, time, feature)"
+    if count < B and _spaced(enters.T, 1, B):
+        return "an output (batch, time, feature) taken for (time, batch, feature)"
+    rows = reached.nonzero().flatten()
+    own = (levels - 1) * (1 - B) % levels  # of the top level, the first row that [:, -1] takes
+    at_end = levels > 1 and count > 2 and not bool(seen.enters[:-1].any())
+    if at_end and int(rows[0]) == own and bool((rows.diff() == levels).all()):
         return "h_n (layers, batch, feature) taken for (batch, layers, feature)"
     return None
+
+
+def _spaced(enters: Tensor, apart: int, count: int) -> bool:
+    """Check whether so many places are entered in memory's order, each so far from the last."""
+    places = enters.flatten().nonzero().flatten()
+    return len(places) == count and bool((places.diff() == apart).all())
 
 
 def _levels(flow: Look, seen: Seen) -> int:
@@ -96,13 +104,16 @@ def _levels(flow: Look, seen: Seen) -> int:
 
 def _askew(seen: Seen, what: str) -> Finding:
     B, count = seen.layer.B, int(seen.reached.sum())
+    whom = (
+        f"only {count} get any gradient" if count < B else "each gets its gradient at another step"
+    )
     rows = ", ".join(map(str, seen.reached.nonzero().flatten().tolist()[:5]))
     return Finding(
         "rows-without-gradient",
-        "error",
+        "warning",
         seen.name,
-        f"Of the {B} batch rows of {seen.called} only {count} get any gradient, and for the wrong "
-        f"targets: it looks like {what} by view or reshape.",
+        f"Of the {B} batch rows of {seen.called} {whom}, and for the wrong targets: it looks like "
+        f"{what} by view or reshape.",
         (
             Evidence(
                 "share of the rows that a loss reaches",
