@@ -152,6 +152,22 @@ def test_a_cell_in_a_loop_is_told_the_same():
     assert codes == ["half-underflow", "no-gradient"]
 
 
+def test_a_loop_whose_first_step_breaks_is_not_blamed_on_a_carried_state():
+    """Under autocast the loop does not show what its first step began with."""
+    torch.manual_seed(0)
+    cell = nn.GRUCell(I, H)
+    with torch.no_grad():
+        cell.weight_ih.mul_(1e8)  # inf in float16
+        cell.weight_hh.mul_(1e8)
+    with tt.trace(cell) as trace, torch.autocast("cpu", dtype=F16):
+        state = None
+        for x_t in batch()[0]:
+            state = cell(x_t, state)
+        loss = state.float().sum()  # pyright: ignore
+    codes = [finding.code for finding in tt.examine(trace.flow(loss))]
+    assert codes[0] == "state-overflow" and "initial-state-nonfinite" not in codes
+
+
 def test_an_unread_layer_under_autocast_is_not_blamed_on_it():
     class Unread(nn.Module):
         def __init__(self) -> None:
