@@ -138,6 +138,36 @@ def test_a_gradient_that_is_gone_before_the_layer_is_the_cause_of_no_gradient():
     assert second.follows == "half-underflow" and "GradScaler" in first.remedy
 
 
+def test_a_cell_in_a_loop_is_told_the_same():
+    """What comes before its first step is not known, which is no gradient."""
+    torch.manual_seed(0)
+    cell, read = nn.GRUCell(I, H), nn.Linear(H, 1)
+    with tt.trace(nn.ModuleList([cell, read])) as trace, torch.autocast("cpu", dtype=F16):
+        state, said = None, []
+        for x_t in batch()[0]:
+            state = cell(x_t, state)
+            said.append(read(state))
+        loss = 1e-12 * torch.stack(said).float().pow(2).mean()
+    codes = [finding.code for finding in tt.examine(trace.flow(loss))]
+    assert codes == ["half-underflow", "no-gradient"]
+
+
+def test_a_loop_whose_first_step_breaks_is_not_blamed_on_a_carried_state():
+    """Under autocast the loop does not show what its first step began with."""
+    torch.manual_seed(0)
+    cell = nn.GRUCell(I, H)
+    with torch.no_grad():
+        cell.weight_ih.mul_(1e8)  # inf in float16
+        cell.weight_hh.mul_(1e8)
+    with tt.trace(cell) as trace, torch.autocast("cpu", dtype=F16):
+        state = None
+        for x_t in batch()[0]:
+            state = cell(x_t, state)
+        loss = state.float().sum()  # pyright: ignore
+    codes = [finding.code for finding in tt.examine(trace.flow(loss))]
+    assert codes[0] == "state-overflow" and "initial-state-nonfinite" not in codes
+
+
 def test_an_unread_layer_under_autocast_is_not_blamed_on_it():
     class Unread(nn.Module):
         def __init__(self) -> None:

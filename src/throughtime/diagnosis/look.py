@@ -46,9 +46,15 @@ class Seen:
         return all_finite(self.layer.tape.x)
 
     @cached_property
+    def s(self) -> Tensor:
+        """The states, (T+1, B, S); 0 for a beginning that a loop does not show."""
+        s = self.layer.tape.s
+        return s if 1 in self.layer.jacobian_steps else torch.cat((torch.zeros_like(s[:1]), s[1:]))
+
+    @cached_property
     def finite_s(self) -> bool:
         """Whether the states are finite."""
-        return all_finite(self.layer.tape.s)
+        return all_finite(self.s)
 
     @cached_property
     def finite_weights(self) -> bool:

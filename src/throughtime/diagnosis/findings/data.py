@@ -104,7 +104,7 @@ def _initial_state(seen: Seen) -> Iterator[Finding]:
     tape = seen.layer.tape
     if seen.finite_s:
         return
-    s_0: Tensor = tape.s[:1]
+    s_0: Tensor = seen.s[:1]
     if tape.reset is not None:
         s_0 = s_0.masked_fill(tape.reset[:1, :, None], 0)
     bad = look(s_0, "forward")

@@ -70,7 +70,7 @@ def _made_zero(seen: Seen, *, each: int = 8) -> int:
 def _all_gone(flow: Look, seen: Seen) -> bool:
     """Check whether nothing arrives at a layer that a loss hangs on by the graph."""
     facts = flow.facts
-    if facts is None or bool(seen.enters.any()) or bool((seen.layer.total_norms != 0).any()):
+    if facts is None or bool(seen.enters.any()) or bool((seen.layer.total_norms[1:] != 0).any()):
         return False
     own = facts.parameters.get(seen.name, ())
     return bool(own) and not seen.frozen and not set(own) & set(facts.unreached)

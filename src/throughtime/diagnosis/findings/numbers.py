@@ -21,17 +21,17 @@ def state_broken(flow: Look) -> Iterator[Finding]:
     for seen in flow.seen:
         if seen.finite_s:
             continue
-        spoiled = not all_finite(seen.layer.tape.s[0]) or not seen.finite_x
+        spoiled = not all_finite(seen.s[0]) or not seen.finite_x
         if spoiled or not seen.finite_weights or (flow.facts and flow.facts.nonfinite):
             return
-        bad = look(seen.layer.tape.s, "forward")
+        bad = look(seen.s, "forward")
         assert bad is not None
         yield _overflowing(seen, bad)
         return  # what comes later follows from it
 
 
 def _overflowing(seen: Seen, bad: NonFinite) -> Finding:
-    s = seen.layer.tape.s
+    s = seen.s
     before = float(s[bad.step - 1, bad.row].abs().max())
     at = f"{step_of(seen, bad.step)}, row {bad.row}, unit {bad.unit}"
     size = Evidence("largest |s| one step before", before, None, f"step {bad.step - 1}", "eq. 10")
