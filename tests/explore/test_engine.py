@@ -142,7 +142,7 @@ def test_in_half_precision_inf_comes_first_and_then_nan():
 def test_float32_overflows_where_the_text_is_long_enough(found):
     mine = found[Settings("Elman", 4.0, 0.0, "identity", 11)]["float32"]
     assert mine["inf"]["way"] == "forward" and 55 <= mine["inf"]["step"] < 75
-    assert mine["nan"] is None or mine["nan"]["step"] > mine["inf"]["step"]
+    assert mine["nan"] is None or mine["nan"]["step"] >= mine["inf"]["step"]
 
 
 def test_half_precision_ends_in_zero_without_a_word(found):

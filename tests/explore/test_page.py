@@ -63,6 +63,14 @@ def truth(settings: Settings) -> float:
     return float(flow(settings).norms[-1, 7, 0])
 
 
+def written(x: float, digits: int) -> str:
+    """Give a number as the page writes it."""
+    if 0.001 <= x < 1000:
+        return f"{x:.{digits}g}"
+    mantissa, power = f"{x:.{digits - 1}e}".split("e")
+    return f"{mantissa}·10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 @pytest.mark.browser
 def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
     browser, _ = page
@@ -78,7 +86,7 @@ def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
     want = Settings("LSTM", 1.5, 3.0, "tanh", 4)
     assert arrives(browser, "far") == pytest.approx(truth(want), rel=1e-6, abs=0)
     said = browser.js("document.getElementById('eq16-live').textContent")
-    assert said.startswith(f"{product_norm(flow(want), 7):.2g} ≤"), said
+    assert said.startswith(f"{written(product_norm(flow(want), 7), 2)} ≤"), said
     assert browser.js("document.getElementById('nonlinearity').disabled")
 
 
@@ -106,15 +114,15 @@ def test_the_map_is_read_by_keys(page):
     said = browser.js("document.getElementById('map-cell').textContent")
     assert "“Jane” (t = 31) back to “John” (k = 7), 24 steps" in said
     value = float(flow(Settings()).norms[30, 7, 0])
-    assert f"{value * 1e4:.2f}·10⁻⁴" in said
+    assert f"{written(value, 3)} arrives" in said
     browser.js("document.getElementById('table-details').open = true")
     browser.wait("document.querySelectorAll('#table-body tr').length === 35")
     browser.js("document.getElementById('map-details').open = true")
     browser.wait("document.querySelectorAll('#map-table tr').length === 35")
     cells = browser.js("document.querySelector('#map-table').rows[31].innerText").split("\t")
-    assert cells[0] == "31 Jane" and cells[1 + 7] == f"{value * 1e4:.1f}·10⁻⁴" and len(cells) == 36
+    assert cells[0] == "31 Jane" and cells[1 + 7] == written(value, 2) and len(cells) == 36
     row = browser.js("document.querySelector('#table-body tr.john').textContent")
-    assert row.startswith("27John") and f"{truth(Settings()) * 1e4:.2f}·10⁻⁴" in row
+    assert row.startswith("27John") and written(truth(Settings()), 3) in row
 
 
 @pytest.mark.browser
@@ -147,9 +155,9 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     layer = own_flow["l0"]
     first = torch.linalg.svdvals(layer.jacobian(4)[0])[0]
     term = layer.weight_grad("weight_hh", 4, 4).norm()
-    assert "back to “<b>greet</b>” (step 4)" in said and f"{float(first):.3g}" in said
-    assert f"weight_hh {float(term):.3g}" in said
-    assert f"{float(layer.norms[4, 4, 0]):.3g} arrives" in said
+    assert "back to “<b>greet</b>” (step 4)" in said and written(float(first), 3) in said
+    assert f"weight_hh {written(float(term), 3)}" in said
+    assert f"{written(float(layer.norms[4, 4, 0]), 3)} arrives" in said
     (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
     pick(folder / "wrong.json")
     browser.wait("document.getElementById('flow-said').textContent !== ''")

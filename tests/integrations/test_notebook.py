@@ -99,7 +99,7 @@ def test_in_jupyterlab_the_page_and_python_tell_each_other(tmp_path):
         browser.wait("window.jupyterapp && document.querySelectorAll('.jp-CodeCell').length === 3")
         browser.wait("jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel", 60)
         run_cell(browser)
-        browser.wait(f"{FRAME}?.documentElement.dataset.shown >= 1", 60)
+        browser.wait(f"{FRAME}?.documentElement?.dataset.shown >= 1", 60)
         browser.js(
             f"(() => {{ const one = {FRAME}.getElementById('gain'); one.value = 1.5;"
             "one.dispatchEvent(new Event('input')); })()"
