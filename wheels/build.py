@@ -57,11 +57,11 @@ def compiled(machine: str, folder: Path, dist: Path) -> Path:
     python(
         "build", "--wheel", "--no-isolation", "--outdir", raw,
         f"-Cbuild-dir={folder / 'objects' / machine}",
-        # A strip for this machine cannot read the other's; the linker does it.
+        # A strip for this machine cannot read the other's.
         "-Cinstall.strip=false",
         "-Ccmake.define.CMAKE_SYSTEM_NAME=Linux",
         f"-Ccmake.define.CMAKE_SYSTEM_PROCESSOR={machine}",
-        CXX=str(compiler(machine, folder)), LDFLAGS="-s",
+        CXX=str(compiler(machine, folder)),
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",
     )  # fmt: skip
     (wheel,) = raw.iterdir()
