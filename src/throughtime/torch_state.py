@@ -22,6 +22,7 @@ __all__ = [
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
+    "keeps_graph",
     "only_maps",
     "sequence_number",
 ]
@@ -102,3 +103,8 @@ def sequence_number(node: Any) -> int:
 def backward_node() -> Any | None:
     """Return the node of autograd's graph whose backward pass is at work; None outside of one."""
     return torch._C._current_autograd_node()
+
+
+def keeps_graph() -> bool:
+    """Check whether the backward pass at work retains its graph; True outside of one."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore

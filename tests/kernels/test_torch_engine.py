@@ -249,6 +249,26 @@ class Box:
         self.tensor = tensor
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}], ids=str)
+def test_torchs_graph_is_freed_as_it_is_gone_through_unless_it_is_retained(options, monkeypatch):
+    kept, real = [], torch.autograd.grad
+
+    def grad(*given, **how):
+        kept.append(how["retain_graph"])
+        return real(*given, **how)
+
+    layer, x = tt.convert(make("GRU", **options)), torch.randn(T, B, I, dtype=F64)
+    for call in ({}, {"lengths": [9, 2, 5, 1]}):
+        loss = layer(x, **call)[0].sum()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.autograd, "grad", grad)
+            loss.backward(retain_graph=True)
+            loss.backward()
+        with pytest.raises(RuntimeError, match="second time"):
+            loss.backward()
+    assert kept == [True, False] * 2
+
+
 def test_nothing_is_held_once_the_loss_is_gone():
     layer, x = tt.convert(make("LSTM")), torch.randn(T, B, I, dtype=F64).requires_grad_()
     boxes = []

@@ -35,10 +35,11 @@ class use:  # noqa: N801 - called like a function, and usable with `with`
 
     Args:
         name: "auto" (the best that applies); "reference" (one step at a time in plain torch);
-            "torch" (torch's own fused modules, as ``torch.nn`` runs them; what looks at single
-            steps runs as under "reference"); or the name of another engine, such as "native", or
-            "triton" on a CUDA device, or on a CPU with TRITON_INTERPRET=1 in the environment. It
-            is an error where the engine that is named does not apply.
+            "torch" (torch's own fused modules, as ``torch.nn`` runs them, which a GPU has under
+            "auto" too; what looks at single steps runs as under "reference"); or the name of
+            another engine, such as "native", or "triton" on a CUDA device, or on a CPU with
+            TRITON_INTERPRET=1 in the environment. It is an error where the engine that is named
+            does not apply.
 
     Raises:
         InputValueError: another name.

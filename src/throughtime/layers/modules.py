@@ -136,7 +136,8 @@ class RNN(_Through):
     Arguments, ``state_dict``, call and results are those of `torch.nn.RNN`; ``nonlinearity`` may
     also be ``"sigmoid"`` or ``"identity"``, and the call takes ``lengths=`` and ``reset=``.
     ``through=`` is the schedule: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`.
-    Under autocast the layer keeps the precision of its weights.
+    Under autocast the layer keeps the precision of its weights; on a GPU, where torch's own module
+    runs it, it has autocast's.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H), for L layers in D directions.
@@ -204,7 +205,7 @@ class LSTM(_Through):
     Arguments, ``state_dict``, call and results are those of `torch.nn.LSTM`, ``proj_size``
     included; the call also takes ``lengths=`` and ``reset=``. ``through=`` is the schedule of the
     backward pass: `tt.Full`, `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps
-    the precision of its weights.
+    the precision of its weights; on a GPU, where torch's own module runs it, it has autocast's.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), (h_n, c_n) each (L·D, B, H).
@@ -267,7 +268,7 @@ class GRU(_Through):
     Arguments, ``state_dict``, call and results are those of `torch.nn.GRU`; the call also takes
     ``lengths=`` and ``reset=``. ``through=`` is the schedule of the backward pass: `tt.Full`,
     `tt.Truncated` or `tt.Checkpointed`. Under autocast the layer keeps the precision of its
-    weights.
+    weights; on a GPU, where torch's own module runs it, it has autocast's.
 
     Shapes:
         input (T, B, I) → output (T, B, D·H), h_n (L·D, B, H).

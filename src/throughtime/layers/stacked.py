@@ -162,7 +162,7 @@ class _Stacked(torch.autograd.Function):
                 [r for r, _ in ends],
                 wanted,
                 [g if differentiable else g.contiguous() for _, g in ends],
-                retain_graph=True,  # whether the caller's graph is retained is not known here
+                retain_graph=inputs is outer or torch_state.keeps_graph(),
                 create_graph=differentiable,
                 allow_unused=True,
             )

@@ -177,7 +177,7 @@ class Torch(Plain):
             [end for end, _ in ends],
             inputs,
             [arrived for _, arrived in ends],
-            retain_graph=True,  # whether the caller's graph is retained is not known here
+            retain_graph=torch_state.keeps_graph(),
             allow_unused=True,
         )
         grads = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...cells import AbstractCell
-from ...torch_state import is_autocast, is_faked
+from ...torch_state import is_autocast, is_faked, keeps_graph
 from ..by_row import COLLECTORS
 from ..chosen import Choice, note
 from .chunk import in_one_chunk
@@ -136,6 +136,7 @@ class PreparedModule:
         h, leaves = saved[n + 1], saved[-n:]
         inputs = [inner for inner, need in zip(leaves, needs, strict=True) if need]
         note(self.choice)
-        # Whether the caller's graph is retained is not known here.
-        found = iter(torch.autograd.grad(h, inputs, g.contiguous(), retain_graph=True))
+        # Freed as it is gone through, unless the caller's own graph is retained.
+        kept = keeps_graph()
+        found = iter(torch.autograd.grad(h, inputs, g.contiguous(), retain_graph=kept))
         return [next(found) if need else None for need in needs]
