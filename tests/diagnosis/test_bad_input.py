@@ -115,3 +115,14 @@ def test_a_model_without_numbers_is_refused(cell):
     found = found[0] if isinstance(found, tuple) else found
     with pytest.raises(ThroughTimeError, match="holds no numbers"):
         trace.flow(found.mean())
+
+
+def test_a_plain_network_with_nan_in_its_weights_is_judged():
+    model = nn.RNN(3, 8)
+    with torch.no_grad():
+        model.weight_hh_l0[2, 1] = torch.nan
+    with tt.trace(model) as trace:
+        loss = model(torch.ones(9, 2, 3))[0].pow(2).mean()
+    flow = trace.flow(loss)
+    assert tt.diagnose(flow)["l0"].verdict is tt.Verdict.NONFINITE
+    assert bool(flow["l0"].bound(3, 1).isnan().all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -108,9 +109,10 @@ class Elman(GatedWeights):
         return (tape.s[1:],)
 
     def gain(self) -> tuple[float, float]:
-        """Return β_W = ‖W_h‖₂ and β_f = sup |f′| (eq. 6)."""
-        norm = torch.linalg.matrix_norm(self.weight_hh.detach().double(), 2)
-        return float(norm), NONLINEARITIES[self.nonlinearity].sup
+        """Return β_W = ‖W_h‖₂ and β_f = sup |f′| (eq. 6); of a W_h with inf or NaN β_W is NaN."""
+        W = self.weight_hh.detach().double()
+        norm = float(torch.linalg.matrix_norm(W, 2)) if bool(W.isfinite().all()) else math.nan
+        return norm, NONLINEARITIES[self.nonlinearity].sup
 
 
 def check_nonlinearity(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -209,6 +210,8 @@ class LayerView(Protocol):
 def gain(layer: LayerView) -> float | None:
     """Return β_W·β_f, the base of the bound of eq. 7; None where the recurrence has none.
 
+    Weights that hold inf or NaN have none either.
+
     Args:
         layer: a layer's flow.
 
@@ -225,7 +228,7 @@ def gain(layer: LayerView) -> float | None:
         beta_W, beta_f = layer.cell.gain()
     except UnsupportedError:
         return None
-    return beta_W * beta_f
+    return None if math.isnan(beta_W) else beta_W * beta_f
 
 
 def least(flow: Mapping[str, LayerView]) -> dict[str, int]:
