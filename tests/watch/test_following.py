@@ -146,6 +146,13 @@ def test_a_training_that_was_resumed_goes_on_from_there():
     assert run.layers["rnn.l0"]["horizon"].steps == [1, 2, 3] and not run.gone
 
 
+def test_a_finding_that_a_resumed_training_has_no_more_was_there_until_then():
+    run = run_of(line(1, "vanishes"), line(2, "vanishes"), line(3, "vanishes"), line(2))
+    assert [(f.code, f.since, f.last) for f in run.gone] == [("vanishes", 1, 1)]
+    run = run_of(line(1, "vanishes"), line(2, "vanishes"), line(3), line(2, "vanishes"))
+    assert [(f.code, f.since) for f in run.present] == [("vanishes", 1)]
+
+
 def test_a_long_run_stays_small_and_keeps_its_last_point():
     series = Series()
     for step in range(10 * POINTS):

@@ -105,9 +105,9 @@ class Run:
         Args:
             record: the next one.
         """
-        if self.last is not None and record.step <= self.last.step:
-            self._forget(record.step)
         before = -1 if self.last is None else self.last.step
+        if record.step <= before:
+            before = self._forget(record.step)
         self.count, self.last = self.count + 1, record
         self.profile.update(record.profile)
         for name, value in record.values.items():
@@ -117,11 +117,16 @@ class Run:
         for one in record.findings:
             self._find(one, record.step, before)
 
-    def _forget(self, step: int) -> None:
-        for quantities in self.layers.values():
-            for series in quantities.values():
-                series.forget(step)
+    def _forget(self, step: int) -> int:
+        """Drop what is known from a step on, and return the last step before it that is left."""
+        every = [series for quantities in self.layers.values() for series in quantities.values()]
+        for series in every:
+            series.forget(step)
+        before = max((series.steps[-1] for series in every if series.steps), default=-1)
         self.findings = {key: f for key, f in self.findings.items() if f.since < step}
+        for finding in self.findings.values():
+            finding.last = min(finding.last, before)
+        return before
 
     def _find(self, one: Found, step: int, before: int) -> None:
         key = (one.code, one.layer)

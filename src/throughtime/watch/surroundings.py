@@ -31,15 +31,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def is_main() -> bool:
     """Check whether this is the process that writes: the first one, or the only one."""
-    return processes() == 1 or torch.distributed.get_rank() == 0
+    return not _together() or torch.distributed.get_rank() == 0
 
 
 def processes() -> int:
     """Return how many processes train together."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        return 1
-    return distributed.get_world_size()
+    return torch.distributed.get_world_size() if _together() else 1
+
+
+def _together() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
