@@ -107,7 +107,7 @@ def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Ten
         raise DeviceError("lengths must have values; got a tensor on the meta device.")
     if torch.compiler.is_compiling():  # a compiler cannot look at values
         return steps
-    # Not of the tensor made of a list: torch 2.8 cannot look into one made inside of torch.func.jvp.
+    # Not of the tensor made of a list: torch 2.8 cannot look into one made inside torch.func.jvp.
     values = (steps.tolist() if isinstance(lengths, Tensor) else list(lengths)) or [1]
     least, most = min(values), max(values)
     if least < 1 or (T is not None and most > T):
