@@ -47,7 +47,7 @@ def test_every_room_and_every_module_of_the_large_ones_has_its_place_in_a_contra
     }
     rooms = (
         "kernels", "kernels.cpu", "kernels.gpu", "kernels.plain", "node", "layers", "schedules",
-        "streams", "watch",
+        "streams", "watch", "watch.keep",
     )  # fmt: skip
     assert exhaustive == {"throughtime", *(f"throughtime.{room}" for room in rooms)}
 

@@ -15,6 +15,7 @@ from .beside import edges_of
 from .nonfinite import all_finite
 from .runs import Run, given_state
 from .severed import begins_blind, parts_cut, ran_blind
+from .summed import Summed, summed_over_time
 
 __all__ = ["Beginning", "Facts", "gather"]
 
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
         from_blind: names of layers whose initial state such a call of theirs left.
         parts_cut: for each layer, the steps before which some parts of its state were detached, and
             which ones.
+        summed: what adds a scalar loss up over time, or None.
     """
 
     losses: Tensor
@@ -59,6 +61,7 @@ class Facts(NamedTuple):
     blind: Mapping[str, tuple[str, ...]] = {}
     from_blind: frozenset[str] = frozenset()
     parts_cut: Mapping[str, Mapping[int, tuple[int, ...]]] = {}
+    summed: Summed | None = None
 
 
 class Beginning(NamedTuple):
@@ -132,6 +135,7 @@ def gather(
             if begins_blind(recording, recording.calls[run.numbers[0]], _path(run))
         ),
         parts_cut={run.name: cut for run in runs if (cut := parts_cut(recording.calls, run))},
+        summed=summed_over_time(losses, {sum(call.T for call in of) for of in calls.values()}),
     )
 
 

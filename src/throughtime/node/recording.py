@@ -186,6 +186,11 @@ class Call:
     given: dict[str, Tensor] = field(default_factory=dict)
     left: Tensor | None = None
 
+    @property
+    def T(self) -> int:
+        """How many steps it took."""
+        return self.tape.T
+
 
 @dataclass(slots=True)
 class Step:
@@ -233,3 +238,8 @@ class Step:
     begin: Step | None = None
     found: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def T(self) -> int:
+        """How many steps it took: one, where no tensor holds more."""
+        return 1 if self.steps is None else self.out[0].shape[self.steps]

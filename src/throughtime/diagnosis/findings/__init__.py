@@ -21,6 +21,7 @@ from .precision import underflow
 from .reading import reads_one_step
 from .rows import rows_without_gradient
 from .saturation import input_scale, saturated
+from .summed import loss_summed
 
 __all__ = ["FINDINGS", "SEARCHES", "Kind"]
 
@@ -90,6 +91,7 @@ FINDINGS: dict[str, Kind] = {
             "exactly 0 in this dtype, not 0 in float64",
             (*WIRING, *FLAT, "half-underflow", "vanishes"),
         ),
+        Kind("loss-summed", "a loss is a sum over time"),
     )
 }
 
@@ -113,4 +115,5 @@ SEARCHES: tuple[Callable[[Look], Iterable[Finding]], ...] = (
     explodes,
     vanishes,
     underflow,
+    loss_summed,
 )
