@@ -5,51 +5,51 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, mse_loss
 
 import throughtime as tt
 from throughtime.flow.summed import summed_over_time
 
 T, B, I, H, K = 24, 4, 3, 8, 5
 OUT = {
-    "sum of cross entropies": lambda out, y: F.cross_entropy(
+    "sum of cross entropies": lambda out, y: cross_entropy(
         out.flatten(0, 1), y.flatten(), reduction="sum"
     ),
     "the same over the batch": lambda out, y: (
-        F.cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum") / B
+        cross_entropy(out.flatten(0, 1), y.flatten(), reduction="sum") / B
     ),
-    "classes second": lambda out, y: F.cross_entropy(out.permute(1, 2, 0), y.T, reduction="sum"),
-    "one step ahead": lambda out, y: F.cross_entropy(
+    "classes second": lambda out, y: cross_entropy(out.permute(1, 2, 0), y.T, reduction="sum"),
+    "one step ahead": lambda out, y: cross_entropy(
         out[:-1].flatten(0, 1), y[1:].flatten(), reduction="sum"
     ),
-    "loop": lambda out, y: sum(F.cross_entropy(o, c) for o, c in zip(out, y, strict=True)),
+    "loop": lambda out, y: sum(cross_entropy(o, c) for o, c in zip(out, y, strict=True)),
     "loop from a tensor": lambda out, y: sum(
-        (F.cross_entropy(o, c) for o, c in zip(out, y, strict=True)), torch.zeros(())
+        (cross_entropy(o, c) for o, c in zip(out, y, strict=True)), torch.zeros(())
     ),
     "loop of sums over rows": lambda out, y: (
-        sum(F.cross_entropy(o, c, reduction="sum") for o, c in zip(out, y, strict=True)) / B
+        sum(cross_entropy(o, c, reduction="sum") for o, c in zip(out, y, strict=True)) / B
     ),
     "sum": lambda out, y: out.pow(2).sum(),
     "sum over time, mean of rows": lambda out, y: out.pow(2).sum((0, -1)).mean(),
     "mean of rows first": lambda out, y: out.pow(2).mean((1, 2)).sum(),
-    "squares": lambda out, y: 0.5 * F.mse_loss(out, torch.ones_like(out), reduction="sum") / B,
+    "squares": lambda out, y: 0.5 * mse_loss(out, torch.ones_like(out), reduction="sum") / B,
     "with a penalty": lambda out, y: out.pow(2).sum() + 1e-3 * out.pow(4).mean(),
     "stacked": lambda out, y: torch.stack([o.pow(2).mean() for o in out]).sum(),
     "masked": lambda out, y: (out.pow(2).mean(-1) * (y > 0)).sum() / B,
 }
 MEANS = {
-    "mean": lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten()),
-    "last": lambda out, y: F.cross_entropy(out[-1], y[-1]),
-    "last, summed over rows": lambda out, y: F.cross_entropy(out[-1], y[-1], reduction="sum"),
+    "mean": lambda out, y: cross_entropy(out.flatten(0, 1), y.flatten()),
+    "last": lambda out, y: cross_entropy(out[-1], y[-1]),
+    "last, summed over rows": lambda out, y: cross_entropy(out[-1], y[-1], reduction="sum"),
     "sum over the targets": lambda out, y: (out.pow(2).mean(-1) * (y > 0)).sum() / (y > 0).sum(),
     "sum over all numbers": lambda out, y: out.pow(2).sum() / out.numel(),
     "sum over steps and rows": lambda out, y: out.pow(2).sum() / (T * B),
     "loop over its length": lambda out, y: (
-        sum(F.cross_entropy(o, c) for o, c in zip(out, y, strict=True)) / T
+        sum(cross_entropy(o, c) for o, c in zip(out, y, strict=True)) / T
     ),
     "features summed": lambda out, y: out.pow(2).sum(-1).mean(),
     "mean length": lambda out, y: (
-        sum(F.cross_entropy(o, c, reduction="sum") for o, c in zip(out, y, strict=True)) / 17.25
+        sum(cross_entropy(o, c, reduction="sum") for o, c in zip(out, y, strict=True)) / 17.25
     ),
     "two losses of the end": lambda out, y: out[-1].pow(2).sum() + out[-1].pow(4).mean(),
 }
@@ -91,7 +91,7 @@ def test_in_a_loop_over_a_cell_too():
         state, loss = None, 0
         for x_t, y_t in zip(x, y, strict=True):
             state = cell(x_t, state)
-            loss += F.cross_entropy(readout(state[0]), y_t)
+            loss += cross_entropy(readout(state[0]), y_t)
     codes = [one.code for one in tt.examine(trace.flow(loss))]
     assert codes[-1] == "loss-summed"
 
