@@ -132,7 +132,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, name: str, words: str):
 
 
 def test_nothing_else_in_the_package_writes_files(root: Path):
-    """But for what goes into a folder that takes its name as a whole (`watch/folders.py`)."""
+    """But for what goes into a folder that takes its name as a whole (`watch/keep/folders.py`)."""
     words = re.compile(
         r"^(?! *(>>>|\.\.\.)).*"
         r"(write_text\(|write_bytes\(|mkstemp|NamedTemporaryFile|open\([^)]*[\"'][wx])",
@@ -140,7 +140,7 @@ def test_nothing_else_in_the_package_writes_files(root: Path):
     )
     source = root / "src" / "throughtime"
     found = [p.name for p in source.rglob("*.py") if words.search(p.read_text(encoding="utf-8"))]
-    assert sorted(found) == ["bundle.py", "files.py"]
+    assert sorted(found) == ["files.py", "stored.py"]
 
 
 def test_the_longest_name_can_be_written(tmp_path: Path):

@@ -109,7 +109,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], .
     """Give what a session without Plotly, and then without Jinja, was told and got."""
     folder = tmp_path_factory.mktemp("without")
     run = subprocess.run(
-        [sys.executable, "-c", SESSION], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-B", "-c", SESSION],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     written = {path.name for path in folder.iterdir()}

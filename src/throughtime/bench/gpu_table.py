@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from ..files import write_whole
+
 __all__ = ["Clock", "Table", "tf32"]
 
 
@@ -39,8 +41,8 @@ class Table:
         self.rows.append(row)
         print("  ".join(f"{k}: {shown(v)}" for k, v in row.items()), flush=True)
         told = {"about": self.about, "rows": self.rows}
-        (self.folder / "gpu.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-        (self.folder / "gpu.md").write_text(self.markdown(), encoding="utf-8")
+        write_whole(self.folder / "gpu.json", json.dumps(told, indent=1))
+        write_whole(self.folder / "gpu.md", self.markdown())
 
     def markdown(self) -> str:
         """Return all rows as tables."""
