@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import torch_state
 from .cells.base import AbstractCell
 from .errors import ShapeError
 from .tape import Tape
@@ -107,11 +106,10 @@ def adjoints(
     checked = False
     if under_way is not None:
         delta = delta.clone()
-    if torch_state.is_on_gpu(tape.s):  # where a small operation costs as much as a large one
-        back = cell.swept(tape)
-    else:
-        back = lambda t, delta: cell.vjp(tape.at(t), delta)  # noqa: E731
-    for t in range(tape.T if last is None else last, first - 1, -1):
+    last = tape.T if last is None else last
+    below = max(first, 1) - 1
+    back = cell.swept(tape if (below, last) == (0, tape.T) else tape.steps(below + 1, last))
+    for t in range(last, below, -1):
         here = slice(None) if under_way is None else under_way(t)
         if here is None:
             continue
@@ -120,7 +118,7 @@ def adjoints(
             delta_t[..., :G] += g[here, t - 1]
         else:
             enter(delta_t, here, t)
-        result = back(t, delta_t)
+        result = back(t - below, delta_t)
         if not checked:
             _check_result(cell, "vjp", result, delta_t.shape, "J_tᵀ delta", "the adjoint")
             checked = True

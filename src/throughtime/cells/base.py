@@ -85,8 +85,9 @@ class AbstractCell(nn.Module, ABC):
     def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """Return `vjp` by step, 1 to T, with what does not depend on delta computed for all steps.
 
-        On a GPU a step's small operations cost as much as large ones, so the fewer are left the
-        better; they cost memory for all steps.
+        A step's small operations cost as much as large ones: on a GPU nearly always, on a CPU up to
+        some hundred numbers. So the fewer are left the better. What is computed beforehand is kept
+        for all steps, as the tape is.
 
         Args:
             tape: what the forward sweep kept, complete.

@@ -80,35 +80,29 @@ class GRU(GatedWeights):
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; the adjoint α is that of the input's side (V, B, 3H)."""
-        gates, q, h_prev = saved
-        r, z, n = gates.chunk(3, 1)
-        alpha_n = delta * ((1 - z) * (1 - n * n))
-        alpha_r = alpha_n * (q * r * (1 - r))
-        alpha_z = delta * ((h_prev - n) * z * (1 - z))
-        hidden_side = torch.cat((alpha_r, alpha_z, alpha_n * r), -1)
-        delta_prev = delta * z + hidden_side @ self.weight_hh
-        return delta_prev, torch.cat((alpha_r, alpha_z, alpha_n), -1)
+        return self._back(self._factors(saved), delta)
 
     def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """Return `vjp` by step; four operations are left of it."""
         if type(self).vjp is not GRU.vjp:
             return super().swept(tape)
-        gates, q, h_prev = tape.saved
-        weight = self.weight_hh
+        each = list(zip(*self._factors(tape.saved), strict=True))
+        return lambda t, delta: self._back(each[t - 1], delta)
+
+    def _factors(self, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ∂h_t/∂a by gate (..., 3, H), the hidden side's share in it (..., 3H), and z."""
+        gates, q, h_prev = saved
         r, z, n = gates.chunk(3, -1)
         of_n = (1 - z) * (1 - n * n)
-        by_gate = torch.stack(
-            (of_n * (q * r * (1 - r)), (h_prev - n) * z * (1 - z), of_n), -2
-        )  # fmt: skip
-        hidden_side = torch.cat((torch.ones_like(r), torch.ones_like(r), r), -1)
-        each = list(zip(by_gate, hidden_side, z, strict=True))
+        of_r = of_n * (q * r * (1 - r))
+        of_z = (h_prev - n) * z * (1 - z)
+        one = torch.ones_like(r)
+        return torch.stack((of_r, of_z, of_n), -2), torch.cat((one, one, r), -1), z
 
-        def back(t: int, delta: Tensor) -> tuple[Tensor, Tensor]:
-            factors, on_hidden, kept = each[t - 1]
-            adjoint = (delta.unsqueeze(-2) * factors).flatten(-2)
-            return torch.addcmul((adjoint * on_hidden) @ weight, delta, kept), adjoint
-
-        return back
+    def _back(self, factors: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        by_gate, hidden_side, z = factors
+        adjoint = (delta.unsqueeze(-2) * by_gate).flatten(-2)
+        return torch.addcmul((adjoint * hidden_side) @ self.weight_hh, delta, z), adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return the gradients of all weights, one GEMM per weight (eq. 5)."""

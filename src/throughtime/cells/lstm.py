@@ -128,47 +128,41 @@ class LSTM(GatedWeights):
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back; with a projection the adjoint also carries δh (V, B, P)."""
-        gates, s_prev, s = saved
-        H = self.hidden_size
-        i, f, g, o = gates.chunk(4, 1)
-        tanh_c = s[:, H:].tanh()
-        delta_h, delta_c = delta[..., :H], delta[..., H:]
-        delta_m = delta_h @ self.weight_hr if self.projected else delta_h
-        delta_c = delta_c + delta_m * (o * (1 - tanh_c * tanh_c))
-        adjoint = torch.cat(
-            (
-                delta_c * (g * i * (1 - i)),
-                delta_c * (s_prev[:, H:] * f * (1 - f)),
-                delta_c * (i * (1 - g * g)),
-                delta_m * (tanh_c * o * (1 - o)),
-            ),
-            -1,
-        )
-        delta_prev = torch.cat((adjoint @ self.weight_hh, delta_c * f), -1)
-        return delta_prev, torch.cat((adjoint, delta_h), -1) if self.projected else adjoint
+        return self._back(self._factors(saved), delta)
 
     def swept(self, tape: Tape) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """Return `vjp` by step; six operations are left of it."""
-        if self.projected or type(self).vjp is not LSTM.vjp:
+        if type(self).vjp is not LSTM.vjp:
             return super().swept(tape)
-        gates, s_prev, s = tape.saved
-        H, weight = self.hidden_size, self.weight_hh
+        each = list(zip(*self._factors(tape.saved), strict=True))
+        return lambda t, delta: self._back(each[t - 1], delta)
+
+    def _factors(self, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ∂c/∂m (..., H), ∂(c, c, c, m)/∂a by gate (..., 4H) and ∂c_t/∂c_{t-1} (..., H)."""
+        gates, s_prev, s = saved
+        H = self.hidden_size
         i, f, g, o = gates.chunk(4, -1)
         tanh_c = s[..., H:].tanh()
-        through_h = o * (1 - tanh_c * tanh_c)
-        by_gate = (
-            g * i * (1 - i), s_prev[..., H:] * f * (1 - f), i * (1 - g * g), tanh_c * o * (1 - o)
-        )  # fmt: skip
-        each = list(zip(through_h, torch.cat(by_gate, -1), f, strict=True))
+        by_gate = torch.cat(
+            (
+                g * i * (1 - i),
+                s_prev[..., H:] * f * (1 - f),
+                i * (1 - g * g),
+                tanh_c * o * (1 - o),
+            ),
+            -1,
+        )
+        return o * (1 - tanh_c * tanh_c), by_gate, f
 
-        def back(t: int, delta: Tensor) -> tuple[Tensor, Tensor]:
-            through, factors, kept = each[t - 1]
-            delta_h, delta_c = delta[..., :H], delta[..., H:]
-            delta_c = torch.addcmul(delta_c, delta_h, through)
-            adjoint = torch.cat((delta_c, delta_c, delta_c, delta_h), -1) * factors
-            return torch.cat((adjoint @ weight, delta_c * kept), -1), adjoint
-
-        return back
+    def _back(self, factors: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        through_m, by_gate, f = factors
+        H = self.hidden_size
+        delta_h, delta_c = delta[..., :H], delta[..., H:]
+        delta_m = delta_h @ self.weight_hr if self.projected else delta_h
+        delta_c = torch.addcmul(delta_c, delta_m, through_m)
+        adjoint = torch.cat((delta_c, delta_c, delta_c, delta_m), -1) * by_gate
+        delta_prev = torch.cat((adjoint @ self.weight_hh, delta_c * f), -1)
+        return delta_prev, torch.cat((adjoint, delta_h), -1) if self.projected else adjoint
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return the gradients of all weights, one GEMM per weight (eq. 5)."""
