@@ -115,9 +115,9 @@ def test_a_vanished_gradient_over_two_hundred_steps_is_that_of_bptt(name):
 
 def test_rtrl_notices_a_wrong_adjoint(monkeypatch):
     cell = cells.GRU(I, 4, dtype=F64)
-    right = cells.GRU.vjp
+    right = cells.GRU._back
     monkeypatch.setattr(
-        cells.GRU, "vjp", lambda self, saved, delta: (delta, right(self, saved, delta)[1])
+        cells.GRU, "_back", lambda self, factors, delta: (delta, right(self, factors, delta)[1])
     )
     x = draw(T, B, I)
     run = tt.rtrl(cell, x, error)
