@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from throughtime.tasks import Adding, Copying, TemporalOrder
 from throughtime.tasks.base import Batch
 
 UNITS, ROWS, RATE, CLIP, LOOK = 64, 32, 3e-3, 1.0, 100
-SEEDS = 10
+SEEDS, UPDATES = 10, 1500
 CELLS = {"LSTM": tt.LSTM, "GRU": tt.GRU, "tanh": tt.RNN}
 
 
@@ -179,6 +180,18 @@ def wilson(solved: int, of: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def median(lines: list[dict[str, Any]], which: str, what: str) -> float:
+    return sorted(line[which][what] for line in lines)[len(lines) // 2]
+
+
+def end(lines: list[dict[str, Any]], which: str) -> str:
+    """Return how well the last networks did, in the task's own measure."""
+    middle, task = median(lines, which, "share"), SETTINGS[lines[0]["task"]].task
+    if isinstance(task, Adding):
+        return f"{(1 - middle) * task.floor / 5:.3f}"
+    return f"{100 * middle:.0f} %"
+
+
 def share(lines: list[dict[str, Any]], which: str) -> str:
     n = len(lines)
     solved = sum(line[which]["solved"] for line in lines)
@@ -188,24 +201,23 @@ def share(lines: list[dict[str, Any]], which: str) -> str:
 
 def page(lines: list[dict[str, Any]], command: str) -> str:
     """Return the page: shares solved, and whether reach before training told who learns."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault((line["task"], line["cell"]), []).append(line)
+        groups.setdefault((line["task"], line["cell"], line["updates"]), []).append(line)
     table = [
-        "| task | cell | default solved | treated solved | chosen "
-        "| reach before: default | treated |",
-        "|---|---|---|---|---|---|---|",
+        "| task | cell | updates | default solved | treated solved | at the end: default "
+        "| treated | chosen | reach before: default | treated |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (task, cell), own in sorted(groups.items()):
+    for (task, cell, updates), own in sorted(groups.items()):
         chosen: dict[str, int] = {}
         for line in own:
             chosen[str(line["best"])] = chosen.get(str(line["best"]), 0) + 1
-        reach = [
-            sorted(line[which]["best_units"] for line in own)[len(own) // 2]
-            for which in ("default", "treated")
-        ]
+        reach = [median(own, which, "best_units") for which in ("default", "treated")]
+        ended = [end(own, which) for which in ("default", "treated")]
         table.append(
-            f"| {task} | {cell} | {share(own, 'default')} | {share(own, 'treated')} | "
+            f"| {task} | {cell} | {updates} | {share(own, 'default')} | {share(own, 'treated')} | "
+            f"{ended[0]} | {ended[1]} | "
             + ", ".join(f"{name} ({n})" for name, n in chosen.items())
             + f" | {reach[0]:.1e} | {reach[1]:.1e} |"
         )
@@ -216,15 +228,17 @@ def page(lines: list[dict[str, Any]], command: str) -> str:
             "An untrained default model is measured and treated, with nothing trained for that; "
             "then the default and the treated one are trained on the same batches. In brackets: "
             "Wilson's 95 % interval. Reach: the median over seeds of what reaches the best three "
-            "units at the task's lag, relative to lag 0, before training.",
+            "units at the task's lag, relative to lag 0, before training. At the end: the median "
+            "share of right answers (chance: temporal order 25 %, copy 12.5 %), for adding the "
+            "MSE (guessing the mean: 0.167).",
             "",
             *table,
             "",
             *told(lines),
             "",
-            f"{UNITS} units, batches of {ROWS}, Adam at {RATE:g}, clipped at {CLIP:g}, at most "
-            f"{max(line['updates'] for line in lines)} updates. Solved: temporal order and copy, "
-            "95 % right of 256 held-out rows; adding, an MSE of a tenth of its floor. "
+            f"{UNITS} units, batches of {ROWS}, Adam at {RATE:g}, clipped at {CLIP:g}, until "
+            "solved or out of updates. Solved: temporal order and copy, 95 % right of 256 held-out "
+            "rows; adding, an MSE of a tenth of its floor. "
             f"{len(lines)} runs on {platform.machine()}, {os.cpu_count()} cores, torch "
             f"{torch.__version__}, {sum(_seconds(line) for line in lines) / 60:.0f} minutes.",
             "",
@@ -235,13 +249,13 @@ def page(lines: list[dict[str, Any]], command: str) -> str:
     )
 
 
-def missing(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+def missing(groups: dict[tuple[str, str, int], list[dict[str, Any]]]) -> list[str]:
     """Return what of the whole study has not been run."""
     short = [
-        f"{task} with {cell} ({len(groups.get((task, cell), []))} of {SEEDS} seeds)"
+        f"{task} with {cell} ({len(groups.get((task, cell, UPDATES), []))} of {SEEDS} seeds)"
         for task in SETTINGS
         for cell in CELLS
-        if len(groups.get((task, cell), [])) < SEEDS
+        if len(groups.get((task, cell, UPDATES), [])) < SEEDS
     ]
     return [f"Not yet complete: {', '.join(short)}.", ""] if short else []
 
@@ -252,7 +266,7 @@ def _seconds(line: dict[str, Any]) -> float:
 
 def told(lines: list[dict[str, Any]]) -> list[str]:
     """Return how many models learnt of those that reached 1 % before, and of those that did not."""
-    models = [line[which] for line in lines for which in ("default", "treated")]
+    models = [line[which] | line for line in lines for which in ("default", "treated")]
     out = ["| best units before training | learnt |", "|---|---|"]
     for said, among in (
         ("at least 1 %", [m for m in models if m["best_units"] >= 0.01]),
@@ -262,6 +276,8 @@ def told(lines: list[dict[str, Any]]) -> list[str]:
             solved = sum(m["solved"] for m in among)
             low, high = wilson(solved, len(among))
             rate = f"{solved} of {len(among)} ({100 * low:.0f}–{100 * high:.0f} %)"
+            by_cell = Counter(m["cell"] for m in among if m["solved"])
+            rate += ": " + ", ".join(f"{cell} {n}" for cell, n in sorted(by_cell.items()))
             out.append(f"| {said} | {rate} |")
     return out
 
@@ -271,7 +287,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=["LSTM", "GRU", "tanh"])
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument(
         "--lines", type=Path, default=Path(__file__).with_name("study_remedies.jsonl")
     )
