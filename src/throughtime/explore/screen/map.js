@@ -2,7 +2,8 @@
 
 /**
  * place: holds canvas.cells and .cursor. told(row, column) is called where the reader points.
- * Returns show(data): {rows, columns, value(row, column), wholes} with row 0 at the top.
+ * Returns show(data, pointing): data {rows, columns, value(row, column), column} with row 0 at the top;
+ * with `pointing`, a cell is read out from the start: that of the last row and of `column`.
  */
 function makeMap(place, told) {
   const canvas = place.querySelector("canvas"), cursor = place.querySelector(".cursor");
@@ -27,12 +28,12 @@ function makeMap(place, told) {
     point(at.row + far * move[0], at.column + far * move[1]);
   });
   place.addEventListener("focus", () => at && point(at.row, at.column));
-  return (shown) => {
+  return (shown, pointing = false) => {
     data = shown;
     paint(canvas, data);
     place.style.aspectRatio = `${data.columns} / ${Math.max(data.rows, data.columns / 8)}`;
     if (!at) at = { row: data.rows - 1, column: data.column ?? 0 };
-    if (!cursor.hidden) point(at.row, at.column);
+    if (pointing || !cursor.hidden) point(at.row, at.column);
   };
 }
 
