@@ -133,7 +133,7 @@ def test_chinese_by_a_switch_and_back(page):
     assert "离得远" in browser.js("document.querySelector('h1').textContent + document.title")
     bare = "document.body.innerText.match(/.{0,30}(undefined|null|function).{0,30}/)"
     assert browser.js(bare) is None
-    assert "远句" in browser.js("document.getElementById('summary').textContent")
+    assert "远：" in browser.js("document.getElementById('summary').textContent")
     browser.js("document.querySelector('[data-language=en]').click()")
     assert "far name" in browser.js("document.querySelector('h1').textContent")
 

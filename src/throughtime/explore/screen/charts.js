@@ -1,6 +1,8 @@
 // Line charts over the steps back from the blank, by uPlot, with logarithmic scales.
 
 const HEIGHT = 280;
+// uPlot draws no axis where it finds no step for its range, and of its own they end at 10³².
+const WIDE = Array.from({ length: 300 }, (_, power) => 10 ** (power + 1));
 
 /**
  * place: where it goes; series: [{name, colour, dash, values by step back}]; words: what stands there.
@@ -29,7 +31,7 @@ function chartOptions(place, drawn, names) {
     scales: { x: { time: false, range: () => drawn.x }, y: { distr: 3, range: () => drawn.y } },
     axes: [
       { ...axis, label: names.x, values: (_, at) => at.map((n) => (n === 0 ? names.start : Number.isInteger(n) ? n : "")), labelSize: 22 },
-      { ...axis, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
+      { ...axis, incrs: WIDE, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
     ],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     legend: { live: true },
@@ -76,7 +78,7 @@ function marks(chart, series) {
     ctx.fillStyle = css("--ink");
     ctx.font = `600 ${13 * ratio}px system-ui, sans-serif`;
     // On the side from which the line does not come.
-    const room = x + 90 * ratio < chart.bbox.left + chart.bbox.width, falls = value < one.values[0];
+    const room = x + 90 * ratio < chart.bbox.left + chart.bbox.width, falls = value < one.values[Math.max(one.end - 4, 0)];
     ctx.textAlign = room ? "left" : "right";
     ctx.textBaseline = room || !falls ? "bottom" : "top";
     ctx.fillText(one.mark, x + (room ? 9 : falls ? 4 : -9) * ratio, y + (room || !falls ? -5 : 9) * ratio);

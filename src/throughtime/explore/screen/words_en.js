@@ -2,7 +2,7 @@
 
 const ENGLISH = {
   title: "Why is the far name harder to learn?",
-  lead: "A network reads the two texts below, one word at a time, and has to fill the blank. In both, the answer is John; he was named a few words ago (near), or many words ago (far). When the network guesses wrong, a <b>correction</b> (the gradient) starts at the blank and goes back, word by word, to where it read John. If it arrives there, the network learns that John mattered. If nothing arrives, it cannot learn it.",
+  lead: "A network reads the two texts below, word by word, and has to fill the blank. In both, the answer is John: named a few words ago (near), or many (far). When it guesses wrong, a <b>correction</b> (the gradient) starts at the blank and goes back, word by word, to where it read John. Only if it arrives there can the network learn that John mattered.",
   leadWhy: "On the way, each word <b>multiplies</b> the correction by a factor. Where the factors are below 1, ever less is left: half, a quarter, an eighth. The farther away the name, the more factors. That is why the far name is harder.",
   controls: "The network and the text",
   cell: "Kind of network",
@@ -26,7 +26,7 @@ const ENGLISH = {
   ofCorrection: (x) => (x >= 1.5 ? "the correction, on arrival at John" : "of the correction arrives at John"),
   legendLow: "next to nothing", legendHigh: "all of the correction arrives", legendOver: "more than all",
   summary: (f) =>
-    `Near: ${share(f.near, ENGLISH)}. Far: ${ENGLISH.arriving(f.far)}` +
+    `Near: ${ENGLISH.arriving(f.near)}. Far: ${share(f.far, ENGLISH)}` +
     (f.perStep === null ? ". " : `, since each of the ${f.lag} steps multiplies it by ${number(f.perStep)} on average. `) +
     f.verdict,
   arriving: (x) => (x >= 1.5 ? `the correction arrives ${share(x, ENGLISH)}` : `${share(x, ENGLISH)} of the correction arrives at John`),
@@ -52,7 +52,7 @@ const ENGLISH = {
   factors: "From the blank back to John, in the order in which the correction passes. Each box: the word, what it multiplies the correction by, and what is left after it. A blue edge makes it smaller, a pink one larger.",
   boundTitle: "What can be promised, and what happens",
   bound: "Without following the correction word by word, mathematics can promise: it is never stretched by more than this bound. A bound that falls to 0 means that the correction must vanish. A bound that rises, as here at first, promises nothing: the solid line is what really happens to the correction that is stretched most.",
-  boundTruth: "what happens, ‖∂hₜ/∂sₖ‖", boundTight: "bound: product of the norms ‖Jⱼ‖", boundLoose: "rougher bound: (β_W β_f)ⁿ", boundY: "largest stretch",
+  boundTruth: "what happens, ‖∂hₜ/∂sₖ‖", boundTight: "bound: product of the norms ‖Jⱼ‖", boundLoose: "rougher bound: (βw βf)ⁿ", boundY: "largest stretch",
   mapTitle: "Every pair of words",
   map: "To read it: pick the word at which the network is wrong (its row; the blank is the lowest one), then go left: the colour in each column says how much of the correction reaches that earlier word. If only the stair along the edge is bright, each word learns from its neighbours alone. Point at a cell, or move with the arrow keys, to see its words and its number.",
   mapLabel: "Map of what arrives: rows are the words where an error starts, columns the words it reaches. Arrow keys move.",

@@ -27,8 +27,8 @@ const CHINESE = {
   legendLow: "几乎没有", legendHigh: "信号全部传到", legendOver: "比出发时还大",
   summary: (f) =>
     `近：${CHINESE.arriving(f.near)}。远：${CHINESE.arriving(f.far)}` +
-    (f.perStep === null ? "。" : `，因为 ${f.lag} 步里平均每步乘 ${number(f.perStep)}。`) + f.verdict,
-  arriving: (x) => (x === 0 ? "信号一点也没传到 John" : x >= 1.5 ? `信号传到 John 时变成 ${share(x, CHINESE)}` : `${share(x, CHINESE)}的信号传到了 John`),
+    (f.perStep === null ? "。" : `，因为一共 ${f.lag} 步，平均每步乘 ${number(f.perStep)}。`) + f.verdict,
+  arriving: (x) => (x === 0 ? "信号一点也没传到 John" : x >= 1.5 ? `信号传到 John 时变成 ${share(x, CHINESE)}` : `${share(x, CHINESE)}${x >= 0.001 ? " " : ""}的信号传到了 John`),
   percent: (x) => `${x}%`,
   verdicts: {
     vanishes: "信号消失了，远处的名字几乎学不到。",
@@ -39,8 +39,8 @@ const CHINESE = {
     broken: "数值已经超出范围，什么也学不到。",
   },
   nothing: "0（一点不剩）",
-  times: (x) => `${x}${/\d$/.test(x) ? " " : ""}倍`,
-  onePart: (x) => `${x}${/\d$/.test(x) ? " " : ""}分之一`,
+  times: (x) => `${x}${/[万亿]$/.test(x) ? "" : " "}倍`,
+  onePart: (x) => `${x}${/[万亿]$/.test(x) ? "" : " "}分之一`,
   counted: (x, name) => `${x} ${name}`,
   large: [[1e4, "万"], [1e8, "亿"], [1e12, "万亿"]],
   step: "步", word: "词", stepsBack: "从空格往回的步数",
@@ -51,7 +51,7 @@ const CHINESE = {
   factors: "从空格往回到 John，按信号经过的顺序排列。每一格依次是：词、它乘上的系数、乘完还剩多少。蓝边使信号变小，粉边使信号变大。",
   boundTitle: "上界保证什么，实际又是什么",
   bound: "不必一个词一个词地跟着信号走，数学就能保证：放大的倍数不会超过某个上界。上界降到 0，信号必然消失；上界一路上升（开头的设置就是这样），却什么也保证不了。实线是实际情况：放大得最厉害的那个信号也不过如此。",
-  boundTruth: "实际 ‖∂hₜ/∂sₖ‖", boundTight: "上界：各步范数 ‖Jⱼ‖ 之积", boundLoose: "更粗的上界：(β_W β_f)ⁿ", boundY: "最大放大倍数",
+  boundTruth: "实际 ‖∂hₜ/∂sₖ‖", boundTight: "上界：各步范数 ‖Jⱼ‖ 之积", boundLoose: "更粗的上界：(βw βf)ⁿ", boundY: "最大放大倍数",
   mapTitle: "任意两个词之间",
   map: "看法：先找到出错的词所在的行（最下面一行是空格），再往左看，每一列的颜色就是信号传到那个词时还有多少。如果只有斜边附近是亮的，说明每个词只能从邻近的词学到东西。把鼠标移到格子上，或用方向键移动，就能看到是哪两个词、数值是多少。",
   mapLabel: "信号传递图：行是误差出发的词，列是传到的词。用方向键移动。",
