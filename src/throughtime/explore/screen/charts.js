@@ -77,11 +77,13 @@ function marks(chart, series) {
     ctx.stroke();
     ctx.fillStyle = css("--ink");
     ctx.font = `600 ${13 * ratio}px system-ui, sans-serif`;
-    // On the side from which the line does not come.
-    const room = x + 90 * ratio < chart.bbox.left + chart.bbox.width, falls = value < one.values[Math.max(one.end - 4, 0)];
+    // Where no line runs: beside the ring, below it if a line passes above; at the right edge, on the
+    // side from which its own line does not come.
+    const room = x + 90 * ratio < chart.bbox.left + chart.bbox.width;
+    const below = room ? series.some((other) => other.values[one.end + 2] > value) : value < one.values[Math.max(one.end - 4, 0)];
     ctx.textAlign = room ? "left" : "right";
-    ctx.textBaseline = room || !falls ? "bottom" : "top";
-    ctx.fillText(one.mark, x + (room ? 9 : falls ? 4 : -9) * ratio, y + (room || !falls ? -5 : 9) * ratio);
+    ctx.textBaseline = below ? "top" : "bottom";
+    ctx.fillText(one.mark, x + (room ? 9 : below ? 4 : -9) * ratio, y + (below ? 9 : -5) * ratio);
     ctx.restore();
   }
 }

@@ -116,7 +116,7 @@ function startExplorer(data) {
   function sayCell(row, k) {
     const t = row + 1, words = far().words;
     if (!found || k > t || t > words.length) return ($("map-cell").textContent = "");
-    const cell = { t, k, from: words[t - 1], to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
+    const cell = { t, k, from: t === words.length ? say.atBlank : say.quoted(words[t - 1]), to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
     $("map-cell").textContent = k ? say.mapCell(cell) : say.mapStart(cell);
   }
 
