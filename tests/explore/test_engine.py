@@ -82,9 +82,9 @@ def test_the_near_text_is_read_by_the_same_network(found):
 @pytest.mark.parametrize(
     ("name", "line", "wrong", "settings"),
     [
-        ("lstm", "kept[4 * H + n] * f * (1 - f);", "0;", SETTINGS[6]),
-        ("gru", "before[q + j] += delta[p + j] * kept[H + j]", "before[q + j] += 0", SETTINGS[7]),
-        ("sweeps", "net.W_hT, H, before", "net.W_h, H, before", SETTINGS[0]),
+        ("lstm", "kept[4 * H + n] * f * (1 - f), byG", "0, byG", SETTINGS[6]),
+        ("gru", "out[i * H + i] += z", "out[i * H + i] += 0", SETTINGS[7]),
+        ("sweeps", "delta[p + H] * tail[H + i]", "delta[p + H]", SETTINGS[5]),
         ("elman", "kept[i] = slope(state[i])", "kept[i] = 1", SETTINGS[0]),
     ],
 )

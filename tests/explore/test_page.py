@@ -88,6 +88,12 @@ def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
     said = browser.js("document.getElementById('eq16-live').textContent")
     assert said.startswith(f"{written(product_norm(flow(want), 7), 2)} ≤"), said
     assert browser.js("document.getElementById('nonlinearity').disabled")
+    # The formulas are the cell's own: no f′(a) W_h, and no constants β, of which none are measured.
+    assert "∂cj" in browser.js("document.querySelector('#eq13 math').textContent")
+    assert "β" not in browser.js("document.querySelector('#eq16 math').textContent")
+    browser.js("document.querySelector('[name=cell][value=Elman]').click()")
+    settle(browser)
+    assert "β" in browser.js("document.querySelector('#eq16 math').textContent")
 
 
 @pytest.mark.browser
@@ -104,10 +110,23 @@ def test_the_sentence_follows_what_was_found(page):
 
 
 @pytest.mark.browser
+def test_a_chart_of_sixty_powers_of_ten_has_an_axis(page):
+    browser, _ = page
+    browser.js("document.querySelector('[data-preset=explode]').click()")
+    put(browser, gain=4, stop=11)
+    for chart in ("left", "bound", "formats"):
+        axis = f"document.getElementById('{chart}-chart').drawn.chart.axes[1]._values"
+        assert "10²⁰" in browser.js(axis)
+
+
+@pytest.mark.browser
 def test_the_map_is_read_by_keys(page):
     browser, _ = page
     browser.js("document.querySelector('[data-preset=start]').click()")
     settle(browser)
+    # At first, without a key: what arrives at John from the blank.
+    said = browser.js("document.getElementById('map-cell').textContent")
+    assert "From the blank (t = 34) back to “John” (k = 7), 27 steps" in said
     browser.js("document.getElementById('map').focus()")
     browser.press("ArrowUp", 4)
     browser.press("ArrowDown")
@@ -133,7 +152,7 @@ def test_chinese_by_a_switch_and_back(page):
     assert "离得远" in browser.js("document.querySelector('h1').textContent + document.title")
     bare = "document.body.innerText.match(/.{0,30}(undefined|null|function).{0,30}/)"
     assert browser.js(bare) is None
-    assert "远句" in browser.js("document.getElementById('summary').textContent")
+    assert "远：" in browser.js("document.getElementById('summary').textContent")
     browser.js("document.querySelector('[data-language=en]').click()")
     assert "far name" in browser.js("document.querySelector('h1').textContent")
 

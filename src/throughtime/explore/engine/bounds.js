@@ -1,15 +1,4 @@
-// The bounds of eq. 6 and 7: the norm of each step's Jacobian, their product, and (β_W β_f)^(t-k).
-
-/** Return ‖J_t‖₂ for t = 1 … T, at index t. */
-function stepNorms(net, tape) {
-  const { S } = net, J = new Float64Array(S * S), out = new Float64Array(tape.T + 1).fill(NaN);
-  const guess = new Float64Array(S).fill(1);
-  for (let t = 1; t <= tape.T; t++) {
-    net.cell.jacobian(net, tape.kept[t], J);
-    out[t] = spectralNorm(J, S, S, guess);
-  }
-  return out;
-}
+// The bounds of eq. 6 and 7: the product of the norms of the steps' Jacobians, and β_W and β_f.
 
 /** Return the product of ‖J_j‖₂ over j = k+1 … T, for every k. */
 function tightBound(norms, T) {

@@ -15,10 +15,9 @@ function readDrawn(data) {
 function explore(drawn, settings, near, far) {
   const began = performance.now();
   const net = makeNetwork(drawn, settings), { pull } = drawn;
-  const tape = forward(net, far), { map, product } = allPairs(net, tape, pull);
-  const norms = stepNorms(net, tape);
+  const tape = forward(net, far), pairs = allPairs(net, tape, pull);
   return {
-    T: tape.T, map, product, stepNorms: norms, tight: tightBound(norms, tape.T), gain: gainOf(net),
+    T: tape.T, ...pairs, tight: tightBound(pairs.stepNorms, tape.T), gain: gainOf(net),
     near: lastLoss(net, forward(net, near), pull),
     float32: inFormat(net, far, pull, "float32"),
     half: inFormat(net, far, pull, "half"),

@@ -6,23 +6,25 @@ const LANCZOS_STEPS = 40;
 /**
  * Return ‖A‖₂ of A (rows, n), to some ten digits.
  * `start` (n) is a guess of the right singular vector; the better one found is left in it.
+ * `tail` (n), where given, holds n/2 more rows: row i is tail[i] at i, tail[n/2 + i] at n/2 + i, else 0.
  */
-function spectralNorm(a, rows, n, start) {
-  const scale = largest(a, rows * n);
+function spectralNorm(a, rows, n, start, tail = null) {
+  const scale = tail ? Math.max(largest(a, rows * n), largest(tail, n)) : largest(a, rows * n);
   if (scale === 0 || !Number.isFinite(scale)) return scale;
   const most = Math.min(n, LANCZOS_STEPS), basis = [], diagonal = [], beside = [];
   const next = new Float64Array(n);
-  let q = start.slice(), best = 0;
+  let q = norm(start, 0, n) > 0 ? start.slice() : new Float64Array(n).fill(1), best = 0;
   scaleBy(q, 1 / norm(q, 0, n), n);
   for (let m = 1; m <= most; m++) {
     basis.push(q);
     gram(a, rows, n, 1 / (scale * scale), q, next);
+    if (tail) gramOfTail(tail, n / 2, 1 / (scale * scale), q, next);
     diagonal.push(dot(q, 0, next, 0, n));
     takeOut(next, q, diagonal[m - 1], n);
     if (m > 1) takeOut(next, basis[m - 2], beside[m - 2], n);
     const size = norm(next, 0, n), ends = size <= 1e-12 * diagonal[0] || m === most;
-    if (ends || m % 2 === 0) {
-      const found = topOfTridiagonal(diagonal, beside, best), settled = found - best <= 1e-8 * found;
+    if (ends || (m > 2 && m % 2 === 0)) {
+      const found = topOfTridiagonal(diagonal, beside), settled = found - best <= 1e-8 * found;
       best = found;
       if (ends || settled) break;
     }
@@ -69,30 +71,40 @@ function gram(a, rows, n, weight, q, next) {
   }
 }
 
-/** The largest eigenvalue, above `low`, of a symmetric tridiagonal matrix: bisection by Sturm. */
-function topOfTridiagonal(diagonal, beside, low) {
-  const m = diagonal.length;
-  let high = low;
-  for (let i = 0; i < m; i++) {
-    const radius = (i ? beside[i - 1] : 0) + (i < m - 1 ? beside[i] : 0);
-    high = Math.max(high, diagonal[i] + radius);
+function gramOfTail(tail, half, weight, q, next) {
+  for (let i = 0; i < half; i++) {
+    const w = weight * (tail[i] * q[i] + tail[half + i] * q[half + i]);
+    next[i] += w * tail[i];
+    next[half + i] += w * tail[half + i];
   }
-  for (let round = 0; round < 60 && high - low > 1e-13 * high; round++) {
-    const middle = (low + high) / 2;
-    if (allBelow(diagonal, beside, middle)) high = middle;
-    else low = middle;
-  }
-  return high;
 }
 
-function allBelow(diagonal, beside, x) {
-  let pivot = diagonal[0] - x;
-  if (pivot >= 0) return false;
-  for (let i = 1; i < diagonal.length; i++) {
-    pivot = diagonal[i] - x - (beside[i - 1] * beside[i - 1]) / pivot;
-    if (pivot >= 0) return false;
+/**
+ * The largest eigenvalue of a symmetric tridiagonal matrix: Laguerre's method on the characteristic
+ * polynomial, from above, where it falls without passing the root and triples its digits each round.
+ * `slope` is p′/p, `bend` its slope with the other sign, both summed over the pivots of T − x.
+ */
+function topOfTridiagonal(diagonal, beside) {
+  const m = diagonal.length;
+  let x = 0;
+  for (let i = 0; i < m; i++) {
+    x = Math.max(x, diagonal[i] + (i ? beside[i - 1] : 0) + (i < m - 1 ? beside[i] : 0));
   }
-  return true;
+  for (let round = 0; round < 40; round++) {
+    let pivot = diagonal[0] - x, u = -1 / pivot, v = 0, slope = u, bend = u * u;
+    for (let i = 1; i < m; i++) {
+      const r = (beside[i - 1] * beside[i - 1]) / pivot;
+      pivot = diagonal[i] - x - r;
+      v = (r * (v - 2 * u * u)) / pivot;
+      u = (r * u - 1) / pivot;
+      slope += u;
+      bend += u * u - v;
+    }
+    const step = m / (slope + Math.sqrt(Math.max(0, (m - 1) * (m * bend - slope * slope))));
+    if (!(step > 1e-13 * x)) break;
+    x -= step;
+  }
+  return x;
 }
 
 /** Put the vector that belongs to the eigenvalue into `start`: one solve beside the eigenvalue. */

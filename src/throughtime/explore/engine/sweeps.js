@@ -26,58 +26,76 @@ function roundAll(values, round) {
   for (let i = 0; i < values.length; i++) values[i] = round(values[i]);
 }
 
-/** Send `rows` vectors δ_t (rows, S) one step back, into `before`. */
-function stepBack(net, tape, t, delta, rows, before, scratch) {
-  const { cell, H, A, S } = net, kept = tape.kept[t];
-  for (let v = 0; v < rows; v++) cell.adjoint(net, kept, delta, v * S, scratch.alpha, v * A);
-  if (S === H) timesTransposed(scratch.alpha, rows, A, net.W_hT, H, before);
-  else {
-    timesTransposed(scratch.alpha, rows, A, net.W_hT, H, scratch.h);
-    for (let v = 0; v < rows; v++) {
-      for (let i = 0; i < H; i++) before[v * S + i] = scratch.h[v * H + i];
-    }
-  }
-  for (let v = 0; v < rows; v++) cell.carry(net, kept, delta, v * S, before, v * S);
-}
-
-function scratchFor(net, rows) {
-  return { alpha: new Float64Array(rows * net.A), h: new Float64Array(rows * net.H) };
+/**
+ * Take J_t (S, S) apart: its columns of h, turned (H, S), and the two diagonals (S) that are all there
+ * is in those of the LSTM's c.
+ */
+function splitJacobian(net, J, columns, tail) {
+  const { H, S } = net;
+  for (let j = 0; j < H; j++) for (let i = 0; i < S; i++) columns[j * S + i] = J[i * S + j];
+  if (tail) for (let i = 0; i < S; i++) tail[i] = J[i * S + H + (i % H)];
 }
 
 /**
- * Return the map ‖∂E_t/∂s_k‖₂ (T, T+1), where `pull` (H) is what each loss sends into its own h_t,
- * and ‖∂h_T/∂s_k‖₂ for every k (T+1): the loss's rows and those of the Jacobian travel together.
+ * Send `rows` vectors δ_t (rows, S) one step back, into `before`: one product with J_t, which for a
+ * gated cell is a half to a third of what its gates one by one would be.
  */
-function allPairs(net, tape, pull) {
-  const { H, S } = net, { T } = tape, rows = T + H;
-  const scratch = scratchFor(net, rows);
-  let delta = new Float64Array(rows * S), before = new Float64Array(rows * S);
-  const map = new Float64Array(T * (T + 1)), product = new Float64Array(T + 1);
-  const guess = new Float64Array(S).fill(1);
-  for (let i = 0; i < H; i++) delta[i * S + i] = 1; // the first H rows begin as the identity
-  for (let k = T; k >= 0; k--) {
-    if (k > 0) delta.set(pull, (H + T - k) * S); // loss k stands in row H + T - k
-    const losses = k > 0 ? T - k + 1 : T;
-    product[k] = spectralNorm(delta, H, S, guess);
-    for (let v = 0; v < losses; v++) {
-      map[(T - 1 - v) * (T + 1) + k] = norm(delta, (H + v) * S, S);
+function stepBack(net, columns, tail, delta, rows, before, h) {
+  const { H, S } = net;
+  if (!tail) return timesTransposed(delta, rows, S, columns, H, before);
+  timesTransposed(delta, rows, S, columns, H, h);
+  for (let v = 0; v < rows; v++) {
+    for (let i = 0, p = v * S; i < H; i++, p++) {
+      before[p] = h[v * H + i];
+      before[p + H] = delta[p] * tail[i] + delta[p + H] * tail[H + i];
     }
-    if (k === 0) break;
-    stepBack(net, tape, k, delta, H + losses, before, scratch);
-    [delta, before] = [before, delta];
-    if (k > 1) delta.fill(0, (H + losses) * S, (H + losses + 1) * S);
   }
-  return { map, product };
 }
 
-/** Return ‖∂E_T/∂s_k‖₂ (T+1) of the last loss alone. */
+/**
+ * Return the map ‖∂E_t/∂s_k‖₂ (T, T+1), where `pull` (H) is what each loss sends into its own h_t;
+ * ‖∂h_T/∂s_k‖₂ for every k (T+1), since the loss's rows and those of the Jacobian travel together;
+ * and ‖J_t‖₂ for t = 1 … T, at index t.
+ */
+function allPairs(net, tape, pull) {
+  const { H, S } = net, { T } = tape, first = H + 1, rows = first + T;
+  const h = new Float64Array(rows * H), J = new Float64Array(S * S), columns = new Float64Array(H * S);
+  const tail = S > H ? new Float64Array(S) : null;
+  let delta = new Float64Array(rows * S), before = new Float64Array(rows * S);
+  const map = new Float64Array(T * (T + 1)), product = new Float64Array(T + 1);
+  const stepNorms = new Float64Array(T + 1).fill(NaN), guess = new Float64Array(S).fill(1);
+  for (let i = 0; i < H; i++) delta[i * S + i] = 1; // the first H rows begin as the identity
+  // Row H takes along the singular vector of their product: sent back too, it is nearly the next one.
+  delta.fill(1, H * S, first * S);
+  for (let k = T; k >= 0; k--) {
+    if (k > 0) delta.set(pull, (first + T - k) * S); // loss k stands in row first + T - k
+    const losses = k > 0 ? T - k + 1 : T, taken = delta.subarray(H * S, first * S);
+    product[k] = spectralNorm(delta, H, S, taken);
+    for (let v = 0; v < losses; v++) {
+      map[(T - 1 - v) * (T + 1) + k] = norm(delta, (first + v) * S, S);
+    }
+    if (k === 0) break;
+    net.cell.jacobian(net, tape.kept[k], J);
+    splitJacobian(net, J, columns, tail);
+    stepNorms[k] = spectralNorm(columns, H, S, guess, tail);
+    stepBack(net, columns, tail, delta, first + losses, before, h);
+    [delta, before] = [before, delta];
+    if (k > 1) delta.fill(0, (first + losses) * S, (first + losses + 1) * S);
+  }
+  return { map, product, stepNorms };
+}
+
+/** Return ‖∂E_T/∂s_k‖₂ (T+1) of the last loss alone: one row, gate by gate (eq. 9). */
 function lastLoss(net, tape, pull) {
-  const { S } = net, { T } = tape, scratch = scratchFor(net, 1), out = new Float64Array(T + 1);
+  const { cell, H, A, S } = net, { T } = tape, out = new Float64Array(T + 1), alpha = new Float64Array(A);
   let delta = new Float64Array(S), before = new Float64Array(S);
   delta.set(pull);
   for (let k = T; k >= 0; k--) {
     out[k] = norm(delta, 0, S);
-    if (k > 0) stepBack(net, tape, k, delta, 1, before, scratch);
+    if (k === 0) break;
+    cell.adjoint(net, tape.kept[k], delta, 0, alpha, 0);
+    timesTransposed(alpha, 1, A, net.W_hT, H, before);
+    cell.carry(net, tape.kept[k], delta, 0, before, 0);
     [delta, before] = [before, delta];
   }
   return out;

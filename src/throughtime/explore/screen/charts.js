@@ -1,6 +1,8 @@
 // Line charts over the steps back from the blank, by uPlot, with logarithmic scales.
 
 const HEIGHT = 280;
+// uPlot draws no axis where it finds no step for its range, and of its own they end at 10³².
+const WIDE = Array.from({ length: 300 }, (_, power) => 10 ** (power + 1));
 
 /**
  * place: where it goes; series: [{name, colour, dash, values by step back}]; words: what stands there.
@@ -12,7 +14,7 @@ function lineChart(place, series, words, names) {
   const usable = (v) => (Number.isFinite(v) && v > 0 ? v : null);
   const rows = series.map((one) => x.map((n) => usable(one.values[n])));
   const all = rows.flat().filter((v) => v !== null);
-  const low = 10 ** Math.floor(Math.log10(Math.min(...all, 0.5))), high = 10 ** Math.ceil(Math.log10(Math.max(...all, 2)));
+  const low = 10 ** Math.floor(Math.log10(Math.min(...all, 0.5)) - 0.4), high = 10 ** Math.ceil(Math.log10(Math.max(...all, 2)) + 0.2);
   const key = JSON.stringify([names, series.map((one) => [one.name, one.colour]), colours["--ink"], innerWidth]);
   const old = place.drawn, drawn = old && old.key === key ? old : (place.drawn = { key });
   Object.assign(drawn, { series, words, x: [0, length - 1], y: [low, high] });
@@ -28,8 +30,8 @@ function chartOptions(place, drawn, names) {
     width: place.clientWidth, height: HEIGHT,
     scales: { x: { time: false, range: () => drawn.x }, y: { distr: 3, range: () => drawn.y } },
     axes: [
-      { ...axis, label: names.x, values: (_, at) => at.map((n) => (Number.isInteger(n) ? n : "")), labelSize: 22 },
-      { ...axis, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
+      { ...axis, label: names.x, values: (_, at) => at.map((n) => (n === 0 ? names.start : Number.isInteger(n) ? n : "")), labelSize: 22 },
+      { ...axis, incrs: WIDE, label: names.y, size: 64, labelSize: 20, splits: (_, i, from, to) => powers(from, to), filter: (_, at) => at, values: (_, at) => at.map(tick) },
     ],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     legend: { live: true },
@@ -57,7 +59,7 @@ const tick = (value) => {
   return Math.abs(power) < 3 ? String(Number(value.toPrecision(1))) : number(value, 1).replace("1·", "");
 };
 
-/** A ring with "John" where a line ends, for the series that ask for it. */
+/** A ring and the series' `mark` where a line ends, for the series that ask for it. */
 function marks(chart, series) {
   const { ctx } = chart, ratio = devicePixelRatio;
   for (const one of series) {
@@ -75,10 +77,13 @@ function marks(chart, series) {
     ctx.stroke();
     ctx.fillStyle = css("--ink");
     ctx.font = `600 ${13 * ratio}px system-ui, sans-serif`;
-    const room = x + 60 * ratio < chart.bbox.left + chart.bbox.width;
+    // Where no line runs: beside the ring, below it if a line passes above; at the right edge, on the
+    // side from which its own line does not come.
+    const room = x + 90 * ratio < chart.bbox.left + chart.bbox.width;
+    const below = room ? series.some((other) => other.values[one.end + 2] > value) : value < one.values[Math.max(one.end - 4, 0)];
     ctx.textAlign = room ? "left" : "right";
-    ctx.textBaseline = "bottom";
-    ctx.fillText("John", x + (room ? 9 : -9) * ratio, y - 5 * ratio);
+    ctx.textBaseline = below ? "top" : "bottom";
+    ctx.fillText(one.mark, x + (room ? 9 : below ? 4 : -9) * ratio, y + (below ? 9 : -5) * ratio);
     ctx.restore();
   }
 }

@@ -11,7 +11,7 @@ function factsOf(found, near, far) {
     least: Math.min(...steps), most: Math.max(...steps), J: found.stepNorms[T], S: found.S,
     product: found.product[k], tight: found.tight[k], loose: beta === null ? null : beta ** lag, beta,
     verdict: farValue !== farValue || farValue === Infinity ? "broken"
-      : farValue < 1e-3 ? "vanishes" : farValue < 0.1 ? "fades" : farValue < 100 ? "holds" : "explodes",
+      : farValue < 1e-3 ? "vanishes" : farValue < 0.1 ? "fades" : farValue < 3 ? "holds" : farValue < 100 ? "grows" : "explodes",
   };
 }
 

@@ -58,6 +58,8 @@ function startExplorer(data) {
     showSentence($("far-words"), far(), facts.arrives, say);
     put("near-arrives", facts.near, share(facts.near, say));
     put("far-arrives", facts.far, share(facts.far, say));
+    $("near-of").textContent = say.ofCorrection(facts.near);
+    $("far-of").textContent = say.ofCorrection(facts.far);
     $("near-lag").textContent = say.crosses(facts.nearLag);
     $("far-lag").textContent = say.crosses(facts.lag);
     $("summary").textContent = say.summary({ ...facts, verdict: say.verdicts[facts.verdict] });
@@ -65,9 +67,9 @@ function startExplorer(data) {
     speaking = setTimeout(() => ($("spoken").textContent = $("summary").textContent), 500);
     $("summary").dataset.verdict = facts.verdict;
     showFactors($("factors"), far(), facts.arrives);
-    sayEquations(say, facts);
+    sayEquations(say, facts, state.cell);
     showCharts(facts);
-    cells(mapData(found));
+    cells(mapData(found), true);
     $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
     $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1).replace("1·", ""));
     $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
@@ -88,15 +90,15 @@ function startExplorer(data) {
   function showCharts(facts) {
     const back = (k) => (facts.T - k ? far().words[k - 1] : "");
     const words = Array.from({ length: facts.T + 1 }, (_, n) => (n < facts.T ? far().words[facts.T - n - 1] : ""));
-    const names = (y) => ({ x: say.stepsBack, y });
+    const names = (y) => ({ x: say.stepsBack, y, start: say.blank });
     const blue = css("--far"), orange = css("--near"), green = css("--tight");
     const left = backwards(facts.arrives), until = facts.lag + 1;
     lineChart($("left-chart"), [
-      { name: say.leftFar, colour: blue, values: left.slice(0, until), end: facts.lag },
-      { name: say.leftNear, colour: orange, dash: [8, 5], values: backwards(found.near).slice(0, facts.nearLag + 1), end: facts.nearLag },
+      { name: say.leftFar, colour: blue, values: left.slice(0, until), end: facts.lag, mark: say.farJohn },
+      { name: say.leftNear, colour: orange, dash: [8, 5], values: backwards(found.near).slice(0, facts.nearLag + 1), end: facts.nearLag, mark: say.nearJohn },
     ], words, names(say.leftY));
     lineChart($("bound-chart"), [
-      { name: say.boundTruth, colour: blue, values: backwards(found.product).slice(0, until), end: facts.lag },
+      { name: say.boundTruth, colour: blue, values: backwards(found.product).slice(0, until), end: facts.lag, mark: "John" },
       { name: say.boundTight, colour: green, dash: [3, 4], values: backwards(found.tight).slice(0, until) },
       ...(facts.beta === null ? [] : [{ name: say.boundLoose, colour: orange, dash: [9, 5], values: words.map((_, n) => facts.beta ** n).slice(0, until) }]),
     ], words, names(say.boundY));
@@ -114,7 +116,7 @@ function startExplorer(data) {
   function sayCell(row, k) {
     const t = row + 1, words = far().words;
     if (!found || k > t || t > words.length) return ($("map-cell").textContent = "");
-    const cell = { t, k, from: words[t - 1], to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
+    const cell = { t, k, from: t === words.length ? say.atBlank : say.quoted(words[t - 1]), to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
     $("map-cell").textContent = k ? say.mapCell(cell) : say.mapStart(cell);
   }
 

@@ -2,11 +2,12 @@
 
 /**
  * place: holds canvas.cells and .cursor. told(row, column) is called where the reader points.
- * Returns show(data): {rows, columns, value(row, column), wholes} with row 0 at the top.
+ * Returns show(data, pointing): data {rows, columns, value(row, column), column} with row 0 at the top;
+ * with `pointing`, a cell is read out from the start: that of the last row and of `column`.
  */
 function makeMap(place, told) {
   const canvas = place.querySelector("canvas"), cursor = place.querySelector(".cursor");
-  let data = null, at = null;
+  let data = null, at = null, moved = false;
   const point = (row, column) => {
     if (!data) return;
     at = { row: clamp(row, data.rows), column: clamp(column, data.columns) };
@@ -17,22 +18,24 @@ function makeMap(place, told) {
   };
   place.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
+    moved = true;
     if (data) point(Math.floor(((event.clientY - box.top) / box.height) * data.rows), Math.floor(((event.clientX - box.left) / box.width) * data.columns));
   });
   place.addEventListener("keydown", (event) => {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!move || !data) return;
     event.preventDefault();
+    moved = true;
     const far = event.shiftKey ? 5 : 1;
     point(at.row + far * move[0], at.column + far * move[1]);
   });
   place.addEventListener("focus", () => at && point(at.row, at.column));
-  return (shown) => {
+  return (shown, pointing = false) => {
     data = shown;
     paint(canvas, data);
     place.style.aspectRatio = `${data.columns} / ${Math.max(data.rows, data.columns / 8)}`;
-    if (!at) at = { row: data.rows - 1, column: data.column ?? 0 };
-    if (!cursor.hidden) point(at.row, at.column);
+    if (!at || !moved) at = { row: data.rows - 1, column: data.column ?? 0 };
+    if (pointing || !cursor.hidden) point(at.row, at.column);
   };
 }
 

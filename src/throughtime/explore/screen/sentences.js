@@ -1,6 +1,6 @@
 // The two texts, each word shaded by how much of the correction arrives there.
 
-const DECADES = 6; // a millionth is paper-white
+const DECADES = 4; // one part in ten thousand is paper-white: what "next to nothing" looks like
 
 /** reading: {words, mention}; arrives: by k, or null before the first answer. */
 function showSentence(place, reading, arrives, say) {
@@ -9,6 +9,10 @@ function showSentence(place, reading, arrives, say) {
     const value = arrives ? arrives[n + 1] : 0, span = document.createElement("span");
     span.className = n + 1 === reading.mention ? "word john" : "word";
     if (!Number.isFinite(value)) span.classList.add("broken");
+    else if (value >= 1.5) {
+      span.classList.add("over");
+      span.style.setProperty("--over", Math.min(Math.log10(value) / DECADES, 1).toFixed(3));
+    }
     const strength = value > 0 ? Math.min(Math.max(1 + Math.log10(value) / DECADES, 0), 1) : 0;
     span.style.setProperty("--strength", strength.toFixed(3));
     span.title = `${word}: ${number(value, 3)}`;
@@ -17,8 +21,12 @@ function showSentence(place, reading, arrives, say) {
   });
   const blank = document.createElement("span");
   blank.className = "blank";
-  blank.textContent = "John?";
-  place.append(blank);
+  blank.textContent = "\u00a0";
+  const answer = document.createElement("span");
+  answer.className = "answer";
+  answer.lang = document.documentElement.lang;
+  answer.textContent = say.answer;
+  place.append(blank, answer);
 }
 
 /** The factors from the blank back to John, as a list. */
