@@ -3,6 +3,7 @@
 #include <new>
 #include <string>
 
+#include "machine.h"
 #include "schedule.h"
 
 #if defined(__linux__)
@@ -27,15 +28,10 @@ const tt::Isa *const *known() {
     static const bool done = [] {
         int n = 0;
 #if defined(TT_HAVE_AVX512)
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-            found[n++] = &tt_avx512::isa;
+        if (tt::machine().avx512) found[n++] = &tt_avx512::isa;
 #endif
 #if defined(TT_HAVE_AVX2)
-        __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-            found[n++] = &tt_avx2::isa;
+        if (tt::machine().avx2) found[n++] = &tt_avx2::isa;
 #endif
         found[n++] = &tt_portable::isa;
         return true;

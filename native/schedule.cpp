@@ -8,6 +8,8 @@
 #include <new>
 #include <thread>
 
+#include "machine.h"
+
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
@@ -38,11 +40,7 @@ constexpr int spins_before_sleep = 1000;
 constexpr double near_rows = 2, mesh_rows = 12;
 
 double rows_beyond_l2(const Isa &isa) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_is("intel") && !std::strcmp(isa.name, "avx512")) return mesh_rows;
-#endif
-    return (void)isa, near_rows;
+    return machine().intel && !std::strcmp(isa.name, "avx512") ? mesh_rows : near_rows;
 }
 
 // Bytes of a core's L2.

@@ -57,18 +57,22 @@ def compiled(machine: str, folder: Path, dist: Path) -> Path:
     python(
         "build", "--wheel", "--no-isolation", "--outdir", raw,
         f"-Cbuild-dir={folder / 'objects' / machine}",
-        # A strip for this machine cannot read the other's.
+        # A strip for this machine cannot read the other's; the linker leaves the symbols out.
         "-Cinstall.strip=false",
+        "-Ccmake.define.CMAKE_MODULE_LINKER_FLAGS=-s",
         "-Ccmake.define.CMAKE_SYSTEM_NAME=Linux",
         f"-Ccmake.define.CMAKE_SYSTEM_PROCESSOR={machine}",
         CXX=str(compiler(machine, folder)),
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",
     )  # fmt: skip
     (wheel,) = raw.iterdir()
+    # It takes no other machine's platform by name, but finds out which the wheel is for.
+    python("auditwheel", "repair", "--plat", "auto", "--wheel-dir", dist, wheel)
     plat = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
-    python("auditwheel", "repair", "--plat", plat, "--wheel-dir", dist, wheel)
-    (found,) = dist.glob(f"*{plat}*.whl")
-    return found
+    found = list(dist.glob(f"*{machine}.whl"))
+    if len(found) != 1 or plat not in found[0].name:
+        sys.exit(f"the wheel should serve {plat}; got {[file.name for file in found]}")
+    return found[0]
 
 
 def tested(wheel: Path, machine: str, folder: Path) -> str:

@@ -19,6 +19,5 @@ for name in ("RNN", "GRU", "LSTM"):
         away[name + "." + term] = float((w.grad - v.grad).norm() / v.grad.norm())
 found = tt.kernels.available()
 ran = tt.kernels.last_choice().name
-print(
-    json.dumps(dict(file=tt.__file__, native=found.native, reason=found.reason, ran=ran, away=away))
-)
+facts = dict(native=found.native, isa=found.isa, reason=found.reason)
+print(json.dumps(dict(file=tt.__file__, ran=ran, away=away, **facts)))

@@ -1,7 +1,8 @@
-"""Install each file of a folder as a user would, on a machine without a compiler, and run a step.
+"""Install each file of a folder as a user would, on a machine without a compiler, and use it.
 
 ``python wheels/try_installed.py dist``: the wheel for this machine, the one for any and the source,
-each into the same clean environment, which before and after has only what the package needs.
+each into the same clean environment, which before and after has only what the package needs. Each
+runs a training step, on the widest instruction set that this machine has, and writes the explorer.
 """
 
 from __future__ import annotations
@@ -58,18 +59,31 @@ def pip(folder: Path, *arguments: str | Path) -> None:
 
 
 def step(folder: Path, *, native: bool) -> str:
-    """Run a training step, and return in words what ran."""
+    """Run a training step, write the explorer, and return in words what ran."""
     found = json.loads(run(folder, "-I", ROOT / "wheels" / "one_step.py"))
     worst = max(found["away"].values())
     wrong = [
         not Path(found["file"]).is_relative_to(folder) and "it is not what was installed that ran",
         worst > 1e-12 and f"its gradients are {worst:.1e} away from torch.nn's",
         found["native"] != native and f"it has {'no ' * native}kernels: {found['reason']}",
+        native and found["isa"] != widest() and f"it runs on {found['isa']}, not on {widest()}",
     ]
     if any(wrong):
         sys.exit("; ".join(filter(None, wrong)))
-    ran = "the compiled kernels" if native else "plain torch"
-    return f"a step in {ran}, within {worst:.0e} of torch.nn"
+    ran = f"the compiled kernels ({found['isa']})" if native else "plain torch"
+    page = folder / "explore.html"
+    page.unlink(missing_ok=True)
+    run(folder, "-I", "-m", "throughtime", "explore", "--out", page)
+    size = page.stat().st_size / 1e3
+    return f"a step in {ran}, within {worst:.0e} of torch.nn; the explorer, {size:.0f} kB"
+
+
+def widest() -> str:
+    """Return the widest instruction set of the kernels that this machine has."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    if "avx512bw" in flags:
+        return "avx512"
+    return "avx2" if "avx2" in flags else "portable"
 
 
 if __name__ == "__main__":
