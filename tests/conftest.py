@@ -71,5 +71,6 @@ def each_kernel(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest, so that no worker waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_wheel.py")
+    """Begin with the files that take longest, so that no worker waits for them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

@@ -29,6 +29,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype", "span"),
     [

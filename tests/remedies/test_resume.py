@@ -228,6 +228,7 @@ print(json.dumps([lines(), treated(folder), treated(None)]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_killed_at_random_places(tmp_path):
     ran = subprocess.run(
