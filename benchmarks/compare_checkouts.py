@@ -4,7 +4,8 @@
     python benchmarks/compare_checkouts.py ../before . --times-only
 
 Each checkout runs in a process of its own, with its own ``src`` (the compiled library included), on
-one thread. Results are compared with `torch.equal`, NaN being equal to NaN; where they differ, the
+one thread. An editable install takes precedence over ``src``, so it is refused: run it with a Python
+that has the dependencies alone. Results are compared with `torch.equal`, NaN being equal to NaN; where they differ, the
 largest difference relative to the term's norm is printed. Times are taken in turns of 30 ms, one
 checkout after the other, and the medians' ratio is printed: above 1 the second is faster. Run it
 with the same checkout twice to see how far apart two runs of the same code lie.
@@ -159,6 +160,7 @@ def timed_calls() -> dict[str, Callable[[], object]]:
 def serve() -> None:
     """Time calls by name, one a line of the standard input, for 30 ms each."""
     calls = timed_calls()
+    print(json.dumps(list(calls)), flush=True)
     for line in sys.stdin:
         call, spent, times = calls[line.strip()], 0.0, []
         call()
@@ -173,7 +175,7 @@ def serve() -> None:
 def started(checkout: Path, verb: str, **options) -> subprocess.Popen:
     """Start this script over another checkout's source."""
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).resolve()), verb]
+    command = [sys.executable, str(Path(__file__).resolve()), verb, str(checkout)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, **options)
 
 
@@ -211,7 +213,11 @@ def compare_times(before: Path, after: Path, turns: int) -> None:
     ]
     print(f"{'call':45}  {'before':>9}  {'after':>9}  before/after")
     ratios = []
-    for name in timed_calls():
+    names: list[str] = []
+    for side in sides:
+        assert side.stdout is not None
+        names = json.loads(side.stdout.readline() or "[]")
+    for name in names:
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(turns):
             for side, own in zip(sides, times, strict=True):
@@ -227,8 +233,18 @@ def compare_times(before: Path, after: Path, turns: int) -> None:
         side.communicate()
 
 
+def only(checkout: Path) -> None:
+    """Stop unless it is this checkout's package that is measured."""
+    import throughtime as tt
+
+    if not Path(tt.__file__).is_relative_to(checkout.resolve()):
+        sys.exit(f"{tt.__file__} would be measured in place of {checkout}: it is installed here.")
+
+
 def main() -> int:
     """Run one side, or compare two."""
+    if sys.argv[1:2] in (["results"], ["serve"]):
+        only(Path(sys.argv.pop(2)))
     if sys.argv[1:] == ["results"]:
         torch.save(results(), sys.stdout.buffer)
         return 0

@@ -158,9 +158,9 @@ def _autocasts(
     That is on a GPU. Elsewhere, in a trace, and where the rows' shares are asked for by weight, a
     layer keeps the precision of its weights.
     """
-    if recording is not None or not is_autocast(weight) or weight.dtype != torch.float32:
+    if not torch_state.is_on_gpu(weight) or not is_autocast(weight) or recording is not None:
         return None
-    if not torch_state.is_on_gpu(weight) or CALLS or COLLECTORS or torch.compiler.is_compiling():
+    if weight.dtype != torch.float32 or CALLS or COLLECTORS or torch.compiler.is_compiling():
         return None
     chosen = kernels.choice(cell_of(module, "l0")).name
     return torch.get_autocast_dtype(weight.device.type) if chosen == "torch" else None
