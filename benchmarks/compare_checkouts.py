@@ -4,11 +4,12 @@
     python benchmarks/compare_checkouts.py ../before . --times-only
 
 Each checkout runs in a process of its own, with its own ``src`` (the compiled library included), on
-one thread. An editable install takes precedence over ``src``, so it is refused: run it with a Python
-that has the dependencies alone. Results are compared with `torch.equal`, NaN being equal to NaN; where they differ, the
-largest difference relative to the term's norm is printed. Times are taken in turns of 30 ms, one
-checkout after the other, and the medians' ratio is printed: above 1 the second is faster. Run it
-with the same checkout twice to see how far apart two runs of the same code lie.
+one thread. An editable install takes precedence over ``src``, so it is refused: run it with a
+Python that has the dependencies alone. Results are compared with `torch.equal`, NaN being equal to
+NaN; where they differ, the largest difference relative to the term's norm is printed. Times are
+taken in turns of 30 ms, one checkout after the other, and the medians' ratio is printed: above 1
+the second is faster. Run it with the same checkout twice to see how far apart two runs of the same
+code lie.
 """
 
 from __future__ import annotations
@@ -216,7 +217,7 @@ def compare_times(before: Path, after: Path, turns: int) -> None:
     names: list[str] = []
     for side in sides:
         assert side.stdout is not None
-        names = json.loads(side.stdout.readline() or "[]")
+        names = json.loads(side.stdout.readline() or sys.exit(1))
     for name in names:
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(turns):
