@@ -116,3 +116,23 @@ def test_nothing_is_said_of_few_steps_or_of_one_loss_per_step():
     assert "loss-summed" not in [one.code for one in examined(Net(), OUT["sum"], steps=6)]
     assert summed_over_time(torch.ones(T, requires_grad=True) * 2, {T}) is None
     assert summed_over_time(torch.ones(()), {T}) is None
+
+
+def test_a_loop_that_discounts_is_as_deep_as_it_is_long_and_no_harm():
+    x, loss = torch.ones(3, requires_grad=True), torch.zeros(())
+    for _ in range(3000):
+        loss = 0.9 * loss + x.exp().mean()
+    assert summed_over_time(loss, {3000}) is None
+
+
+@pytest.mark.parametrize("name", ["Sum", "Mean"])
+def test_a_function_of_ones_own_may_have_the_name_of_torchs(name):
+    own = type(
+        name,
+        (torch.autograd.Function,),
+        {
+            "forward": staticmethod(lambda ctx, x: x.sum()),
+            "backward": staticmethod(lambda ctx, g: g.expand(T, B)),
+        },
+    )
+    assert summed_over_time(own.apply(torch.ones(T, B, requires_grad=True)), {T}) is None

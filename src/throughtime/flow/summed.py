@@ -53,36 +53,54 @@ def summed_over_time(loss: Tensor, lengths: Collection[int], least: int = 10) ->
         True
     """
     times = sorted({T - short for T in lengths for short in (0, 1) if T - short >= least})[::-1]
-    return _below(loss.grad_fn, 1.0, times) if loss.dim() == 0 and times else None
+    waiting = [(loss.grad_fn, 1.0)] if loss.dim() == 0 and times and loss.grad_fn else []
+    # Not by recursion, and each node once: a loop may build a graph as deep as it is long.
+    seen: set[Node] = set()
+    while waiting:
+        node, divisor = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        found, below = _look(node, divisor, times)
+        if found is not None:
+            return found
+        waiting += reversed(below)
+    return None
 
 
-def _below(node: Node | None, divisor: float, times: Sequence[int]) -> Summed | None:
-    """Return the sum over time in what a node computes, which is divided by so much later."""
-    if node is None:
-        return None
+def _look(
+    node: Node, divisor: float, times: Sequence[int]
+) -> tuple[Summed | None, list[tuple[Node, float]]]:
+    """Return the sum over time that a node is, or else where to look on.
+
+    With each node goes what its result is divided by later.
+    """
     kind = _kind(node)
     if kind == "Add":
         terms = _terms(node)
         if len(terms) in times:
             axes, _ = _adds(terms[-1])
-            return _sum("+=", len(terms), math.prod(axes), divisor)
+            return _sum("+=", len(terms), math.prod(axes), divisor), []
         # A penalty or another loss beside it.
-        found = (_below(term, divisor, times) for term in terms[: times[-1]])
-        return next((one for one in found if one is not None), None)
+        return None, [(term, divisor) for term in terms[: times[-1]]]
     axes, operation = _adds(node)
     steps = _steps(axes, times)
     if steps is not None:
-        return _sum(operation, steps, math.prod(axes) // steps, divisor)
+        return _sum(operation, steps, math.prod(axes) // steps, divisor), []
     if kind in ("Div", "Mul"):
         factor = _factor(node)
         if not factor:
-            return None
+            return None, []
         divisor *= factor if kind == "Div" else 1 / factor
-    elif not (axes or kind in SHAPES or (kind == "Mean" and not _steps(_axes(node), times))):
-        return None
+    elif kind == "Mean":
+        averaged = _axes(node)
+        if not averaged or _steps(averaged, times):
+            return None, []
+    elif not (axes or kind in SHAPES):
+        return None, []
     # A factor from the left is the first of two: a number has no node.
     given = [before for before, _ in node.next_functions if before is not None]
-    return _below(given[0], divisor, times) if len(given) == 1 else None
+    return None, [(given[0], divisor)] if len(given) == 1 else []
 
 
 def _sum(operation: str, steps: int, each: int, divisor: float) -> Summed | None:
@@ -125,9 +143,10 @@ def _adds(node: Node) -> tuple[Sequence[int], str]:
 
 def _axes(node: Node) -> Sequence[int]:
     """Return the lengths of the axes that a sum or a mean takes together."""
-    sizes, dims = _saved(node, "self_sym_sizes"), _saved(node, "dim")
+    # A Function of somebody's own may have the name, and holds no sizes.
+    sizes, dims = _saved(node, "self_sym_sizes") or (), _saved(node, "dim")
     # A negative axis stands there as a number without a sign.
-    return [sizes[d - 2**64 if d >= 2**63 else d] for d in dims] if dims else sizes
+    return [sizes[d - 2**64 if d >= 2**63 else d] for d in dims] if dims and sizes else sizes
 
 
 def _factor(node: Node) -> float:
