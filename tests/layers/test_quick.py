@@ -135,14 +135,180 @@ def test_only_some_gradients(monkeypatch, taken, layer):
     assert taken == ["forward", "back", "forward", "back", "back"]
 
 
+class Sub(torch.Tensor):
+    """A tensor of another class."""
+
+
+def each(change, hx):
+    """Give a state whose parts are changed."""
+    return change(hx) if isinstance(hx, torch.Tensor) else tuple(map(change, hx))
+
+
+def state(layer):
+    torch.manual_seed(4)
+    return each(
+        lambda _: torch.randn(1, B, H), (0, 0) if isinstance(layer, tt.LSTM) else torch.zeros(())
+    )
+
+
+def step_with_a_state(layer, x, g, hx, **named):
+    """Give the outputs and all gradients of a step whose loss looks at the final state too."""
+    parts = [hx] if isinstance(hx, torch.Tensor) else list(hx)
+    output, final = layer(x, hx, **named)
+    ends = [final] if isinstance(final, torch.Tensor) else list(final)
+    leaves = [p for p in parts if p.requires_grad]
+    arriving = [g, *(torch.full_like(end, 0.3) for end in ends)]
+    found = torch.autograd.grad([output, *ends], [*leaves, *layer.parameters()], arriving)
+    return output, final, found
+
+
+# How a state comes: a leaf, as the last call left it, learnt and expanded, a list, without a graph.
+STATES = {
+    "leaf": lambda hx: each(lambda part: part.requires_grad_(), hx),
+    "without a graph": lambda hx: hx,
+    "a list": lambda hx: hx if isinstance(hx, torch.Tensor) else list(hx),
+    "expanded": lambda hx: each(lambda p: nn.Parameter(p[:, :1].clone()).expand(1, B, H), hx),
+    "a parameter": lambda hx: each(nn.Parameter, hx),
+    "columns": lambda hx: each(lambda p: p.mT.contiguous().requires_grad_().mT, hx),
+}
+
+
+@pytest.mark.parametrize("kind", STATES)
+@pytest.mark.parametrize("lengths", [None, [9, 1, 4, 9]])
+def test_a_state_is_the_same_bit_for_bit(monkeypatch, taken, layer, kind, lengths):
+    x, g = torch.randn(T, B, I), torch.randn(T, B, H)
+    hx = STATES[kind](state(layer))
+    same(monkeypatch, lambda: step_with_a_state(layer, x, g, hx, lengths=lengths))
+    assert taken == ["forward", "back"]
+    with torch.no_grad():
+        same(monkeypatch, lambda: layer(x, hx, lengths=lengths))
+    assert taken[2:] == ["forward"]
+
+
+@pytest.mark.parametrize("stack", ["two layers", "both directions", "two layers, both directions"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_several_layers_and_directions_are_the_same_bit_for_bit(monkeypatch, taken, kind, stack):
+    torch.manual_seed(2)
+    both_ways, layers = "both" in stack, 2 if "two" in stack else 1
+    layer = LAYERS[kind](I, H, layers, bidirectional=both_ways, dropout=0.5 * (layers > 1)).eval()
+    D = 2 if both_ways else 1
+    runs, x, g = layers * D, torch.randn(T, B, I), torch.randn(T, B, D * H)
+    hx = each(lambda _: torch.randn(runs, B, H).requires_grad_(), state(layer))
+    same(monkeypatch, lambda: step(layer, x, g))
+    same(monkeypatch, lambda: step_with_a_state(layer, x, g, hx))
+    assert taken == (["forward"] * runs + ["back"] * runs) * 2
+    taken.clear()
+    same(monkeypatch, lambda: step(layer, x, g, lengths=[9, 1, 4, 9]))
+    assert len(taken) == (0 if both_ways else 2 * runs)
+    taken.clear()
+
+    def with_dropout():
+        torch.manual_seed(5)
+        return step(layer.train(), x, g)
+
+    same(monkeypatch, with_dropout)
+    assert not taken or layers == 1
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_reset_is_the_same_bit_for_bit(monkeypatch, taken, kind, layers):
+    torch.manual_seed(2)
+    layer, hx = LAYERS[kind](I, H, layers), state(LAYERS[kind](I, H))
+    hx = each(lambda part: part.repeat(layers, 1, 1).requires_grad_(), hx)
+    x, g, reset = torch.randn(T, B, I), torch.randn(T, B, H), torch.rand(T, B) > 0.6
+    same(monkeypatch, lambda: step(layer, x, g, reset=reset))
+    same(monkeypatch, lambda: step_with_a_state(layer, x, g, hx, reset=reset))
+    assert taken == (["forward"] * layers + ["back"] * layers) * 2
+    taken.clear()
+    with torch.no_grad():
+        same(monkeypatch, lambda: layer(x, reset=reset))
+        same(monkeypatch, lambda: layer(x, reset=reset.t().contiguous().t()))
+    assert taken == ["forward"] * layers  # of the mask whose rows lie apart the general call
+
+
+def test_a_reset_that_is_replaced_or_changed_before_the_way_back(monkeypatch, taken, layer):
+    x, g, reset = torch.randn(T, B, I), torch.randn(T, B, H), torch.rand(T, B) > 0.6
+
+    def copied(t):
+        return t.clone() if t.dtype is torch.bool else t
+
+    def run():
+        with torch.autograd.graph.saved_tensors_hooks(copied, lambda t: t):
+            output = layer(x, reset=reset)[0]
+        return torch.autograd.grad(output, list(layer.parameters()), g)
+
+    same(monkeypatch, run)
+    assert taken == ["forward"]
+    output = layer(x, reset=reset)[0]
+    reset[3] = True
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(T, B), torch.zeros(B, T, dtype=torch.bool), 3])
+def test_a_bad_reset_is_told_as_before(layer, wrong):
+    with pytest.raises(tt.errors.ThroughTimeError, match="reset must be a bool tensor"):
+        layer(torch.randn(T, B, I), reset=wrong)
+
+
+def test_one_weight_of_several_layers_may_change(monkeypatch, taken):
+    layer, x, g = tt.GRU(I, H, 2), torch.randn(T, B, I), torch.randn(T, B, H)
+    before = layer(x)[0]
+    layer.weight_hh_l1 = nn.Parameter(torch.randn(3 * H, H))
+    same(monkeypatch, lambda: step(layer, x, g))
+    assert taken == ["forward"] * 4 + ["back"] * 2
+    assert not torch.equal(layer(x)[0], before)
+
+
+def test_a_state_carried_from_call_to_call(monkeypatch, taken, layer):
+    x, g = torch.randn(T, B, I), torch.randn(T, B, H)
+
+    def run():
+        first, middle = layer(x[:4])
+        second, _ = layer(x[4:], middle)
+        output = torch.cat((first, second))
+        return output, torch.autograd.grad(output, list(layer.parameters()), g)
+
+    same(monkeypatch, run)
+    assert taken == ["forward", "forward", "back", "back"]
+
+
+def test_a_state_alone_requires_grad(monkeypatch, taken, layer):
+    layer.requires_grad_(False)
+    x, hx = torch.randn(T, B, I), each(lambda part: part.requires_grad_(), state(layer))
+    leaves = [hx] if isinstance(hx, torch.Tensor) else hx
+    same(monkeypatch, lambda: torch.autograd.grad(layer(x, hx)[0].sum(), leaves))
+    assert taken == ["forward", "back"]
+
+
+@pytest.mark.parametrize("wrong", ["a tuple of one", "rows", "float32", "a number", "two axes"])
+def test_a_bad_state_is_told_as_before(layer, wrong):
+    hx = state(layer)
+    bad = {
+        "a tuple of one": (hx if isinstance(hx, torch.Tensor) else hx[0],),
+        "rows": each(lambda part: part[:, :2], hx),
+        "float32": each(torch.Tensor.float, hx),
+        "a number": 3,
+        "two axes": each(lambda part: part[0], hx),
+    }[wrong]
+    with pytest.raises(tt.errors.ThroughTimeError, match=r"hx|h_0"):
+        layer(torch.randn(T, B, I), bad)
+
+
 # Whatever is unusual in what comes in takes the way there was, forward and back.
 UNUSUAL = {
-    "a state": lambda layer, x: layer(x, layer(x)[1]),
+    "a negated state": lambda layer, x: layer(x, each(torch._neg_view, state(layer))),
+    "a state of a subclass": lambda layer, x: layer(
+        x, each(lambda part: part.as_subclass(Sub), state(layer))
+    ),
     "no batch": lambda layer, x: layer(x[:, 0]),
-    "a reset": lambda layer, x: layer(x, reset=torch.rand(T, B) > 0.5),
+    "a reset beside lengths": lambda layer, x: layer(
+        x, reset=torch.rand(T, B) > 0.5, lengths=[9, 2, 3, 1]
+    ),
     "rows apart": lambda layer, x: layer(x.repeat(1, 1, 2)[..., ::2]),
     "a negated view": lambda layer, x: layer(torch._neg_view(x)),
-    "a subclass": lambda layer, x: layer(x.as_subclass(type("Sub", (torch.Tensor,), {}))),
+    "a subclass": lambda layer, x: layer(x.as_subclass(Sub)),
     "another schedule": lambda layer, x: tt.set_through(layer, tt.Truncated(3))(x),
     "lengths of numpy": lambda layer, x: layer(x, lengths=torch.tensor([9, 2, 3, 1]).numpy()),
     "functional_call": lambda layer, x: torch.func.functional_call(
@@ -166,7 +332,9 @@ def test_unusual_calls(monkeypatch, taken, layer, name):
     quick, plain = both(monkeypatch, run)
     for got, want in zip(flat(quick), flat(plain), strict=True):
         assert torch.equal(got.as_subclass(torch.Tensor), want.as_subclass(torch.Tensor))
-    assert taken == (["forward"] if name == "a state" else [])
+    # Two parts side by side are a copy, which is no view any more.
+    joined = name == "a negated state" and isinstance(layer, tt.LSTM)
+    assert taken == (["forward", "back"] if joined else [])
 
 
 # Whatever is unusual on the way back, after a forward sweep that was prepared.
@@ -255,7 +423,8 @@ def test_unusual_ways_back(monkeypatch, taken, layer, way):
     for got, want in zip(*map(flat, found), strict=True):
         assert torch.linalg.norm(got - want) <= 1e-12 * torch.linalg.norm(want)
     # An LSTM's output is not its tape's states, and may be written into.
-    plain = way is summed or (way is in_place and isinstance(layer, tt.LSTM))
+    ordinary = (summed, with_the_final_state, only_the_final_state)
+    plain = way in ordinary or (way is in_place and isinstance(layer, tt.LSTM))
     assert taken == (["forward", "back"] if plain else ["forward"])
 
 
@@ -268,7 +437,7 @@ def test_steps_not_taken_are_filled_in_as_the_general_way_leaves_them(monkeypatc
     cell = stack.cell_of(layer, "l0")
     prepared = kernels.prepare(cell)
     assert prepared is not None and prepared.takes(x)
-    found = prepared.forward(x, (ctypes.c_int32 * B)(*lengths.tolist()), keep=True)
+    found = prepared.forward(x, None, (ctypes.c_int32 * B)(*lengths.tolist()), keep=True)
     tape = kernels.outputs(cell, x, None, active).tape
     assert tape is not None
     assert any(part.isnan().any() for part in found.kept)

@@ -87,10 +87,16 @@ class Prepared(Protocol):
     A short sweep takes less time than checking whether it can be taken. So the answer is kept, and
     a call checks only that the weights are where they were. Anything unusual gets None, and goes
     through `Engine.outputs` and `Engine.gradients`.
+
+    Attributes:
+        cell: the recurrence.
+        weights: its weights.
+        one_by_one: whether several layers may as well run one after the other.
     """
 
     cell: AbstractCell
     weights: tuple[Tensor, ...]
+    one_by_one: bool
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
         """Check whether these are the weights, in the same memory and of the same kind."""
@@ -104,14 +110,36 @@ class Prepared(Protocol):
         """Return the rows' lengths as `forward` takes them; None where they are unusual."""
         ...
 
-    def forward(self, x: Tensor, lengths: Any = None, *, keep: bool) -> tuple[Any, ...]:
-        """Run the recurrence from s_0 = 0 over an input that it `takes` (eq. 1)."""
+    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> Sequence[Tensor] | None:
+        """Return each run's s_0 (B, S) from the parts (runs, B, ·); None where it is unusual."""
+        ...
+
+    def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
+        """Check whether ``reset`` is an ordinary mask (T, B)."""
+        ...
+
+    def forward(
+        self,
+        x: Tensor,
+        s_0: Tensor | None = None,
+        lengths: Any = None,
+        reset: Tensor | None = None,
+        *,
+        keep: bool,
+    ) -> tuple[Any, ...]:
+        """Run the recurrence from s_0, as `begin` returns it, over what it `takes` (eq. 1)."""
         ...
 
     def back(
-        self, done: Any, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
+        self,
+        done: Any,
+        saved: Sequence[Tensor],
+        reset: Tensor | None,
+        g: Tensor | None,
+        delta_T: Tensor | None,
+        needs: Sequence[bool],
     ) -> list[Tensor | None] | None:
-        """Send one loss back (eq. 9, 5), or return None where something is unusual."""
+        """Return the gradients of x, s_0 and the weights (eq. 9, 5); None where it is unusual."""
         ...
 
 

@@ -101,8 +101,8 @@ class _Through(nn.RNNBase):
             InputValueError: lengths outside 1…T, or beside a PackedSequence; a mask with a hole.
         """
         notice(self)
-        if hx is None and reset is None and mask is None:
-            found = quick(self, input, lengths)
+        if mask is None:
+            found = quick(self, input, hx, lengths, reset)
             if found is not None:
                 return found
         found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "mask": mask})

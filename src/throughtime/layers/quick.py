@@ -1,11 +1,11 @@
-"""Fast path for the common call: one layer, one direction, from zeros, all steps.
+"""Fast path for the common call: nothing unusual comes in, and the sweeps are prepared.
 
 On short sequences the general path's checks cost more than the sweeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -22,51 +22,119 @@ from .stack import cell_of
 
 __all__ = ["quick"]
 
+# Of each layer and direction, in the order of the module's weights.
+Sweeps = tuple[kernels.Prepared, ...]
+
 # With what was asked for when they were prepared, which decides whose sweeps they are.
-_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, kernels.Prepared]] = WeakKeyDictionary()
+_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, Sweeps]] = WeakKeyDictionary()
 
 
-def quick(module: nn.RNNBase, input: object, lengths: Tensor | Sequence[int] | None):
+def quick(
+    module: nn.RNNBase,
+    input: object,
+    hx: object,
+    lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+):
     """Return what `run` returns, or None where anything is unusual; `run` then says what is wrong.
 
     Args:
-        module: one of this package's layers, whose state begins at 0.
+        module: one of this package's layers.
         input: what was given for x (T, B, I), or (B, T, I) with ``batch_first``.
+        hx: the initial state as ``torch.nn`` takes it; zeros where None.
         lengths: (B,) how many steps each row takes, or None.
+        reset: (T, B) bool, True where a row's state is zeroed before the step, or None.
     """
     if torch.compiler.is_compiling() or type(input) is not Tensor:
         return None
-    if module.num_layers != 1 or module.bidirectional or type(module.through) is not Full:
+    if type(module.through) is not Full or (module.dropout and module.training):
+        return None
+    # Of the rest together only the general path knows the order.
+    if (lengths is not None) + (reset is not None) + bool(module.bidirectional) > 1:
         return None
     weights = tuple(module._parameters.values())
-    if is_transformed((input, *weights)):
+    parts = () if hx is None else _parts(hx)
+    if parts is None or is_transformed((input, *parts, *weights)):
         return None
-    prepared = _prepared(module, weights)
-    if prepared is None or input.dim() != 3:
+    sweeps = _prepared(module, weights)
+    if sweeps is None or input.dim() != 3:
         return None
+    first, runs = sweeps[0], len(sweeps)
     x = input.transpose(0, 1) if module.batch_first else input
-    if not prepared.takes(x):
+    if not first.takes(x) or (reset is not None and not first.takes_reset(reset, x)):
         return None
-    known = active = None
-    if lengths is not None:
-        known = prepared.lengths(lengths, x)
-        if known is None:
-            return None
-        active = partial(mask, known, x)
-    h, finals = bptt_prepared(prepared, x, known, active)
+    states = first.begin(parts, x, runs) if parts else (None,) * runs
+    known = None if lengths is None else first.lengths(lengths, x)
+    if states is None or (known is None) != (lengths is None):
+        return None
+    masks = known, None if known is None else partial(mask, known, x), reset
+    if runs == 1:
+        h, finals = bptt_prepared(first, x, states[0], *masks)
+    else:
+        h, finals = _one_by_one(sweeps, x, states, masks, 2 if module.bidirectional else 1)
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
 
 
-def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> kernels.Prepared | None:
+def _one_by_one(
+    sweeps: Sweeps,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    masks: tuple[object, Callable[[], Tensor] | None, Tensor | None],
+    directions: int,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run several layers and directions, as `stack` does: the output, and all final states."""
+    finals = []
+    for layer in range(0, len(sweeps), directions):
+        h, final = bptt_prepared(sweeps[layer], x, states[layer], *masks)
+        finals.append(final)
+        if directions == 2:
+            back = layer + 1
+            h_back, final = bptt_prepared(sweeps[back], x.flip(0), states[back], *masks)
+            finals.append(final)
+            h = torch.cat((h, h_back.flip(0)), -1)
+        x = h
+    return x, tuple(map(torch.cat, zip(*finals, strict=True)))
+
+
+def _parts(hx: object) -> tuple[Tensor, ...] | None:
+    """Return the parts of an initial state; None where they are no ordinary tensors."""
+    if isinstance(hx, Tensor):
+        parts = (hx,)
+    elif isinstance(hx, (tuple, list)) and len(hx) == 2:  # a single one comes without a tuple
+        parts = tuple(hx)
+    else:
+        return None
+    return parts if all(type(part) in (Tensor, nn.Parameter) for part in parts) else None
+
+
+def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> Sweeps | None:
     """Return the sweeps over a module's weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
     now = module.mode, wanted()
-    if found is not None and found[:2] == now and found[2].holds(weights):
+    if found is not None and found[:2] == now and _hold(found[2], weights):
         return found[2]
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
-    prepared = kernels.prepare(cell_of(module, "l0"))
-    if prepared is None or not prepared.holds(weights):
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    sweeps: list[kernels.Prepared] = []
+    for layer in range(module.num_layers):
+        for direction in directions:
+            prepared = kernels.prepare(cell_of(module, f"l{layer}{direction}"))
+            if prepared is None:
+                return None
+            sweeps.append(prepared)
+    one_by_one = len(sweeps) == 1 or all(prepared.one_by_one for prepared in sweeps)
+    if not one_by_one or not _hold(tuple(sweeps), weights):
         return None
-    _PREPARED[module] = (*now, prepared)
-    return prepared
+    _PREPARED[module] = (*now, tuple(sweeps))
+    return tuple(sweeps)
+
+
+def _hold(sweeps: Sweeps, weights: tuple[Tensor | None, ...]) -> bool:
+    """Check whether these are the sweeps' weights, those of each run after those of the last."""
+    if len(sweeps) == 1:
+        return sweeps[0].holds(weights)
+    n = len(weights) // len(sweeps)
+    if n * len(sweeps) != len(weights):
+        return False
+    return all(s.holds(weights[i * n : i * n + n]) for i, s in enumerate(sweeps))

@@ -83,9 +83,11 @@ class BPTT(torch.autograd.Function):
         ctx.run, ctx.tape, ctx.shown, ctx.done = run, None, None, None
         ctx.set_materialize_grads(False)
         if run.prepared is not None:
-            h, finals, saved, shared, ctx.done = run.prepared.forward(x, run.lengths, keep=True)
+            h, finals, saved, shared, ctx.done = run.prepared.forward(
+                x, s_0, run.lengths, run.reset, keep=True
+            )
             ctx.shown = Shown(h.detach(), 0) if shared else None
-            ctx.save_for_backward(x, None, None, None, *weights, *saved)
+            ctx.save_for_backward(x, s_0, None, run.reset, *weights, *saved)
             return h, *finals
         through = run.through if run.gate is None else run.through.whole()
         with own_precision(x):
@@ -112,10 +114,9 @@ class BPTT(torch.autograd.Function):
         x, s_0, active, reset, *rest = ctx.saved_tensors
         rows = _asking(run)
         if run.prepared is not None:
-            usual = g_s is None and rows is None
-            found = _prepared_grads(ctx, x, rest, g_h) if usual else None
+            found = _prepared_grads(ctx, x, reset, rest, g_h, g_s) if rows is None else None
             if found is not None:
-                return (None, found[0], None, None, *found[1:])
+                return (None, *found[:2], None, *found[2:])
             if run.mask is not None:
                 active = run.mask()
                 n = len(cell.weights())
@@ -151,12 +152,12 @@ def _asking(run: Run) -> Collector | None:
     return run.rows
 
 
-def _prepared_grads(ctx, x: Tensor, rest: list[Tensor], g_h):
-    """Return the gradients of x and each weight; None where the general backward pass is needed."""
+def _prepared_grads(ctx, x: Tensor, reset: Tensor | None, rest: list[Tensor], g_h, g_s):
+    """Return the gradients of x, s_0 and the weights; None where that needs the general way."""
     if torch.is_grad_enabled() or (ctx.shown is not None and ctx.shown.changed()):
         return None
-    needs = ctx.needs_input_grad[1:2] + ctx.needs_input_grad[4:]
-    return ctx.run.prepared.back(ctx.done, (x, *rest), g_h, needs)
+    needs = ctx.needs_input_grad[1:3] + ctx.needs_input_grad[4:]
+    return ctx.run.prepared.back(ctx.done, (x, *rest), reset, g_h, g_s, needs)
 
 
 def _joined(g_finals: tuple[Tensor | None, ...], cell: AbstractCell) -> Tensor | None:

@@ -122,25 +122,33 @@ _apply = super(torch.autograd.Function, BPTT).apply  # pyright: ignore[reportAtt
 
 
 def bptt_prepared(
-    prepared: Prepared, x: Tensor, lengths: Any, mask: Callable[[], Tensor] | None
+    prepared: Prepared,
+    x: Tensor,
+    s_0: Tensor | None,
+    lengths: Any,
+    mask: Callable[[], Tensor] | None,
+    reset: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Do what `bptt` does from s_0 = 0, where prepared sweeps are known to take ``x``.
+    """Do what `bptt` does, where prepared sweeps are known to take ``x``.
 
     Args:
         prepared: the sweeps, over the weights as they are now.
         x: inputs (T, B, I), under no transform and no tracer.
+        s_0: the initial state (B, S), as ``prepared`` has it; None: zeros.
         lengths: how many steps each row takes, as ``prepared`` has them; None: all T.
         mask: returns the lengths as ``active`` (T, B).
+        reset: (T, B) bool, True where the state is zeroed before the step, or None.
 
     Returns:
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
     """
     weights = prepared.weights
     keep = torch.is_grad_enabled() and any(i.requires_grad for i in (x, *weights))
+    keep = keep or (s_0 is not None and s_0.requires_grad and torch.is_grad_enabled())
     if not keep:
-        h, finals, *_ = prepared.forward(x, lengths, keep=False)
+        h, finals, *_ = prepared.forward(x, s_0, lengths, reset, keep=False)
         return h, finals
     rows = by_row.of_call(weights) if by_row.CALLS else None
-    run = Run(prepared.cell, None, None, FULL, None, True, prepared, lengths, mask, rows)
-    h, *parts = _apply(run, x, None, None, *weights)
+    run = Run(prepared.cell, None, reset, FULL, None, True, prepared, lengths, mask, rows)
+    h, *parts = _apply(run, x, s_0, None, *weights)
     return h, tuple(parts)

@@ -49,6 +49,8 @@ class Taken(NamedTuple):
 class PreparedSweeps:
     """The sweeps of one cell over weights that stay where they are."""
 
+    one_by_one = True
+
     def __init__(self, cell: AbstractCell, number: int, engine: Engine) -> None:
         """Check the weights and note where they are, once.
 
@@ -58,6 +60,7 @@ class PreparedSweeps:
             engine: whose sweeps these are.
         """
         self.cell, self.engine = cell, engine
+        self.widths = tuple(cell.parts())
         self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
         self.dtype = self.weights[0].dtype
@@ -94,14 +97,46 @@ class PreparedSweeps:
         clear = set(map(type, lengths)) == {int} and min(lengths) >= 1 and max(lengths) <= T
         return (ctypes.c_int32 * B)(*lengths) if clear else None
 
+    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> list[Tensor] | None:
+        """Return s_0 (B, S) of each run from its parts, each (runs, B, ·); None if unusual.
+
+        Args:
+            parts: of the initial states.
+            x: inputs (T, B, I).
+            runs: how many layers and directions there are, with states as this one's.
+        """
+        dtype, B, widths = self.dtype, x.shape[1], self.widths
+        if len(parts) != len(widths):
+            return None
+        for part, width in zip(parts, widths, strict=True):
+            if part.shape != (runs, B, width) or part.dtype is not dtype or not part.is_cpu:
+                return None
+        states = (parts[0] if len(parts) == 1 else torch.cat(tuple(parts), -1)).contiguous()
+        return list(states.unbind(0)) if library.address(states) and not is_faked(states) else None
+
+    def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
+        """Check whether ``reset`` is an ordinary mask (T, B)."""
+        if type(reset) is not Tensor or reset.dtype is not torch.bool:
+            return False
+        fits = reset.shape == x.shape[:2] and reset.is_contiguous()
+        return fits and bool(library.address(reset)) and not is_faked(reset)
+
     def forward(
-        self, x: Tensor, lengths: ctypes.Array[ctypes.c_int32] | None = None, *, keep: bool
+        self,
+        x: Tensor,
+        s_0: Tensor | None = None,
+        lengths: ctypes.Array[ctypes.c_int32] | None = None,
+        reset: Tensor | None = None,
+        *,
+        keep: bool,
     ) -> Taken:
-        """Run the recurrence from s_0 = 0 over an input that it `takes` (eq. 1).
+        """Run the recurrence over an input that it `takes` (eq. 1).
 
         Args:
             x: inputs (T, B, I).
+            s_0: the initial state (B, S), as `begin` returns it; None: zeros.
             lengths: (B,) how many steps each row takes; None: all T.
+            reset: (T, B) bool, which it takes; or None.
             keep: whether the backward pass will be taken.
 
         Cost:
@@ -112,8 +147,12 @@ class PreparedSweeps:
         sweep = _copy(self.sweep)
         sweep.T, sweep.B, sweep.keep = T, B, _TAKEN if keep else 0
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
+        if s_0 is not None:
+            sweep.s_0 = s_0.data_ptr()
         if lengths is not None:
             sweep.last = ctypes.addressof(lengths)
+        if reset is not None:
+            sweep.reset = reset.data_ptr()
         finals, kept = make_room(sweep, self.cell, x)
         shared = keep and lengths is None and self.cell.state_size == H
         if shared:
@@ -129,7 +168,9 @@ class PreparedSweeps:
         self,
         done: library.Sweep,
         saved: Sequence[Tensor],
-        g: Tensor,
+        reset: Tensor | None,
+        g: Tensor | None,
+        delta_T: Tensor | None,
         needs: Sequence[bool],
     ) -> list[Tensor | None] | None:
         """Send one loss back (eq. 9, 5), or return None where something is unusual.
@@ -137,11 +178,14 @@ class PreparedSweeps:
         Args:
             done: the arguments of the forward sweep.
             saved: x, the weights and what was kept, as autograd returns them.
-            g: direct gradients (T, B, H).
-            needs: whether the gradient of x and of each weight is wanted.
+            reset: that of the forward sweep, as autograd returns it.
+            g: direct gradients (T, B, H); None: nowhere.
+            delta_T: what else arrives at s_T, (B, S); None: nothing.
+            needs: whether the gradient of x, of s_0 and of each weight is wanted.
 
         Returns:
-            The gradients of x (T, B, I) and of each weight, or None for each that is not wanted.
+            The gradients of x (T, B, I), s_0 (B, S) and each weight, or None for each that is not
+            wanted.
 
         Cost:
             as `throughtime.kernels.gradients`.
@@ -149,26 +193,36 @@ class PreparedSweeps:
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
         H = self.cell.hidden_size
-        allowed = is_allowed(self.engine.name) and not COLLECTORS
-        if not allowed or is_faked(g) or not self.holds(saved[1:n]):
+        if not is_allowed(self.engine.name) or COLLECTORS or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have replaced them.
         where = [done.x, done.s, *done.kept][: len(kept) + 1]
         if [tensor.data_ptr() for tensor in (x, *kept)] != where:
             return None
-        if type(g) is not Tensor or not library.address(g) or g.shape != (done.T, done.B, H):
-            return None
-        g = side_by_side(g)  # the gradient of a sum has stride 0 everywhere
-        if not plain(g, self.dtype):
+        if library.pointer(reset) != done.reset:
             return None
         sweep = _copy(done)
-        sweep.g, sweep.G, (sweep.g_stride_t, sweep.g_stride_b, _) = g.data_ptr(), H, g.stride()
+        if g is not None:
+            if not self._arrives(g, (done.T, done.B, H)):
+                return None
+            g = side_by_side(g)  # the gradient of a sum has stride 0 everywhere
+            sweep.g, sweep.G, (sweep.g_stride_t, sweep.g_stride_b, _) = g.data_ptr(), H, g.stride()
+        if delta_T is not None:
+            if not self._arrives(delta_T, (done.B, self.cell.state_size)):
+                return None
+            delta_T = delta_T.contiguous()
+            sweep.delta_T = delta_T.data_ptr()
         weights = {
-            name: w for name, w, need in zip(self.names, saved[1:n], needs[1:], strict=True) if need
+            name: w for name, w, need in zip(self.names, saved[1:n], needs[2:], strict=True) if need
         }
         found = run_gradients(sweep, self.cell, x, weights, needs[0])
         note(self.engine.chosen(self.cell))
-        return [found.x, *map(found.weights.get, self.names)]
+        return [found.x, found.s_0 if needs[1] else None, *map(found.weights.get, self.names)]
+
+    def _arrives(self, g: Tensor, shape: tuple[int, ...]) -> bool:
+        """Check whether this is an ordinary gradient in memory."""
+        ordinary = type(g) is Tensor and g.dtype is self.dtype and g.shape == shape
+        return ordinary and bool(library.address(g)) and not is_faked(g)
 
 
 def plain(x: Tensor, dtype: torch.dtype) -> bool:

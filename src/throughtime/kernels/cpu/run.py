@@ -49,7 +49,7 @@ def make_room(
         the cell's own, (T, B, ·).
     """
     T, B, H, S = sweep.T, sweep.B, cell.hidden_size, cell.state_size
-    finals = tuple(x.new_empty(1, B, width) for width in cell.parts())
+    finals = tuple([x.new_empty(1, B, width) for width in cell.parts()])
     sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), finals[0].shape[-1]
     if S > H:  # c is a part of its own, or follows h in the same one
         sweep.c_T = (finals[1] if len(finals) == 2 else finals[0][..., H:]).data_ptr()

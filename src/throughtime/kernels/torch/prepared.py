@@ -43,6 +43,8 @@ class Done(NamedTuple):
 class PreparedModule:
     """torch's module for one cell over weights that stay."""
 
+    one_by_one = False  # cuDNN is faster with all of them at once
+
     def __init__(
         self, cell: AbstractCell, choice: Choice, is_current: Callable[[AbstractCell], bool]
     ) -> None:
@@ -82,15 +84,34 @@ class PreparedModule:
         """Return None: rows that end early take the general path."""
         del lengths, x
 
-    def forward(self, x: Tensor, lengths: None = None, *, keep: bool) -> Done:
+    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> None:
+        """Return None: a call with a state takes the general path."""
+        del parts, x, runs
+
+    def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
+        """Return False: such a call takes the general path."""
+        del reset, x
+        return False
+
+    def forward(
+        self,
+        x: Tensor,
+        s_0: Tensor | None = None,
+        lengths: None = None,
+        reset: Tensor | None = None,
+        *,
+        keep: bool,
+    ) -> Done:
         """Run the recurrence from s_0 = 0 over an input that it `takes` (eq. 1).
 
         Args:
             x: inputs (T, B, I).
+            s_0: None.
             lengths: None.
+            reset: None.
             keep: whether the backward pass will be taken.
         """
-        del lengths
+        del s_0, lengths, reset
         cell, parts = self.cell, zeros(self.cell, x)
         given = in_one_chunk(cell, x)
         note(self.choice)
@@ -114,29 +135,40 @@ class PreparedModule:
         return run(self.function, x, tuple(parts), ordered, bias=self.bias)
 
     def back(
-        self, done: None, saved: Sequence[Tensor], g: Tensor, needs: Sequence[bool]
+        self,
+        done: None,
+        saved: Sequence[Tensor],
+        reset: Tensor | None,
+        g: Tensor | None,
+        delta_T: Tensor | None,
+        needs: Sequence[bool],
     ) -> list[Tensor | None] | None:
         """Send one loss back through torch's graph; None where something is unusual.
 
         Args:
             done: None.
             saved: x, the weights and what was kept, as autograd returns them.
-            g: direct gradients (T, B, H).
-            needs: whether the gradient of x and of each weight is wanted.
+            reset: None.
+            g: direct gradients (T, B, H); None: nowhere.
+            delta_T: what else arrives at s_T, or None.
+            needs: whether the gradient of x, of s_0 and of each weight is wanted.
 
         Returns:
-            The gradients of x (T, B, I) and of each weight, or None for each that is not wanted.
+            The gradients of x (T, B, I), of s_0, which is None, and of each weight, or None for
+            each that is not wanted.
         """
-        del done
+        del done, reset
         n = len(self.weights) + 1
         if COLLECTORS or not self.is_current(self.cell) or not self.holds(saved[1:n]):
             return None
-        if type(g) is not Tensor or is_autocast(g) or is_faked(g):
+        if delta_T is not None or type(g) is not Tensor or is_autocast(g) or is_faked(g):
             return None
         h, leaves = saved[n + 1], saved[-n:]
+        needs = needs[0], *needs[2:]
         inputs = [inner for inner, need in zip(leaves, needs, strict=True) if need]
         note(self.choice)
         # Freed as it is gone through, unless the caller's own graph is retained.
         kept = keeps_graph()
         found = iter(torch.autograd.grad(h, inputs, g.contiguous(), retain_graph=kept))
-        return [next(found) if need else None for need in needs]
+        of_x, *weights = (next(found) if need else None for need in needs)
+        return [of_x, None, *weights]
