@@ -13,7 +13,8 @@ from pathlib import Path
 ENGINE = Path(__file__).parents[1] / "src" / "throughtime" / "explore" / "engine"
 FLAGS = (
     "--target=wasm32-freestanding", "-mcpu=generic+simd128", "-O3", "-ffp-contract=off", "-nostdlib",
-    "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,--initial-memory=1048576",
+    "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536",
+    "-Wl,--initial-memory=1048576",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ __all__ = ["ENGINE", "LANGUAGES", "engine_js", "page_data", "page_html", "write_
 HERE = Path(__file__).parent
 # In the order in which they are read: a file may use what stands before it.
 ENGINE = (
-    "numbers", "matrix", "spectral", "elman", "lstm", "gru", "network", "sweeps", "bounds",
+    "numbers", "matrix", "products", "spectral", "elman", "lstm", "gru", "network", "sweeps", "bounds",
     "precision", "explore", "worker",
 )  # fmt: skip
 SCREEN = (
