@@ -24,7 +24,7 @@ ENGINE = (
     "precision", "explore", "worker",
 )  # fmt: skip
 SCREEN = (
-    "format", "words_en", "words_zh", "colours", "equations", "sentences", "facts", "charts",
+    "format", "words_en", "words_zh", "colours", "parts", "equations", "sentences", "facts", "charts",
     "map", "flow", "engine_thread", "main",
 )  # fmt: skip
 LANGUAGES = ("en", "zh")

@@ -4,12 +4,24 @@
 function readFlow(data) {
   const mine = data && data.format === "throughtime.explore";
   const flow = mine ? data.flow : data;
-  if (!flow || flow.format !== "throughtime.flow" || flow.version !== 1) throw new Error("format");
+  if (!flow || flow.format !== "throughtime.flow") throw new Error("format");
+  if (flow.version !== 1 || (mine && data.version !== 1)) throw new Error("version");
   const layers = Object.entries(flow.layers).map(([name, layer]) => {
     if (!layer.norms) throw new Error("norms");
-    return { name, ...layer, norms: layer.norms, row: 0, ...(mine ? data.layers[name] : {}) };
+    const beside = (mine && data.layers[name]) || {};
+    if (!whole(layer, beside)) throw new Error("broken");
+    return { name, ...layer, ...beside };
   });
+  if (!layers.length) throw new Error("broken");
   return layers;
+}
+
+/** Whether every list is as long as the others say: what is shown later then finds its numbers. */
+function whole({ T, norms, enters, loss_index: losses }, { singular_values: singular, weight_terms: terms }) {
+  const V = norms.length;
+  return T >= 1 && V >= 1 && enters.length === V && losses.length === V
+    && norms.every((row) => row.length === T + 1) && (!singular || singular.length === T)
+    && Object.values(terms || {}).every((all) => all.length === V && all.every((row) => row.length === T));
 }
 
 const asNumber = (x) => (typeof x === "string" ? Number(x.replace("inf", "Infinity")) : x);
