@@ -1,4 +1,4 @@
-"""Compile the explorer's products to WebAssembly and write them into products.js: `make products`."""
+"""Compile the explorer's products to WebAssembly, into products.js: `make products`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 ENGINE = Path(__file__).parents[1] / "src" / "throughtime" / "explore" / "engine"
 FLAGS = (
-    "--target=wasm32-freestanding", "-mcpu=generic+simd128", "-O3", "-ffp-contract=off", "-nostdlib",
-    "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536",
+    "--target=wasm32-freestanding", "-mcpu=generic+simd128", "-O3", "-ffp-contract=off",
+    "-nostdlib", "-Wl,--no-entry", "-Wl,--strip-all", "-Wl,-z,stack-size=65536",
     "-Wl,--initial-memory=1048576",
 )  # fmt: skip
 

@@ -45,10 +45,15 @@ function flowSentences(layer, shown, v, k, say) {
     const word = layer.words && layer.words[step - 1];
     return step === 0 ? say.start : word ? say.flowWord(word, step) : say.flowStep(step);
   };
-  const lines = [say.flowCell({ loss: layer.loss_index[v], at: name(shown.enters[v]), to: name(k), value: shown.raw(v, k) })];
+  const loss = layer.loss_index[v], enters = shown.enters[v];
+  if (!enters) return [say.flowNever(loss)];
+  if (k > enters) return [say.flowAfter({ loss, at: name(enters), to: name(k) })];
+  const lines = [say.flowCell({ loss, at: name(enters), to: name(k), value: shown.raw(v, k) })];
   const singular = layer.singular_values && layer.singular_values[k - 1];
   if (singular) lines.push(say.flowSingular(singular.map(asNumber)));
   const terms = k > 0 ? Object.entries(layer.weight_terms || {}).map(([n, all]) => [n, asNumber(all[v][k - 1])]) : [];
-  if (terms.length) lines.push(say.flowTerms(terms));
+  if (terms.length) lines.push(say.flowTerms(terms, layer.B > 1));
+  const missing = [singular || k === 0 ? "" : say.flowValues, terms.length || k === 0 ? "" : say.flowWeights].filter(Boolean);
+  if (missing.length) lines.push(say.flowMissing(missing));
   return lines;
 }

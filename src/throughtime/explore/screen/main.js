@@ -137,7 +137,7 @@ function startExplorer(data) {
   function sayCell(row, k, byReader) {
     const t = row + 1, words = reading().words;
     $("map-cell").setAttribute("aria-live", byReader ? "polite" : "off"); // a dragged slider is not read out here
-    if (k > t || t > words.length) return write($("map-cell"), "");
+    if (k > t) return write($("map-cell"), say.mapAfter(words[k - 1], words[t - 1]));
     const cell = { t, k, from: t === words.length ? say.atBlank : say.quoted(words[t - 1]), to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
     write($("map-cell"), k ? say.mapCell(cell) : say.mapStart(cell));
   }
@@ -197,7 +197,6 @@ function startExplorer(data) {
 
   function sayFlowCell(v, k) {
     $("flow-cell").innerHTML = "";
-    if (k > flowShown.enters[v]) return;
     for (const line of flowSentences(layer, flowShown, v, k, say)) $("flow-cell").append(Object.assign(document.createElement("p"), { textContent: line }));
   }
 
@@ -214,7 +213,7 @@ function startExplorer(data) {
       element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
     }
     layControls();
-    if (found) drawSoon(found);
+    if (found) parts(found, true);
     if (layer) showFlow(layers.indexOf(layer));
     sayFlowWrong();
   }

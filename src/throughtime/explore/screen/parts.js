@@ -3,8 +3,8 @@
 const REST = 120; // milliseconds without an update
 
 /**
- * parts: [{place, draw(shown)}], place an element. Returns show(shown): the first time all is drawn,
- * later only the parts in sight or near it; `complete(shown)` is called when all are.
+ * parts: [{place, draw(shown)}], place an element. Returns show(shown, everything): the first time all is drawn,
+ * later, unless `everything` is true, only the parts in sight or near it; `complete(shown)` is called when all are.
  */
 function makeParts(parts, complete) {
   const near = new Set(), stale = new Set();
@@ -25,11 +25,10 @@ function makeParts(parts, complete) {
   }, { rootMargin: "100px" });
   for (const place of new Set(parts.map((part) => part.place))) watcher.observe(place);
   addEventListener("beforeprint", rest);
-  return (given) => {
-    const first = shown === null;
+  return (given, everything = shown === null) => {
     shown = given;
     for (const part of parts) stale.add(part);
-    for (const part of first ? parts : near) draw(part);
+    for (const part of everything ? parts : near) draw(part);
     clearTimeout(resting);
     resting = setTimeout(rest, REST);
   };
