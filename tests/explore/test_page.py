@@ -52,7 +52,7 @@ def put(browser, **values) -> None:
 
 
 def settle(browser) -> None:
-    browser.wait("(({shown, asked}) => shown === asked)(document.documentElement.dataset)")
+    browser.wait("(({complete, asked}) => complete === asked)(document.documentElement.dataset)")
 
 
 def arrives(browser, which: str) -> float:
