@@ -177,12 +177,23 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     assert "back to “<b>greet</b>” (step 4)" in said and written(float(first), 3) in said
     assert f"weight_hh {written(float(term), 3)}" in said
     assert f"{written(float(layer.norms[4, 4, 0]), 3)} arrives" in said
+    assert "all rows of the batch together" in said
+    browser.press("ArrowRight", 2)
+    browser.press("ArrowUp", 3)
+    said = browser.js("document.getElementById('flow-cell').innerText")
+    assert said == "Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5), which comes later."
     (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
     pick(folder / "wrong.json")
     browser.wait("document.getElementById('flow-said').textContent !== ''")
-    assert "no flow of throughtime" in browser.js(
+    assert "another version" in browser.js(
         "document.getElementById('flow-said').textContent"
     )
+    cut = json.loads((folder / "flow.json").read_text())
+    cut["flow"]["layers"]["l0"]["norms"][1].pop()
+    (folder / "cut.json").write_text(json.dumps(cut))
+    pick(folder / "cut.json")
+    browser.wait("document.getElementById('flow-said').textContent.includes('incomplete')")
+    assert browser.js("document.getElementById('flow-open').hidden")
 
 
 @pytest.mark.browser
