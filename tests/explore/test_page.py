@@ -181,13 +181,13 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     browser.press("ArrowRight", 2)
     browser.press("ArrowUp", 3)
     said = browser.js("document.getElementById('flow-cell').innerText")
-    assert said == "Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5), which comes later."
+    assert (
+        said == "Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5), which comes later."
+    )
     (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
     pick(folder / "wrong.json")
     browser.wait("document.getElementById('flow-said').textContent !== ''")
-    assert "another version" in browser.js(
-        "document.getElementById('flow-said').textContent"
-    )
+    assert "another version" in browser.js("document.getElementById('flow-said').textContent")
     cut = json.loads((folder / "flow.json").read_text())
     cut["flow"]["layers"]["l0"]["norms"][1].pop()
     (folder / "cut.json").write_text(json.dumps(cut))
