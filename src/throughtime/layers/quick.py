@@ -67,10 +67,11 @@ def quick(
     known = None if lengths is None else first.lengths(lengths, x)
     if states is None or (known is None) != (lengths is None):
         return None
-    masks = known, None if known is None else partial(mask, known, x), reset
+    active = None if known is None else partial(mask, known, x)
     if runs == 1:
-        h, finals = bptt_prepared(first, x, states[0], *masks)
+        h, finals = bptt_prepared(first, x, states[0], known, active, reset)
     else:
+        masks = known, active, reset
         h, finals = _one_by_one(sweeps, x, states, masks, 2 if module.bidirectional else 1)
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
 

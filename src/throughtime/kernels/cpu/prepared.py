@@ -19,7 +19,7 @@ from ..chosen import is_allowed, note
 from ..engine import Engine, states
 from . import library
 from .arguments import Arguments, side_by_side
-from .run import make_room, run_gradients
+from .run import Widths, make_room, run_gradients
 
 __all__ = ["PreparedSweeps", "Taken"]
 
@@ -60,7 +60,7 @@ class PreparedSweeps:
             engine: whose sweeps these are.
         """
         self.cell, self.engine = cell, engine
-        self.widths = tuple(cell.parts())
+        self.widths = Widths.of(cell)
         self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
         self.dtype = self.weights[0].dtype
@@ -105,7 +105,7 @@ class PreparedSweeps:
             x: inputs (T, B, I).
             runs: how many layers and directions there are, with states as this one's.
         """
-        dtype, B, widths = self.dtype, x.shape[1], self.widths
+        dtype, B, widths = self.dtype, x.shape[1], self.widths.parts
         if len(parts) != len(widths):
             return None
         for part, width in zip(parts, widths, strict=True):
@@ -143,7 +143,7 @@ class PreparedSweeps:
             as `throughtime.kernels.outputs`.
         """
         T, B, _ = x.shape
-        H = self.cell.hidden_size
+        widths = self.widths
         sweep = _copy(self.sweep)
         sweep.T, sweep.B, sweep.keep = T, B, _TAKEN if keep else 0
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
@@ -153,12 +153,12 @@ class PreparedSweeps:
             sweep.last = ctypes.addressof(lengths)
         if reset is not None:
             sweep.reset = reset.data_ptr()
-        finals, kept = make_room(sweep, self.cell, x)
-        shared = keep and lengths is None and self.cell.state_size == H
+        finals, kept = make_room(sweep, widths, x)
+        shared = keep and lengths is None and widths.S == widths.H
         if shared:
             h = states(kept[0])
         else:
-            h = library.empty(x, T, B, H)
+            h = library.empty(x, T, B, widths.H)
             sweep.h = h.data_ptr()
         library.run(sweep, back=False)
         note(self.engine.chosen(self.cell))
