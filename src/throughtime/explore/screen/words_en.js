@@ -61,6 +61,7 @@ const ENGLISH = {
   mapAfter: (later, word) => `An error at “${word}” cannot reach “${later}”, which comes later.`,
   mapX: "k: the word that is reached", mapY: "t: the word where the error starts",
   mapLow: "10⁻⁸ or less", mapHigh: (top) => `${top} or more`,
+  mapBroken: "inf or NaN",
   mapTable: "The map as a table",
   formatsTitle: "Where the computer’s numbers end",
   formats: "A computer keeps numbers within a range. In half precision, which saves memory, everything below 3·10⁻⁸ becomes 0, and everything above 65504 becomes inf (infinite). From inf − inf or inf · 0 comes NaN, “not a number”; from then on everything it touches is NaN too.",

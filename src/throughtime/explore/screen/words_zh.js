@@ -60,6 +60,7 @@ const CHINESE = {
   mapAfter: (later, word) => `“${word}”处的误差传不到排在它后面的“${later}”。`,
   mapX: "k：传到的词", mapY: "t：误差出发的词",
   mapLow: "10⁻⁸ 以下", mapHigh: (top) => `${top} 以上`,
+  mapBroken: "inf 或 NaN",
   mapTable: "把图列成表",
   formatsTitle: "计算机的数到哪里为止",
   formats: "计算机里的数有一定范围。半精度省内存，但小于 3·10⁻⁸ 的数会变成 0，大于 65504 的会变成 inf（无穷大）。inf 减 inf，或 inf 乘 0，就得到 NaN（“不是数”）；此后凡是与它运算的，结果都是 NaN。",
