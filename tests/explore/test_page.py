@@ -181,13 +181,11 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     browser.press("ArrowRight", 2)
     browser.press("ArrowUp", 3)
     said = browser.js("document.getElementById('flow-cell').innerText")
-    assert said == "Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5), which comes later."
+    assert said.startswith("Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5)")
     (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
     pick(folder / "wrong.json")
     browser.wait("document.getElementById('flow-said').textContent !== ''")
-    assert "another version" in browser.js(
-        "document.getElementById('flow-said').textContent"
-    )
+    assert "another version" in browser.js("document.getElementById('flow-said').textContent")
     cut = json.loads((folder / "flow.json").read_text())
     cut["flow"]["layers"]["l0"]["norms"][1].pop()
     (folder / "cut.json").write_text(json.dumps(cut))
@@ -241,13 +239,14 @@ def test_a_drag_is_heard_once_and_draws_what_is_in_sight(page):
           new MutationObserver(() => heard.push(one.id)).observe(one, { childList: true });
         }
         let drawn = 0;
-        for (let n = 0; n < 20; n++) {
-          gain.value = 0.5 + n / 10;
+        for (let n = 0; n < 8; n++) {
+          gain.value = 0.5 + n / 4;
           gain.dispatchEvent(new Event("input"));
-          while (root.dataset.shown !== root.dataset.asked) await new Promise(requestAnimationFrame);
+          const late = () => root.dataset.shown !== root.dataset.asked;
+          while (late()) await new Promise(requestAnimationFrame);
           drawn += chart.data === before ? 0 : 1;
         }
-        await new Promise((yes) => setTimeout(yes, 700));
+        await new Promise((yes) => setTimeout(yes, 600));
         return [heard.filter((id) => document.getElementById(id).ariaLive !== "off"), drawn,
                 chart.data !== before];
         })()"""

@@ -13,6 +13,7 @@ const ENGLISH = {
   biasHelp: "Further right: more of what is remembered passes each word unchanged.",
   biasNone: "A simple network has no gate. Choose LSTM or GRU to get one.",
   words: "Words in between",
+  wordsHelp: (near, more) => `${near} words back to John in the near text, and ${more} more in the far one: ${near + more} factors.`,
   nonlinearity: "Curve of each unit (nonlinearity)",
   nonlinearityHelp: "Where the curve is flat, the correction is made smaller.",
   nonlinearityNone: "LSTM and GRU have theirs built in.",

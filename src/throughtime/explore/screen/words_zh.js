@@ -13,6 +13,7 @@ const CHINESE = {
   biasHelp: "越往右，经过每个词时原样保留的记忆越多。",
   biasNone: "简单 RNN 没有门，选 LSTM 或 GRU 才有。",
   words: "中间隔了多少词",
+  wordsHelp: (near, more) => `近的一段往回 ${near} 个词就到 John，远的一段还要再走 ${more} 个，一共乘 ${near + more} 个系数。`,
   nonlinearity: "单元的曲线（非线性函数）",
   nonlinearityHelp: "曲线平缓的地方，信号会变小。",
   nonlinearityNone: "LSTM 和 GRU 的曲线是固定的。",
