@@ -59,6 +59,7 @@ function startExplorer(data) {
     $("stop").value = state.stop;
     $("stop").setAttribute("aria-valuetext", `${far().between}`);
     $("stop-value").textContent = far().between;
+    $("stop-help").textContent = say.wordsHelp(near.words.length - near.mention, far().between);
     for (const button of document.querySelectorAll("[data-preset]")) {
       const wanted = Object.entries(PRESETS[button.dataset.preset]);
       button.setAttribute("aria-pressed", wanted.every(([name, value]) => state[name] === value));
