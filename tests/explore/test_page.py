@@ -238,7 +238,7 @@ def test_a_drag_is_heard_once_and_draws_what_is_in_sight(page):
         for (const one of live) {
           new MutationObserver(() => heard.push(one.id)).observe(one, { childList: true });
         }
-        // The pause after which a slider is at rest comes when the test says so, however busy it is.
+        // The pause after which a slider is at rest ends when the test says so.
         const later = new Map(), real = setTimeout, realClear = clearTimeout;
         let last = 0;
         window.setTimeout = (then, ms, ...more) =>
