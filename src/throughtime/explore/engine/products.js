@@ -9,18 +9,30 @@ const COMPILED =
 const inScript = {
   /** out (rows, m) = a (rows, n) · b (n, m); 4 divides m. */
   times(a, rows, n, b, m, out) {
-    for (let v = 0; v < rows; v++) {
-      for (let j = 0; j < m; j += 4) {
-        let w = 0, x = 0, y = 0, z = 0;
+    let v = 0;
+    for (; v + 4 <= rows; v += 4) { // four rows by two columns, so that sums stay in registers
+      const p = v * n, q = p + n, r = q + n, s = r + n;
+      for (let j = 0; j < m; j += 2) {
+        let w0 = 0, w1 = 0, x0 = 0, x1 = 0, y0 = 0, y1 = 0, z0 = 0, z1 = 0;
         for (let i = 0, c = j; i < n; i++, c += m) {
-          const factor = a[v * n + i];
-          w += factor * b[c];
-          x += factor * b[c + 1];
-          y += factor * b[c + 2];
-          z += factor * b[c + 3];
+          const b0 = b[c], b1 = b[c + 1], a0 = a[p + i], a1 = a[q + i], a2 = a[r + i], a3 = a[s + i];
+          w0 += a0 * b0, w1 += a0 * b1;
+          x0 += a1 * b0, x1 += a1 * b1;
+          y0 += a2 * b0, y1 += a2 * b1;
+          z0 += a3 * b0, z1 += a3 * b1;
         }
-        const o = v * m + j;
-        out[o] = w, out[o + 1] = x, out[o + 2] = y, out[o + 3] = z;
+        let o = v * m + j;
+        out[o] = w0, out[o + 1] = w1, o += m;
+        out[o] = x0, out[o + 1] = x1, o += m;
+        out[o] = y0, out[o + 1] = y1, o += m;
+        out[o] = z0, out[o + 1] = z1;
+      }
+    }
+    for (; v < rows; v++) {
+      for (let j = 0; j < m; j++) {
+        let sum = 0;
+        for (let i = 0; i < n; i++) sum += a[v * n + i] * b[i * m + j];
+        out[v * m + j] = sum;
       }
     }
   },
@@ -28,11 +40,24 @@ const inScript = {
   /** next = weight · aᵀ a q for a (rows, n); with a `tail`, as products.c describes it. */
   gram(a, rows, n, weight, q, next, tail) {
     next.fill(0);
-    for (let i = 0; i < rows; i++) {
-      const p = i * n, at = n + (i % n);
-      const y = weight * (dot(a, p, q, 0, n) + (tail ? tail[i] * q[at] : 0));
-      for (let j = 0; j < n; j++) next[j] += y * a[p + j];
-      if (tail) next[at] += tail[i] * y;
+    for (let i = 0; i < rows; i += 4) {
+      const p = i * n, r = p + n, s = r + n, t = s + n;
+      let w = 0, x = 0, y = 0, z = 0;
+      for (let j = 0; j < n; j++) {
+        const b = q[j];
+        w += a[p + j] * b, x += a[r + j] * b, y += a[s + j] * b, z += a[t + j] * b;
+      }
+      if (tail) {
+        const c = n + (i % n); // the four rows are of one half: 4 divides n
+        w += tail[i] * q[c], x += tail[i + 1] * q[c + 1], y += tail[i + 2] * q[c + 2], z += tail[i + 3] * q[c + 3];
+      }
+      w *= weight, x *= weight, y *= weight, z *= weight;
+      for (let j = 0; j < n; j++) next[j] += w * a[p + j] + x * a[r + j] + y * a[s + j] + z * a[t + j];
+      if (tail) {
+        const c = n + (i % n);
+        next[c] += w * tail[i], next[c + 1] += x * tail[i + 1];
+        next[c + 2] += y * tail[i + 2], next[c + 3] += z * tail[i + 3];
+      }
     }
   },
 
