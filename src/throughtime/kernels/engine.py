@@ -330,9 +330,14 @@ class Engine(ABC):
         """Return a tensor to write for the first time, in memory that suits the engine."""
         return like.new_empty(shape)
 
-    def prepare(self, cell: AbstractCell) -> Prepared | None:
-        """Return sweeps with everything prepared that all calls share; None where it has none."""
-        del cell
+    def prepare(self, cell: AbstractCell, choice: Choice) -> Prepared | None:
+        """Return sweeps with everything prepared that all calls share; None where it has none.
+
+        Args:
+            cell: the recurrence, over weights that stay.
+            choice: what `kernels.last_choice` says after a call.
+        """
+        del cell, choice
         return None
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...cells import AbstractCell
 from ...torch_state import is_faked
 from ..by_row import COLLECTORS
-from ..chosen import is_allowed, note
-from ..engine import Engine, states
+from ..chosen import Choice, is_allowed, note
+from ..engine import states
 from . import library
 from .arguments import Arguments, side_by_side
 from .run import Widths, make_room, run_gradients
@@ -51,15 +51,15 @@ class PreparedSweeps:
 
     one_by_one = True
 
-    def __init__(self, cell: AbstractCell, number: int, engine: Engine) -> None:
+    def __init__(self, cell: AbstractCell, number: int, choice: Choice) -> None:
         """Check the weights and note where they are, once.
 
         Args:
             cell: the recurrence, with contiguous weights.
             number: of its compiled kernel.
-            engine: whose sweeps these are.
+            choice: what `kernels.last_choice` says after a call.
         """
-        self.cell, self.engine = cell, engine
+        self.cell, self.choice = cell, choice
         self.widths = Widths.of(cell)
         self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
@@ -81,7 +81,7 @@ class PreparedSweeps:
 
     def takes(self, x: Tensor) -> bool:
         """Check whether ``x`` is (T, B, I) and as ordinary as the sweep needs it."""
-        if not is_allowed(self.engine.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
+        if not is_allowed(self.choice.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
             return False
         T, B = x.shape[:2]
         sized = min(T, B) > 0 and max(T, B) < 2**31 - 1
@@ -161,7 +161,7 @@ class PreparedSweeps:
             h = library.empty(x, T, B, widths.H)
             sweep.h = h.data_ptr()
         library.run(sweep, back=False)
-        note(self.engine.chosen(self.cell))
+        note(self.choice)
         return Taken(h, finals, kept, shared, sweep)
 
     def back(
@@ -193,7 +193,7 @@ class PreparedSweeps:
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
         H = self.cell.hidden_size
-        if not is_allowed(self.engine.name) or COLLECTORS or not self.holds(saved[1:n]):
+        if not is_allowed(self.choice.name) or COLLECTORS or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have replaced them.
         where = [done.x, done.s, *done.kept][: len(kept) + 1]
@@ -216,7 +216,7 @@ class PreparedSweeps:
             name: w for name, w, need in zip(self.names, saved[1:n], needs[2:], strict=True) if need
         }
         found = run_gradients(sweep, self.cell, x, weights, needs[0])
-        note(self.engine.chosen(self.cell))
+        note(self.choice)
         return [found.x, found.s_0 if needs[1] else None, *map(found.weights.get, self.names)]
 
     def _arrives(self, g: Tensor, shape: tuple[int, ...]) -> bool:
