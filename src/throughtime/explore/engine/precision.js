@@ -1,23 +1,17 @@
 // The same two sweeps in float32 and in half precision: where a number becomes 0, inf, then NaN.
 // Products add up in float32, as most processors add half precision; what is stored is rounded.
 
-/** Read the words and return s_0 … s_T and what each step keeps, as this format has them. */
-function forwardIn(net, words, format) {
-  const { H, A, S } = net, T = words.length, s = [new Float64Array(S)], kept = [null];
-  const weights = room(A * H, Float32Array), h = room(H, Float32Array), w = room(A, Float32Array);
-  const w64 = new Float64Array(A), x = new Float64Array(A);
-  weights.set(roundAll(Float64Array.from(net.W_hT), format));
-  for (let t = 1; t <= T; t++) {
-    const state = new Float64Array(S), mine = new Float64Array(net.kept);
-    for (let i = 0; i < H; i++) h[i] = s[t - 1][i];
-    products.times32(h, H, weights, A, w);
-    w64.set(w);
-    x.set(drive(net, words[t - 1]));
-    net.cell.step(net, roundAll(x, format), roundAll(w64, format), s[t - 1], state, mine);
-    s.push(roundAll(state, format));
-    kept.push(roundAll(mine, format));
-  }
-  return { T, s, kept };
+/** Weights rounded to a format, as the products of float32 take them. */
+function stored(weights, rounded) {
+  const out = room(weights.length, Float32Array);
+  out.set(rounded(weights));
+  return out;
+}
+
+/** How `forward` multiplies and keeps numbers in a format. */
+function inFloat32({ H, A, W_hT }, rounded) {
+  const weights = stored(W_hT, rounded);
+  return { kind: Float32Array, times: (h, w) => products.times32(h, H, weights, A, w), rounded };
 }
 
 /**
@@ -26,11 +20,11 @@ function forwardIn(net, words, format) {
  * where the run first meets it: {way: "forward" or "backward", step}, or null.
  */
 function inFormat(net, words, pull, format) {
-  const tape = forwardIn(net, words, format), { T } = tape, { H, A, S } = net;
+  const rounded = (values) => roundAll(Float64Array.from(values), format);
+  const tape = forward(net, words, inFloat32(net, rounded)), { T } = tape, { H, A, S } = net;
   const found = { norms: new Float64Array(T + 1), inf: null, nan: null, zero: null };
   for (let t = 0; t <= T; t++) look(found, tape.s[t], "forward", t);
-  const weights = room(A * H, Float32Array), narrow = room(A, Float32Array), sums = room(H, Float32Array);
-  weights.set(roundAll(Float64Array.from(net.W_h), format));
+  const weights = stored(net.W_h, rounded), narrow = room(A, Float32Array), sums = room(H, Float32Array);
   const alpha = new Float64Array(A);
   let delta = new Float64Array(S), before = new Float64Array(S);
   delta.set(pull);

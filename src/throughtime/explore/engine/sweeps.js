@@ -1,16 +1,23 @@
 // Through time: forward (eq. 1), and back for many vectors at once (eq. 9).
 
+/** How `forward` multiplies and keeps numbers where nothing is rounded; precision.js has other ways. */
+const inFull = ({ H, A, W_hT }) => ({
+  kind: Float64Array,
+  times: (h, w) => products.times(h, 1, H, W_hT, A, w),
+  rounded: (values) => values,
+});
+
 /** Read the words (numbers) and return s_0 … s_T and what each step keeps. */
-function forward(net, words) {
+function forward(net, words, { kind, times, rounded } = inFull(net)) {
   const { H, A, S } = net, T = words.length;
-  const s = [new Float64Array(S)], kept = [null], h = room(H), w = room(A);
+  const s = [new Float64Array(S)], kept = [null], h = room(H, kind), w = room(A, kind);
   for (let t = 1; t <= T; t++) {
     const state = new Float64Array(S), mine = new Float64Array(net.kept);
     for (let i = 0; i < H; i++) h[i] = s[t - 1][i];
-    products.times(h, 1, H, net.W_hT, A, w);
-    net.cell.step(net, drive(net, words[t - 1]), w, s[t - 1], state, mine);
-    s.push(state);
-    kept.push(mine);
+    times(h, w);
+    net.cell.step(net, rounded(drive(net, words[t - 1])), rounded(w), s[t - 1], state, mine);
+    s.push(rounded(state));
+    kept.push(rounded(mine));
   }
   return { T, s, kept };
 }

@@ -23,7 +23,7 @@ function startExplorer(data) {
     found = { ...answer, id, stop, settings, S: settings.cell === "LSTM" ? 64 : 32 };
     facts = factsOf(found, near, reading());
     parent !== window && parent.postMessage({ throughtime: "found", near: facts.near, far: facts.far }, "*");
-    drawSoon(found);
+    drawSoon();
   });
   const parts = makeParts([
     { place: $("stage"), draw: showTexts },
@@ -70,7 +70,7 @@ function startExplorer(data) {
   }
 
   function draw() {
-    parts(found);
+    parts();
     document.documentElement.dataset.milliseconds = found.milliseconds;
     document.documentElement.dataset.shown = found.id;
   }
@@ -214,7 +214,7 @@ function startExplorer(data) {
       element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
     }
     layControls();
-    if (found) parts(found, true);
+    if (found) parts(true);
     if (layer) showFlow(layers.indexOf(layer));
     sayFlowWrong();
   }
@@ -231,9 +231,9 @@ function startExplorer(data) {
     $("flow-file").addEventListener("change", pickFlow);
     $("flow-file").addEventListener("click", () => ($("flow-file").value = "")); // the same file, written anew
     $("flow-layer").addEventListener("change", () => showFlow(Number($("flow-layer").value)));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && drawSoon(found)));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && drawSoon()));
     let wide = innerWidth;
-    addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), drawSoon(found)));
+    addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), drawSoon()));
     addEventListener("message", ({ data: told }) => {
       if (told && told.throughtime === "set" && Object.keys(told.settings).some((name) => told.settings[name] !== state[name])) change(told.settings);
     });

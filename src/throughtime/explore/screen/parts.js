@@ -3,18 +3,18 @@
 const REST = 120; // milliseconds without an update
 
 /**
- * parts: [{place, draw(shown)}], place an element. Returns show(shown, everything): the first time all is drawn,
- * later, unless `everything` is true, only the parts in sight or near it; `complete(shown)` is called when all are.
+ * parts: [{place, draw()}], place an element. Returns show(everything): the first time all is drawn, later,
+ * unless `everything` is true, only the parts in sight or near it; `complete()` is called when all are.
  */
 function makeParts(parts, complete) {
   const near = new Set(), stale = new Set();
-  let shown = null, resting = 0;
+  let begun = false, resting = 0;
   const draw = (part) => {
     stale.delete(part);
-    part.draw(shown);
-    if (!stale.size) complete(shown);
+    part.draw();
+    if (!stale.size) complete();
   };
-  const rest = () => shown && [...stale].forEach(draw);
+  const rest = () => [...stale].forEach(draw);
   const watcher = new IntersectionObserver((seen) => {
     for (const { target, isIntersecting } of seen) {
       for (const part of parts.filter(({ place }) => place === target)) {
@@ -25,8 +25,8 @@ function makeParts(parts, complete) {
   }, { rootMargin: "100px" });
   for (const place of new Set(parts.map((part) => part.place))) watcher.observe(place);
   addEventListener("beforeprint", rest);
-  return (given, everything = shown === null) => {
-    shown = given;
+  return (everything = !begun) => {
+    begun = true;
     for (const part of parts) stale.add(part);
     for (const part of everything ? parts : near) draw(part);
     clearTimeout(resting);
@@ -34,15 +34,14 @@ function makeParts(parts, complete) {
   };
 }
 
-/** Return soon(value): `draw` is called with the newest value, once a frame at most. */
+/** Return soon(): `draw` is called once a frame at most. */
 function oncePerFrame(draw) {
-  let newest = null, asked = false;
+  let asked = false;
   const now = () => {
     asked = false;
-    draw(newest);
+    draw();
   };
-  return (value) => {
-    newest = value;
+  return () => {
     if (asked) return;
     asked = true;
     if (document.hidden) setTimeout(now, 0); // such a page is given no frames

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ...cells import AbstractCell
+from ...tape import by_run
 from ...torch_state import is_faked
 from ..by_row import COLLECTORS
 from ..chosen import Choice, is_allowed, note
-from ..engine import states
+from ..engine import Prepared, states
 from . import library
 from .arguments import Arguments, side_by_side
 from .run import Widths, make_room, run_gradients
@@ -46,7 +47,7 @@ class Taken(NamedTuple):
     sweep: library.Sweep
 
 
-class PreparedSweeps:
+class PreparedSweeps(Prepared):
     """The sweeps of one cell over weights that stay where they are."""
 
     one_by_one = True
@@ -97,7 +98,7 @@ class PreparedSweeps:
         clear = set(map(type, lengths)) == {int} and min(lengths) >= 1 and max(lengths) <= T
         return (ctypes.c_int32 * B)(*lengths) if clear else None
 
-    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> list[Tensor] | None:
+    def begin(self, parts: tuple[Tensor, ...], x: Tensor, runs: int) -> list[Tensor] | None:
         """Return s_0 (B, S) of each run from its parts, each (runs, B, ·); None if unusual.
 
         Args:
@@ -111,15 +112,12 @@ class PreparedSweeps:
         for part, width in zip(parts, widths, strict=True):
             if part.shape != (runs, B, width) or part.dtype is not dtype or not part.is_cpu:
                 return None
-        states = (parts[0] if len(parts) == 1 else torch.cat(tuple(parts), -1)).contiguous()
-        return list(states.unbind(0)) if library.address(states) and not is_faked(states) else None
+        starts = [s_0.contiguous() for s_0 in by_run(parts)]
+        return starts if all(map(library.address, starts)) and not is_faked(starts[0]) else None
 
     def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
         """Check whether ``reset`` is an ordinary mask (T, B)."""
-        if type(reset) is not Tensor or reset.dtype is not torch.bool:
-            return False
-        fits = reset.shape == x.shape[:2] and reset.is_contiguous()
-        return fits and bool(library.address(reset)) and not is_faked(reset)
+        return ordinary(reset, x.shape[:2], torch.bool) and reset.is_contiguous()
 
     def forward(
         self,
@@ -192,7 +190,7 @@ class PreparedSweeps:
         """
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
-        H = self.cell.hidden_size
+        H, S = self.widths.H, self.widths.S
         if not is_allowed(self.choice.name) or COLLECTORS or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have replaced them.
@@ -203,12 +201,12 @@ class PreparedSweeps:
             return None
         sweep = _copy(done)
         if g is not None:
-            if not self._arrives(g, (done.T, done.B, H)):
+            if not ordinary(g, (done.T, done.B, H), self.dtype):
                 return None
             g = side_by_side(g)  # the gradient of a sum has stride 0 everywhere
             sweep.g, sweep.G, (sweep.g_stride_t, sweep.g_stride_b, _) = g.data_ptr(), H, g.stride()
         if delta_T is not None:
-            if not self._arrives(delta_T, (done.B, self.cell.state_size)):
+            if not ordinary(delta_T, (done.B, S), self.dtype):
                 return None
             delta_T = delta_T.contiguous()
             sweep.delta_T = delta_T.data_ptr()
@@ -219,10 +217,12 @@ class PreparedSweeps:
         note(self.choice)
         return [found.x, found.s_0 if needs[1] else None, *map(found.weights.get, self.names)]
 
-    def _arrives(self, g: Tensor, shape: tuple[int, ...]) -> bool:
-        """Check whether this is an ordinary gradient in memory."""
-        ordinary = type(g) is Tensor and g.dtype is self.dtype and g.shape == shape
-        return ordinary and bool(library.address(g)) and not is_faked(g)
+
+def ordinary(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Check whether this is an ordinary tensor in memory, of this shape and dtype."""
+    if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape:
+        return False
+    return bool(library.address(tensor)) and not is_faked(tensor)
 
 
 def plain(x: Tensor, dtype: torch.dtype) -> bool:
