@@ -34,12 +34,18 @@ constexpr int rows_for(int vectors) {
 // What stays in registers for one k: the weights of a panel, or one element of each row.
 enum class Held { weights, rows, neither };
 
-// Nothing is loaded here that the source loads later.
-TT_INLINE void in_order() { __asm__ volatile("" ::: "memory"); }
+// For Clang; GCC finds by itself what fits. Nothing is loaded before this that the source loads later.
+TT_INLINE void in_order() {
+#if defined(__clang__)
+    __asm__ volatile("" ::: "memory");
+#endif
+}
 
-// An address that the compiler does not express by another one.
+// An address that is not expressed by another one.
 template <class F> TT_INLINE const F *on_its_own(const F *p) {
+#if defined(__clang__)
     __asm__("" : "+r"(p));
+#endif
     return p;
 }
 
