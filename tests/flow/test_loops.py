@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.flow.relay import Relay
 from throughtime.testing import assert_close
 
 from . import loops
@@ -89,6 +90,18 @@ def test_the_terms_of_a_weight_sum_to_its_gradient(kind):
         assert_close(by_loss, grad, rtol=1e-9)
         assert_close(by_step, grad, rtol=1e-9)
         assert_close(of_step_3, layer.weight_grad(name, step=3), rtol=1e-9)
+
+
+def test_a_loss_is_sent_back_once_for_all_questions_about_it(monkeypatch):
+    sent, send = [], Relay.send
+    monkeypatch.setattr(Relay, "send", lambda *a, **k: sent.append(k) or send(*a, **k))
+    layer = traced(loops.Decoder(), torch.randn(T, B, I))
+    del sent[:]
+    for v in (3, 5):
+        layer.adjoint(v)
+        for step in (1, 2):
+            layer.weight_grad("weight_hh", loss=v, step=step)
+    assert [each["which"].tolist() for each in sent] == [[3], [5]]
 
 
 @pytest.mark.parametrize("kind", ALL)
