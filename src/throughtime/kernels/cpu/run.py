@@ -77,7 +77,7 @@ def make_room(
     B, H, S = sweep.B, widths.H, widths.S
     finals = []
     for width in widths.parts:
-        finals.append(x.new_empty(1, B, width))  # noqa: PERF401  a comprehension takes longer
+        finals.append(x.new_empty(1, B, width))
     sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), widths.parts[0]
     if S > H:  # c is a part of its own, or follows h in the same one
         sweep.c_T = (finals[1] if len(finals) == 2 else finals[0][..., H:]).data_ptr()
