@@ -38,7 +38,7 @@ def default_dtype() -> Iterator[None]:
 
 
 IN_CHINESE = sorted(path for path in DOCUMENTS if path.name.endswith(".zh-CN.md"))
-# A document in Chinese has the same code as the English one, to the last name: that is tested below.
+# One in Chinese has the same code as the English one, to the last name: that is tested below.
 WITH_CODE = [
     path
     for path in DOCUMENTS
