@@ -27,22 +27,22 @@ def grows(x, s, W):
 
 def branch_on_max(x, s, W):
     n = grows(x, s, W)
-    return n * 0.5 if n.max() > 5 else n
+    return n * 0.5 if n.max() > 2 else n
 
 
 def branch_on_item(x, s, W):
     n = grows(x, s, W)
-    return n * 0.5 if n.mean().item() > 4 else n
+    return n * 0.5 if n.mean().item() > 1.5 else n
 
 
 def branch_by_numpy(x, s, W):
     n = grows(x, s, W)
-    return n * 0.5 if float(n.detach().numpy().max()) > 5 else n
+    return n * 0.5 if float(n.detach().numpy().max()) > 2 else n
 
 
 def branch_that_detaches(x, s, W):
     n = grows(x, s, W)
-    return torch.tanh(n.detach() + x) if n.max() > 5 else n
+    return torch.tanh(n.detach() + x) if n.max() > 2 else n
 
 
 def by_length(x, s, W):
