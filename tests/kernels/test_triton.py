@@ -16,7 +16,7 @@ from throughtime.errors import UnsupportedError
 from throughtime.kernels.check import check_kernel, term_error
 from throughtime.kernels.gpu import plan
 from throughtime.kernels.gpu.engine import TRITON
-from throughtime.kernels.gpu.graphs import Recording, Replays
+from throughtime.replays import Recording, Replays
 from throughtime.testing import assert_close
 
 pytest.importorskip("triton", reason="triton is not installed")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedError
 from ..shapes import check_sizes
+from .factors import Factors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,6 +95,18 @@ class AbstractCell(nn.Module, ABC):
         """
         return lambda t, delta: self.vjp(tape.at(t), delta)
 
+    def factors(self, tape: Tape) -> Factors | None:
+        """Return the factors of all steps back, where they have the form of `Factors`; else None.
+
+        A GPU then takes a step back in two launches. A subclass that overrides `step` or `vjp`
+        starts from None again.
+
+        Args:
+            tape: what the forward sweep kept, complete.
+        """
+        del tape
+        return None
+
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return dE/dW for every weight, from one GEMM per weight over all steps (eq. 5).
@@ -150,10 +163,12 @@ class AbstractCell(nn.Module, ABC):
         return tape.saved
 
     def __init_subclass__(cls, **named) -> None:
-        """Forget what the parent's step keeps where the class overrides it."""
+        """Forget what is known of the parent's step where the class overrides it."""
         super().__init_subclass__(**named)
         if "step" in vars(cls) and "kept_widths" not in vars(cls):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
+        if {"step", "vjp", "swept"} & set(vars(cls)) and "factors" not in vars(cls):
+            cls.factors = AbstractCell.factors
 
     @property
     def has_preact(self) -> bool:

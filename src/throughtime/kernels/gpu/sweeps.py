@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...norms import vector_norm
-from .graphs import REPLAYS, Tensors, Work
+from ...replays import REPLAYS, Tensors, Work
 from .language import OutOfResources
 from .plan import COLUMNS, INNER
 from .shape import Bound, Shape, precision, tiles

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["REPLAYS", "Recording", "Replays", "Tensors", "Work", "recorded_by_cuda"]
+__all__ = ["REPLAYS", "Recording", "Replays", "Tensors", "Work", "copy_all", "recorded_by_cuda"]
 
 Tensors = tuple["Tensor | None", ...]
 Work = Callable[..., Tensors]
+# A recording keeps what it reads and writes; a sweep with more than this is not recorded.
+MOST_BYTES = 1 << 28
 
 
 class Recording(NamedTuple):
@@ -28,6 +30,10 @@ class Recording(NamedTuple):
     replay: Callable[[], Any]
 
 
+# Graphs on one stream share a pool of memory, since there they run one after the other.
+_POOLS: dict[tuple[int, int], Any] = {}
+
+
 def recorded_by_cuda(work: Work, inputs: Tensors) -> Recording:
     """Record work in a CUDA graph, over these very inputs.
 
@@ -35,10 +41,28 @@ def recorded_by_cuda(work: Work, inputs: Tensors) -> Recording:
         work: launches kernels and returns tensors; it must not look at any value.
         inputs: what it is called with.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    side = torch.cuda.Stream()
+    side.wait_stream(now)
+    with torch.cuda.stream(side):  # once before, so that libraries make what they need themselves
+        work(*inputs)
+    now.wait_stream(side)
+    where = now.device.index, now.cuda_stream
+    if where not in _POOLS:
+        _POOLS[where] = torch.cuda.graph_pool_handle()
+    with torch.cuda.graph(
+        graph, pool=_POOLS[where], stream=side, capture_error_mode="thread_local"
+    ):
         outputs = work(*inputs)
     return Recording(inputs, outputs, graph.replay)
+
+
+def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:
+    """Copy tensors, in one launch where they are alike enough; None stays."""
+    pairs = [(a, b) for a, b in zip(to, given, strict=True) if a is not None and b is not None]
+    for kind in dict.fromkeys(a.dtype for a, _ in pairs):
+        some = [pair for pair in pairs if pair[0].dtype == kind]
+        torch._foreach_copy_([a for a, _ in some], [b for _, b in some])
 
 
 class Replays:
@@ -57,7 +81,7 @@ class Replays:
             most: how many are kept.
             record: records work over inputs.
         """
-        self.most, self._record = most, record
+        self.most, self.record = most, record
         self._known: OrderedDict[Hashable, Recording | None] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,10 +105,8 @@ class Replays:
             found = self._known[whole_key]
             if found is None:
                 own = tuple(None if t is None else t.clone() for t in inputs)
-                found = self._known[whole_key] = self._record(work, own)
-            for own, given in zip(found.inputs, inputs, strict=True):
-                if own is not None and given is not None:
-                    own.copy_(given)
+                found = self._known[whole_key] = self.record(work, own)
+            copy_all(found.inputs, inputs)
             found.replay()
             return tuple(None if t is None else t.clone() for t in found.outputs)
 

@@ -1,0 +1,38 @@
+"""A step back as products with factors that do not depend on delta: the form of gated cells."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Factors"]
+
+
+class Factors(NamedTuple):
+    """What a step back multiplies, for all steps at once (eq. 9).
+
+    Of a state of one part, with delta of width H, the gates numbered k::
+
+        α_k = delta ⊙ by_gate_k          delta_{t-1} = W_hᵀ α + delta ⊙ carry
+
+    and of two, h and c::
+
+        δc ← δc + δh ⊙ through           α_k = δc ⊙ by_gate_k, of the last gate δh ⊙ by_gate_k
+        delta_{t-1} = (W_hᵀ α,  δc ⊙ carry)
+
+    Attributes:
+        by_gate: (T, B, A), the gates one after the other.
+        weight: W_h (A, H); None where the gates do not see h_{t-1}.
+        carry: (T, B, H); None where nothing goes past the gates.
+        through: (T, B, H); None where the state has one part.
+        hidden: (T, B, H), what the last gate's adjoint is multiplied by before W_h; None for 1.
+        stops: whether nothing passes where by_gate is 0, not even inf and NaN.
+    """
+
+    by_gate: Tensor
+    weight: Tensor | None
+    carry: Tensor | None = None
+    through: Tensor | None = None
+    hidden: Tensor | None = None
+    stops: bool = False
