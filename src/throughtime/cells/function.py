@@ -246,18 +246,27 @@ class Function(AbstractCell):
 
         The step runs once more on its own rows, whatever V is, so rows may depend on each other.
         """
-        x_t, s_prev, s_t, *_ = saved
+        delta_prev, adjoint, again = self.pulled(saved, delta)
+        probes.check_repeats(again, saved[2], saved[1])
+        return delta_prev, adjoint
+
+    def pulled(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Go one step back, and return the state that the step gave again, to be looked at.
+
+        Args:
+            saved: what `step` returned.
+            delta: dE/ds_t for V losses, (V, B, S).
+        """
+        x_t, s_prev, *_ = saved
         frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x, s = x_t.detach().requires_grad_(), s_prev.detach().requires_grad_()
         with torch.enable_grad():
             again = frozen.next(x, s, self.rows_of(saved))
-        probes.check_repeats(again.detach(), s_t, s_prev)
         if not again.requires_grad:
-            return torch.zeros_like(delta), torch.cat(
-                (delta.new_zeros(*delta.shape[:2], x.shape[1]), delta), -1
-            )
+            nothing = delta.new_zeros(*delta.shape[:2], x.shape[1])
+            return torch.zeros_like(delta), torch.cat((nothing, delta), -1), again.detach()
         grad_x, grad_s = self._pull(again, (x, s), delta)
-        return grad_s, torch.cat((grad_x, delta), -1)
+        return grad_s, torch.cat((grad_x, delta), -1), again.detach()
 
     def _pull(self, s_t: Tensor, of: tuple[Tensor, ...], delta: Tensor) -> list[Tensor]:
         """Return what V losses (V, B, S) send from s_t to each of some tensors, (V, ·)."""

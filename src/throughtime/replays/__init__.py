@@ -1,10 +1,20 @@
 """Work on a GPU that is recorded once in a CUDA graph and replayed: a sweep, or a step."""
 
-from .graphs import REPLAYS, Recording, Replays, Tensors, Work, recorded_by_cuda
+from .graphs import (
+    MOST_BYTES,
+    REPLAYS,
+    Recording,
+    Replays,
+    Tensors,
+    Work,
+    obstacle,
+    recorded_by_cuda,
+)
 from .seen import Seen
 from .steps import Steps, replayed
 
 __all__ = [
+    "MOST_BYTES",
     "REPLAYS",
     "Recording",
     "Replays",
@@ -12,6 +22,7 @@ __all__ = [
     "Steps",
     "Tensors",
     "Work",
+    "obstacle",
     "recorded_by_cuda",
     "replayed",
 ]

@@ -9,12 +9,23 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["REPLAYS", "Recording", "Replays", "Tensors", "Work", "copy_all", "recorded_by_cuda"]
+__all__ = [
+    "MOST_BYTES",
+    "REPLAYS",
+    "Recording",
+    "Replays",
+    "Tensors",
+    "Work",
+    "copy_all",
+    "obstacle",
+    "recorded_by_cuda",
+]
 
 Tensors = tuple["Tensor | None", ...]
 Work = Callable[..., Tensors]
@@ -94,7 +105,7 @@ class Replays:
             inputs: what it is called with; not written to.
         """
         kinds = (None if t is None else (t.shape, t.dtype, t.device) for t in inputs)
-        whole_key = (key, *kinds)
+        whole_key = (key, _stream(inputs), *kinds)
         with self._lock:
             if whole_key not in self._known:
                 self._known[whole_key] = None
@@ -111,4 +122,40 @@ class Replays:
             return tuple(None if t is None else t.clone() for t in found.outputs)
 
 
+def _stream(inputs: Sequence[Tensor | None]) -> int:
+    """Return the stream on which the work would run: two may not share a recording's memory."""
+    device = next(t.device for t in inputs if t is not None)
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 REPLAYS = Replays()
+
+
+def obstacle(device: torch.device) -> str:
+    """Return why nothing can be recorded on a device, or recorded now; "" if it can.
+
+    Args:
+        device: where the work would run.
+    """
+    if REPLAYS.record is not recorded_by_cuda:
+        return ""
+    if device.type != "cuda":
+        return f"CUDA graphs are for a CUDA device; the weights are on {device}."
+    if torch.cuda.is_current_stream_capturing():
+        return "the caller is recording a CUDA graph of its own."
+    return _trial(device)
+
+
+@cache
+def _trial(device: torch.device) -> str:
+    """Return why a first recording on a device failed or was wrong; "" if all is well."""
+    with torch.cuda.device(device):
+        given = torch.arange(5.0, device=device)
+        try:
+            made = recorded_by_cuda(lambda a: (2 * a + 1,), (given.clone(),))
+            copy_all(made.inputs, (3 * given,))
+            made.replay()
+            right = bool((made.outputs[0] == 6 * given + 1).all())
+        except Exception as error:  # whatever the driver raises
+            return f"a CUDA graph cannot be recorded on {device}: {type(error).__name__}: {error}"
+    return "" if right else f"a CUDA graph recorded on {device} gave other numbers."

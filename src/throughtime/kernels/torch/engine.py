@@ -19,6 +19,7 @@ from ...cells import AbstractCell
 from ...tape import Gradients, Tape
 from ..chosen import Choice, is_allowed, wanted
 from ..engine import Demand, Engine, Outputs
+from ..gpu.fused import FUSED
 from ..plain.engine import Plain
 from .chunk import in_one_chunk
 from .fused import called, function, leaf, order_of, run, zeros
@@ -81,6 +82,8 @@ class Torch(Plain):
             f"torch's own fused module, which would run {called(cell)}, gives no single steps (for "
             "a trace, many losses or an empty batch): these run one by one in plain torch."
         )
+        if not FUSED.obstacle(cell, demand):
+            return FUSED, Choice(FUSED.name, reason + FUSED.how)
         return _STEPS, Choice(_STEPS.name, reason)
 
     def outputs(
