@@ -58,12 +58,11 @@ def step_back(
                     h = tl.where(took & stays, h + sum_, h)
                 if PARTS > 1:
                     c = tl.load(kept + at_row * S + H + j, mask=came, other=0.0)
-                if BEGUN:
-                    if t == T:
-                        h = tl.load(delta_T + at_row * S + j, mask=inside, other=0.0).to(kind)
-                        if PARTS > 1:
-                            at_c = at_row * S + H + j
-                            c = tl.load(delta_T + at_c, mask=inside, other=0.0).to(kind)
+                if BEGUN and t == T:
+                    h = tl.load(delta_T + at_row * S + j, mask=inside, other=0.0).to(kind)
+                    if PARTS > 1:
+                        at_c = at_row * S + H + j
+                        c = tl.load(delta_T + at_c, mask=inside, other=0.0).to(kind)
                 if t > 0:
                     enters_here = now <= last
                     if LONE:
@@ -124,10 +123,9 @@ def step_back(
                             to = adjoints + ((v * T + t - 1) * rows + b) * A + at
                             value = tl.where(takes, alpha, 0.0)
                             tl.store(to, value.to(adjoints.dtype.element_ty), mask=inside)
-                        if HIDDEN:
-                            if gate == GATES - 1:
-                                side = tl.load(hidden + step * H + j, mask=inside, other=0.0)
-                                alpha = alpha * side.to(kind)
+                        if HIDDEN and gate == GATES - 1:
+                            side = tl.load(hidden + step * H + j, mask=inside, other=0.0)
+                            alpha = alpha * side.to(kind)
                         if PRODUCT:
                             to = sent + at_row * A + at
                             tl.store(to, alpha.to(sent.dtype.element_ty), mask=inside)
@@ -145,5 +143,7 @@ def step_back(
                 norm = tl.sqrt(squares)
                 if WIDE:
                     norm = norm * tl.where(largest > 0, largest, 1.0)
+                else:
+                    norm = norm.to(tl.float32)  # from float64 the interpreter makes no bfloat16
                 to = norms + (v * (T + 1) + t) * rows + b + tl.arange(0, 1)
                 tl.store(to, norm.to(norms.dtype.element_ty))

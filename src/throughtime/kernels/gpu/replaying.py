@@ -1,4 +1,4 @@
-"""Sweeps in plain torch that are replayed: of the package's cells as a whole, of others by steps."""
+"""Sweeps in plain torch that are replayed: the package's cells as a whole, others by steps."""
 
 from __future__ import annotations
 
