@@ -108,17 +108,17 @@ def by_reference(verb, *args, **options):
 @pytest.mark.parametrize("name", GATED)
 def test_a_sweep_back_over_factors_is_that_of_vjp(name, kernel):
     cell = GATED[name]().double()
-    given, g, delta_T = problem(cell, steps=4)
+    given, g, delta_T = problem(cell, steps=3)
     with torch.no_grad():
         tape = sweep.forward(cell, *given)
         if name == "mingru":
-            enters, floors = torch.tensor([4, 2, 3]), torch.tensor([0, 1, 2])
+            enters, floors = torch.tensor([3, 2, 3]), torch.tensor([0, 1, 2])
             some = {"enters": enters, "floors": floors, "deltas": True, "adjoints": True}
             found = FUSED.losses(cell, tape, g[0], **some)
-            assert kernel.count == 5
+            assert kernel.count == 4
             return same(found, by_reference("losses", cell, tape, g[0], **some))
         same(FUSED.backward(cell, tape, g, delta_T), sweep.backward(cell, tape, g, delta_T))
-    assert kernel.count == 5  # T steps, and delta_0
+    assert kernel.count == 4  # T steps, and delta_0
     return None
 
 
@@ -155,7 +155,13 @@ def test_norms_neither_overflow_nor_underflow_and_nan_stays_where_it_is(kernel):
     tape = sweep.forward(cell, *given)
     found = FUSED.losses(cell, tape, g, deltas=True)
     same(found, by_reference("losses", cell, tape, g, deltas=True))
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of 0 * inf
+def test_where_a_relu_is_shut_not_even_inf_passes(kernel):
     relu = Elman(I, H, "relu").double()
+    given, g, _ = problem(relu, steps=2)
     tape, g = sweep.forward(relu, *given), g.fill_(float("inf"))
     found = FUSED.losses(relu, tape, g, deltas=True)
     same(found, by_reference("losses", relu, tape, g, deltas=True))
@@ -188,16 +194,16 @@ def replayed_alike(gpu, cell, take) -> None:
         with torch.no_grad():
             for weight in cell.weights().values():
                 weight.copy_(torch.randn(weight.shape, dtype=F64) / 2)
-        got, want = take(problem(cell, seed, steps=4))
+        got, want = take(problem(cell, seed, steps=3))
         same(got, want)
     assert gpu.recorded > 0 and gpu.replayed == 2 * gpu.recorded
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["leaky", "gru", "peephole"])
+@pytest.mark.parametrize("name", ["gru", "peephole"])
 def test_a_sweep_back_is_recorded_the_second_time(name, kernel, gpu):
     cell = GATED[name]().double()
-    enters = torch.arange(1, 5)
+    enters = torch.arange(1, 4)
 
     def take(drawn):
         given, g, _ = drawn
@@ -417,7 +423,7 @@ def test_on_a_cpu_nothing_of_it_runs():
         assert kernels.choice(GRU(I, H)).name == "reference"
 
 
-WEIGHT = {"GRU": "weight_hh_l0", "own": "W", "Function": "W"}
+WEIGHT = {"GRU": "weight_hh", "own": "W", "Function": "W"}
 
 
 @pytest.mark.parametrize("kind", WEIGHT)
@@ -437,10 +443,8 @@ def test_a_flow_there_is_that_of_the_reference(kind, no_kernel):
             losses = layer(x)[0].square().mean((1, 2))
         flow = traced.flow(losses)
         (one,) = (flow[name] for name in flow)
-        broken = one.first_nonfinite
-        assert broken is None
-        pairs = [one.pairs] if torch.is_tensor(one.pairs) else []
-        return *pairs, one.norms, one.adjoint(1), one.total_norms, one.weight_grad(WEIGHT[kind])
+        assert one.first_nonfinite is None
+        return one.norms, one.adjoint(1), one.total_norms, one.weight_grad(WEIGHT[kind])
 
     got = measured()
     assert kernels.last_choice().name == "fused"
