@@ -451,3 +451,74 @@ def test_a_flow_there_is_that_of_the_reference(kind, no_kernel):
     with kernels.use("reference"):
         want = measured()
     same(got, want, 1e-11)
+
+
+# --- Function's backward pass, and rtrl --------------------------------------------------------
+
+
+def with_a_function(steps: int):
+    torch.manual_seed(1)
+    W = torch.randn(I + H, H, dtype=F64)
+    cell = Function(lambda x, s, W: torch.tanh(x @ W[:I] + s @ W[I:]), I, H, weights={"W": W / 2})
+    return cell, problem(cell, steps=steps)
+
+
+def test_the_blocks_of_a_function_are_replayed(gpu, monkeypatch):
+    from throughtime.kernels.plain import blocks
+
+    cell, (given, g, delta_T) = with_a_function(32)
+    tape = sweep.forward(cell, *given)
+    want = by_reference("gradients", cell, tape, g[0], delta_T[0])
+    monkeypatch.setattr(blocks, "GPU_BLOCK_BYTES", 8 * tape.s[0].nbytes)
+    found = FUSED.gradients(cell, tape, g[0], delta_T[0])
+    assert (gpu.recorded, gpu.replayed) == (1, 3)  # of four blocks
+    same((found.x, found.s_0, found.weights["W"]), (want.x, want.s_0, want.weights["W"]))
+    assert kernels.choice(cell).name == "fused"
+
+
+def test_many_losses_through_a_function_are_replayed_by_steps(gpu):
+    cell, (given, g, delta_T) = with_a_function(T)
+    tape = sweep.forward(cell, *given)
+    found = FUSED.backward(cell, tape, g, delta_T)
+    assert gpu.replayed == T - 1
+    same(found, sweep.backward(cell, tape, g, delta_T))
+
+
+@pytest.mark.parametrize("kind", ["gru", "own", "Function"])
+def test_a_step_of_rtrl_is_replayed(kind, gpu):
+    cell = {"gru": lambda: GRU(I, H, dtype=F64), "own": Own,
+            "Function": lambda: with_a_function(T)[0]}[kind]()  # fmt: skip
+    (x, s_0, _, reset), g, _ = problem(cell)
+
+    def taken(tensor_is_on_gpu):
+        torch_state.is_on_gpu = lambda tensor: tensor_is_on_gpu
+        run = tt.rtrl(cell, x, lambda t, h: (g[0, t - 1] * h).sum(), s_0, lengths=[T, 4],
+                      reset=reset)  # fmt: skip
+        steps = list(run)
+        return run, [step.grads[n] for step in steps for n in step.grads], run.total_s_0
+
+    run, each, s_0_grad = taken(True)
+    assert run.unrecorded == "" and gpu.replayed == T - 1
+    want_run, want, want_s_0 = taken(False)
+    assert "CPU" in want_run.unrecorded
+    same([e.flatten() for e in each], [w.flatten() for w in want], 1e-11)
+    same((s_0_grad,), (want_s_0,))
+
+
+def test_a_replayed_rtrl_refuses_rows_that_depend_on_each_other(gpu):
+    class Mixes(Own):
+        def step(self, a_t, s_prev):
+            return super().step(a_t, s_prev - s_prev.mean(0))
+
+    x = torch.randn(T, B, I, dtype=F64)
+    with pytest.raises(tt.errors.UnsupportedError, match="row by row"):
+        list(tt.rtrl(Mixes(), x, lambda t, h: h.sum()))
+
+
+class DrawsForRtrl(Draws):
+    pass
+
+
+def test_rtrl_of_a_step_that_draws_runs_as_ever(gpu):
+    run = tt.rtrl(DrawsForRtrl(), torch.randn(T, B, I, dtype=F64), lambda t, h: h.sum())
+    assert len(list(run)) == T and "random" in run.unrecorded and gpu.recorded == 0

@@ -75,3 +75,16 @@ def test_they_fit_and_run_on_the_tensor_cores_without_spilling():
 @pytest.mark.slow
 def test_the_widest_of_each_recurrence_too():
     judge(WIDEST)
+
+
+STEPS_BACK = [
+    (cell, H, dtype, "step_back", asked)
+    for cell, H, dtype, asked in (
+        ("lstm", 128, "fp32", "flow"), ("gru", 1024, "bf16", "ragged"), ("lstm", 700, "fp64", "flow"),
+    )
+]  # fmt: skip
+
+
+def test_the_kernel_of_a_step_back_compiles_and_spills_nothing():
+    for kernel, found in compiled(tuple(STEPS_BACK)).items():
+        assert found["registers"] <= 255 and found["stack"] == 0, (kernel, found)

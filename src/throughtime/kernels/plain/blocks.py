@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ... import replays, torch_state
 from ...cells import Function, probes
 from ...cells.base import rebind
 from ...cells.probes import DEPENDS, alike
@@ -19,6 +21,8 @@ __all__ = ["backward", "gradients"]
 # How large a block's states may be: small enough for the cache, with enough rows to share the cost
 # of each operation.
 BLOCK_BYTES = 1 << 19
+# On a GPU a block is one replay, so it is as large as memory allows without a thought.
+GPU_BLOCK_BYTES = 1 << 25
 # With fewer steps than this, a graph of them costs less than learning a step's backward pass.
 WORTH_LEARNING = 32
 
@@ -104,7 +108,8 @@ class _BackwardPass:
     def run(self, delta_T: Tensor | None) -> Tensor:
         s = self.tape.s
         delta = s.new_zeros(s.shape[1:]) if delta_T is None else delta_T
-        K = max(1, BLOCK_BYTES // max(1, s[0].nbytes))
+        most = GPU_BLOCK_BYTES if torch_state.is_on_gpu(s) else BLOCK_BYTES
+        K = max(1, most // max(1, s[0].nbytes))
         for last in range(self.tape.T, 0, -K):
             first = max(1, last - K + 1)
             if self.reason or first == last or self.tape.T < WORTH_LEARNING:
@@ -210,11 +215,11 @@ class _BackwardPass:
         ]
         if fresh and probes.mixes_steps(self.cell, tape):
             raise Refusal(DEPENDS)
-        if fresh and not all(alike(c[-1], k) for c, k in zip(columns, program.kept, strict=True)):
-            raise Refusal("the step does not keep the batch's rows in their order")
-        rows = list(zip(*columns, strict=True)) if columns else [()] * K
+        for column, like in zip(columns, program.kept, strict=True):
+            if fresh and not alike(column.of(K)[-1], like):
+                raise Refusal("the step does not keep the batch's rows in their order")
         g = None if self.g is None else self.g[first - 1 : last]
-        deltas, delta = self._chain(tape, g, rows, delta)
+        deltas, delta = self._chain(tape, g, columns, delta)
         self._pull([s], [deltas.flatten(0, 1)], [], x, slice(first - 1, last))
         if self.deltas is not None:
             self.deltas[first - 1 : last] = deltas
@@ -235,15 +240,15 @@ class _BackwardPass:
                 (grad,) = torch.autograd.grad(s_t, s_prev, delta, allow_unused=True)
         return backward_program(recorder, calls, place, grad)
 
-    def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> tuple[Tensor, ...]:
-        """Cut what the step left for all rows into steps; what has no rows serves every step."""
+    def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> Column:
+        """Lay what the step left for all rows out by steps; what has no rows serves every step."""
         if kept.shape == shape:
-            return (kept.detach(),) * K
+            return Column(kept.detach(), None)
         B = self.tape.B
         differs = [axis for axis, size in enumerate(shape) if kept.shape[axis] != size]
         if len(differs) != 1 or shape[differs[0]] != B or kept.shape[differs[0]] != K * B:
             raise Refusal("the step folds the batch's rows into another axis")
-        return kept.detach().unflatten(differs[0], (K, B)).unbind(differs[0])
+        return Column(kept.detach().unflatten(differs[0], (K, B)), differs[0])
 
     def _compare(self, tape: Tape, s: Tensor) -> None:
         """Refuse if a row's state depends on which other rows there are."""
@@ -254,22 +259,67 @@ class _BackwardPass:
             raise Refusal(DEPENDS)
 
     def _chain(
-        self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor
+        self, tape: Tape, g: Tensor | None, columns: list[Column], delta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it."""
+        """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it.
+
+        On a GPU the block is recorded, and later blocks of its shape are replayed.
+        """
         assert self.program is not None
-        back = self.program.run
-        deltas = tape.s.new_zeros(tape.s[1:].shape)
-        if g is not None:
-            deltas[..., : g.shape[-1]] = g
-        each = deltas.unbind(0)
-        for k in range(tape.T - 1, -1, -1):
-            delta_t = each[k].add_(delta)
-            delta = torch.zeros_like(delta_t) if back is None else back(delta_t, *rows[k])
-            if tape.reset is not None:
-                delta = delta.masked_fill(tape.reset[k, :, None], 0)
-            if tape.active is not None:
-                delta = torch.where(tape.active[k, :, None], delta, delta_t)
-        if tape.active is not None:
-            deltas = torch.where(tape.active[..., None], deltas, 0)
-        return deltas, delta
+        back, axes = self.program.run, tuple(column.axis for column in columns)
+
+        def work(delta: Tensor, *rest: Tensor | None) -> replays.Tensors:
+            g, active, reset, *kept = rest
+            laid = [Column(k, axis).of(tape.T) for k, axis in zip(kept, axes, strict=True)]  # pyright: ignore
+            rows = list(zip(*laid, strict=True)) if laid else [()] * tape.T
+            return _chained(back, rows, g, active, reset, delta)
+
+        inputs = (delta, g, tape.active, tape.reset, *(column.kept for column in columns))
+        if not torch_state.is_on_gpu(delta) or replays.obstacle(delta.device):
+            found = work(*inputs)
+        else:
+            rounding = torch.backends.cuda.matmul.allow_tf32
+            key = ("chain", back, axes, tape.T, rounding)
+            found = replays.REPLAYS.run(key, work, inputs)
+        return found  # pyright: ignore[reportReturnType]
+
+
+class Column(NamedTuple):
+    """A tensor that the step back needs, for all steps of a block.
+
+    Attributes:
+        kept: as the step over all rows left it, with an axis for the steps.
+        axis: that axis; None where one tensor serves every step.
+    """
+
+    kept: Tensor
+    axis: int | None
+
+    def of(self, K: int) -> tuple[Tensor, ...]:
+        """Return the tensor of each of K steps."""
+        return (self.kept,) * K if self.axis is None else self.kept.unbind(self.axis)
+
+
+def _chained(
+    back: Callable[..., Tensor] | None,
+    rows: Sequence[tuple[Tensor, ...]],
+    g: Tensor | None,
+    active: Tensor | None,
+    reset: Tensor | None,
+    delta: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return delta at every step of a block and before it, looking at no value."""
+    deltas = delta.new_zeros(len(rows), *delta.shape)
+    if g is not None:
+        deltas[..., : g.shape[-1]] = g
+    each = deltas.unbind(0)
+    for k in range(len(rows) - 1, -1, -1):
+        delta_t = each[k].add_(delta)
+        delta = torch.zeros_like(delta_t) if back is None else back(delta_t, *rows[k])
+        if reset is not None:
+            delta = delta.masked_fill(reset[k, :, None], 0)
+        if active is not None:
+            delta = torch.where(active[k, :, None], delta, delta_t)
+    if active is not None:
+        deltas = torch.where(active[..., None], deltas, 0)
+    return deltas, delta
