@@ -17,6 +17,7 @@
 #   make test-floor  the tests with the oldest PyTorch that is admitted, and the oldest Python found,
 #                  in an environment of their own
 #   make wheels    what an index takes, into dist/: built, checked, and tried in a clean environment
+#   make products  the explorer's inner products, from C to WebAssembly
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
 # PyTorch is pinned in constraints.txt; Python 3.11 is what the pins are tested with.
@@ -29,7 +30,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type examples bench studies clients integrations docs test-floor \
-  wheels sanitize check clean
+  wheels products sanitize check clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -163,6 +164,10 @@ $(WHEELS_VENV)/.with-wheels: pyproject.toml
 wheels: $(WHEELS_VENV)/.with-wheels
 	$(WHEELS_VENV)/bin/python wheels/build.py dist
 	$(PYTHON) wheels/try_installed.py dist
+
+# The explorer's products, from C to WebAssembly within products.js; a test sees where one is older.
+products: $(WHEELS_VENV)/.with-wheels
+	$(WHEELS_VENV)/bin/python wheels/products.py
 
 sanitize:
 	$(MAKE) -C native sanitize

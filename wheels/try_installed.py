@@ -24,8 +24,9 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     files = sorted(Path(sys.argv[1]).resolve().iterdir())
-    fit = [file for file in files if platform.machine() in file.name or "any" in file.name
-           or file.name.endswith(".tar.gz")]  # fmt: skip
+    # "manylinux" holds "any" too, so that the ends of the names are looked at.
+    ends = (f"{platform.machine()}.whl", "-any.whl", ".tar.gz")
+    fit = [file for file in files if file.name.endswith(ends)]
     if not fit:
         sys.exit(f"there is nothing for this machine in {sys.argv[1]}; run make wheels.")
     with tempfile.TemporaryDirectory() as name:

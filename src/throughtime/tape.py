@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cells.base import AbstractCell
 
-__all__ = ["Gradients", "Tape", "bare", "complete", "filled", "joined", "split", "taken"]
+__all__ = ["Gradients", "Tape", "bare", "by_run", "complete", "filled", "joined", "split", "taken"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ def filled(kept: Sequence[Tensor], active: Tensor) -> list[Tensor]:
     takes = active[..., None]
     s = torch.cat((s[:1], torch.where(takes, s[1:], final.expand(T, -1, -1))))
     return [s, *(torch.where(takes, part, 0) for part in own)]
+
+
+def by_run(parts: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the state (B, S) of each layer and direction, from the parts (runs, B, ·)."""
+    return list((parts[0] if len(parts) == 1 else torch.cat(parts, -1)).unbind(0))
 
 
 def joined(finals: tuple[Tensor, ...]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,29 @@ def test_every_pair_and_every_bound_is_pythons(found, settings):
         assert mine["gain"]["betaF"] == beta_f
     else:
         assert mine["gain"] is None
+
+
+def test_without_webassembly_the_numbers_are_the_same(found):
+    plain = run(
+        BODY.replace("return ", "return [products === inScript, ").replace(";", "];"),
+        "const WebAssembly = undefined;\n" + engine_js(),
+        settings=[vars(one) for one in SETTINGS],
+        near=numbers(0),
+        texts=[numbers(one.stop) for one in SETTINGS],
+    )
+    assert plain[0] is True
+    for settings, mine in zip(SETTINGS, plain[1], strict=True):
+        for name in ("map", "product", "tight", "near"):
+            want, got = (torch.tensor(one[name]) for one in (found[settings], mine))
+            torch.testing.assert_close(got, want, rtol=1e-8, atol=0)
+        for format in ("float32", "half"):
+            assert mine[format] == found[settings][format]
+
+
+def test_the_webassembly_is_compiled_from_its_source():
+    source = (HERE / "engine" / "products.c").read_bytes()
+    assert hashlib.sha256(source).hexdigest() in engine_js(), "products.c changed: `make products`"
+    assert run("return compiled !== null && products !== inScript;") is True
 
 
 def test_the_near_text_is_read_by_the_same_network(found):

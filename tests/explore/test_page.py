@@ -52,7 +52,7 @@ def put(browser, **values) -> None:
 
 
 def settle(browser) -> None:
-    browser.wait("(({shown, asked}) => shown === asked)(document.documentElement.dataset)")
+    browser.wait("(({complete, asked}) => complete === asked)(document.documentElement.dataset)")
 
 
 def arrives(browser, which: str) -> float:
@@ -177,12 +177,21 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     assert "back to “<b>greet</b>” (step 4)" in said and written(float(first), 3) in said
     assert f"weight_hh {written(float(term), 3)}" in said
     assert f"{written(float(layer.norms[4, 4, 0]), 3)} arrives" in said
+    assert "all rows of the batch together" in said
+    browser.press("ArrowRight", 2)
+    browser.press("ArrowUp", 3)
+    said = browser.js("document.getElementById('flow-cell').innerText")
+    assert said.startswith("Loss 1 enters at “did” (step 2): it cannot reach “?” (step 5)")
     (folder / "wrong.json").write_text('{"format": "throughtime.flow", "version": 7}')
     pick(folder / "wrong.json")
     browser.wait("document.getElementById('flow-said').textContent !== ''")
-    assert "no flow of throughtime" in browser.js(
-        "document.getElementById('flow-said').textContent"
-    )
+    assert "another version" in browser.js("document.getElementById('flow-said').textContent")
+    cut = json.loads((folder / "flow.json").read_text())
+    cut["flow"]["layers"]["l0"]["norms"][1].pop()
+    (folder / "cut.json").write_text(json.dumps(cut))
+    pick(folder / "cut.json")
+    browser.wait("document.getElementById('flow-said').textContent.includes('incomplete')")
+    assert browser.js("document.getElementById('flow-open').hidden")
 
 
 @pytest.mark.browser
@@ -202,14 +211,57 @@ def test_it_fits_a_screen_without_an_error_or_a_request(page, width, dark):
 
 
 @pytest.mark.browser
-def test_the_browser_test_sees_an_error_and_a_request(tmp_path):
+def test_the_browser_test_sees_an_error_and_a_request(page, tmp_path):
+    browser, _ = page
     broken = page_html().replace("startExplorer(JSON", "nope(); startExplorer(JSON")
     asking = broken.replace("<body>", '<body><img src="http://127.0.0.1:9/x.png" alt="">')
     (tmp_path / "broken.html").write_text(asking, encoding="utf-8")
-    with chrome() as browser:
-        browser.open((tmp_path / "broken.html").as_uri())
-        assert any("nope" in line for line in browser.console)
-        assert browser.requests == ["http://127.0.0.1:9/x.png"]
+    browser.open((tmp_path / "broken.html").as_uri())
+    assert any("nope" in line for line in browser.console)
+    assert browser.requests == ["http://127.0.0.1:9/x.png"]
+    browser.console.clear()
+    browser.requests.clear()
+
+
+@pytest.mark.browser
+def test_a_drag_is_heard_once_and_draws_what_is_in_sight(page):
+    browser, folder = page
+    browser.open("about:blank")
+    browser.open((folder / "page.html").as_uri(), 1440, 700)
+    browser.wait("document.documentElement?.dataset.complete >= 1")
+    browser.wait("document.getElementById('spoken').textContent !== ''")
+    heard, drawn, chart, pauses = browser.js(
+        """(async () => {
+        const heard = [], gain = document.getElementById("gain"), root = document.documentElement;
+        const chart = document.getElementById("formats-chart").drawn.chart, before = chart.data;
+        const live = document.querySelectorAll("[aria-live=polite], [role=alert], [role=status]");
+        for (const one of live) {
+          new MutationObserver(() => heard.push(one.id)).observe(one, { childList: true });
+        }
+        // The pause after which a slider is at rest ends when the test says so.
+        const later = new Map(), real = setTimeout, realClear = clearTimeout;
+        let last = 0;
+        window.setTimeout = (then, ms, ...more) =>
+          ms < 100 ? real(then, ms, ...more) : (later.set(--last, then), last);
+        window.clearTimeout = (id) => later.delete(id) || realClear(id);
+        let drawn = 0;
+        for (let n = 0; n < 8; n++) {
+          gain.value = 0.5 + n / 4;
+          gain.dispatchEvent(new Event("input"));
+          const late = () => root.dataset.shown !== root.dataset.asked;
+          while (late()) await new Promise(requestAnimationFrame);
+          drawn += chart.data === before ? 0 : 1;
+        }
+        [window.setTimeout, window.clearTimeout] = [real, realClear];
+        const pauses = later.size;
+        for (const then of later.values()) then();
+        for (let n = 0; n < 3; n++) await new Promise(requestAnimationFrame);
+        return [heard.filter((id) => document.getElementById(id).ariaLive !== "off"), drawn,
+                chart.data !== before, pauses];
+        })()"""
+    )
+    assert heard == ["spoken"] and drawn == 0 and chart
+    assert pauses == 2  # one to speak and one to draw the rest, however often the slider moved
 
 
 def test_the_file_is_small_and_names_no_address(tmp_path):

@@ -20,12 +20,12 @@ __all__ = ["ENGINE", "LANGUAGES", "engine_js", "page_data", "page_html", "write_
 HERE = Path(__file__).parent
 # In the order in which they are read: a file may use what stands before it.
 ENGINE = (
-    "numbers", "matrix", "spectral", "elman", "lstm", "gru", "network", "sweeps", "bounds",
-    "precision", "explore", "worker",
+    "numbers", "matrix", "products", "spectral", "elman", "lstm", "gru", "network", "sweeps",
+    "bounds", "precision", "explore", "worker",
 )  # fmt: skip
 SCREEN = (
-    "format", "words_en", "words_zh", "colours", "equations", "sentences", "facts", "charts",
-    "map", "flow", "engine_thread", "main",
+    "format", "words_en", "words_zh", "colours", "parts", "equations", "sentences", "facts",
+    "charts", "map", "flow", "engine_thread", "main",
 )  # fmt: skip
 LANGUAGES = ("en", "zh")
 

@@ -171,12 +171,13 @@ def check_kernel(
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Fill all memory that torch hands out with NaN, so that an unwritten element shows."""
-    was = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+    # `torch.use_deterministic_algorithms` does the same, and imports torch's compiler: seconds.
+    was = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was)
+        torch.set_deterministic_debug_mode(was)
 
 
 def _active(T: int, B: int, span: str, draw: torch.Generator) -> Tensor | None:

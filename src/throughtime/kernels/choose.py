@@ -209,4 +209,5 @@ def prepare(cell: AbstractCell) -> Prepared | None:
     Args:
         cell: the recurrence, over weights that stay.
     """
-    return _pick(cell, Demand(()))[0].prepare(cell)
+    engine, found = _pick(cell, Demand(()))
+    return engine.prepare(cell, found)

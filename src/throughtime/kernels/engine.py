@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,12 +81,12 @@ class Losses(NamedTuple):
     s_0: Tensor
 
 
-class Prepared(Protocol):
+class Prepared(ABC):
     """Sweeps of one cell over weights that stay where they are, for the plainest calls.
 
     A short sweep takes less time than checking whether it can be taken. So the answer is kept, and
     a call checks only that the weights are where they were. Anything unusual gets None, and goes
-    through `Engine.outputs` and `Engine.gradients`.
+    through `Engine.outputs` and `Engine.gradients`; so does what a class below says nothing of.
 
     Attributes:
         cell: the recurrence.
@@ -96,28 +96,30 @@ class Prepared(Protocol):
 
     cell: AbstractCell
     weights: tuple[Tensor, ...]
-    one_by_one: bool
+    one_by_one = False
 
+    @abstractmethod
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
         """Check whether these are the weights, in the same memory and of the same kind."""
-        ...
 
+    @abstractmethod
     def takes(self, x: Tensor) -> bool:
         """Check whether ``x`` is an ordinary tensor (T, B, I)."""
-        ...
 
     def lengths(self, lengths: Any, x: Tensor) -> Any:
         """Return the rows' lengths as `forward` takes them; None where they are unusual."""
-        ...
+        del lengths, x
 
-    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> Sequence[Tensor] | None:
+    def begin(self, parts: tuple[Tensor, ...], x: Tensor, runs: int) -> Sequence[Tensor] | None:
         """Return each run's s_0 (B, S) from the parts (runs, B, ·); None where it is unusual."""
-        ...
+        del parts, x, runs
 
     def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
         """Check whether ``reset`` is an ordinary mask (T, B)."""
-        ...
+        del reset, x
+        return False
 
+    @abstractmethod
     def forward(
         self,
         x: Tensor,
@@ -128,8 +130,8 @@ class Prepared(Protocol):
         keep: bool,
     ) -> tuple[Any, ...]:
         """Run the recurrence from s_0, as `begin` returns it, over what it `takes` (eq. 1)."""
-        ...
 
+    @abstractmethod
     def back(
         self,
         done: Any,
@@ -140,7 +142,6 @@ class Prepared(Protocol):
         needs: Sequence[bool],
     ) -> list[Tensor | None] | None:
         """Return the gradients of x, s_0 and the weights (eq. 9, 5); None where it is unusual."""
-        ...
 
 
 class Engine(ABC):
@@ -330,9 +331,14 @@ class Engine(ABC):
         """Return a tensor to write for the first time, in memory that suits the engine."""
         return like.new_empty(shape)
 
-    def prepare(self, cell: AbstractCell) -> Prepared | None:
-        """Return sweeps with everything prepared that all calls share; None where it has none."""
-        del cell
+    def prepare(self, cell: AbstractCell, choice: Choice) -> Prepared | None:
+        """Return sweeps with everything prepared that all calls share; None where it has none.
+
+        Args:
+            cell: the recurrence, over weights that stay.
+            choice: what `kernels.last_choice` says after a call.
+        """
+        del cell, choice
         return None
 
 

@@ -5,7 +5,7 @@ On short sequences the general path's checks cost more than the sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -18,7 +18,7 @@ from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
 from .inputs import mask
-from .stack import cell_of
+from .stack import cell_of, each_run, suffixes
 
 __all__ = ["quick"]
 
@@ -67,33 +67,20 @@ def quick(
     known = None if lengths is None else first.lengths(lengths, x)
     if states is None or (known is None) != (lengths is None):
         return None
-    masks = known, None if known is None else partial(mask, known, x), reset
+    active = None if known is None else partial(mask, known, x)
     if runs == 1:
-        h, finals = bptt_prepared(first, x, states[0], *masks)
+        h, finals = bptt_prepared(first, x, states[0], known, active, reset)
     else:
-        h, finals = _one_by_one(sweeps, x, states, masks, 2 if module.bidirectional else 1)
+        directions = 2 if module.bidirectional else 1
+
+        def one(run: int, x: Tensor):
+            back = run % directions > 0
+            x = x.flip(0) if back else x
+            h, final = bptt_prepared(sweeps[run], x, states[run], known, active, reset)
+            return h.flip(0) if back else h, final
+
+        h, finals = each_run(one, x, module.num_layers, directions)
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
-
-
-def _one_by_one(
-    sweeps: Sweeps,
-    x: Tensor,
-    states: Sequence[Tensor | None],
-    masks: tuple[object, Callable[[], Tensor] | None, Tensor | None],
-    directions: int,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run several layers and directions, as `stack` does: the output, and all final states."""
-    finals = []
-    for layer in range(0, len(sweeps), directions):
-        h, final = bptt_prepared(sweeps[layer], x, states[layer], *masks)
-        finals.append(final)
-        if directions == 2:
-            back = layer + 1
-            h_back, final = bptt_prepared(sweeps[back], x.flip(0), states[back], *masks)
-            finals.append(final)
-            h = torch.cat((h, h_back.flip(0)), -1)
-        x = h
-    return x, tuple(map(torch.cat, zip(*finals, strict=True)))
 
 
 def _parts(hx: object) -> tuple[Tensor, ...] | None:
@@ -115,19 +102,14 @@ def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> Sweeps 
         return found[2]
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
-    directions = ("", "_reverse") if module.bidirectional else ("",)
-    sweeps: list[kernels.Prepared] = []
-    for layer in range(module.num_layers):
-        for direction in directions:
-            prepared = kernels.prepare(cell_of(module, f"l{layer}{direction}"))
-            if prepared is None:
-                return None
-            sweeps.append(prepared)
-    one_by_one = len(sweeps) == 1 or all(prepared.one_by_one for prepared in sweeps)
-    if not one_by_one or not _hold(tuple(sweeps), weights):
+    prepared = [kernels.prepare(cell_of(module, suffix)) for suffix in suffixes(module)]
+    sweeps = tuple(one for one in prepared if one is not None)
+    if len(sweeps) < len(prepared) or not _hold(sweeps, weights):
         return None
-    _PREPARED[module] = (*now, tuple(sweeps))
-    return tuple(sweeps)
+    if len(sweeps) > 1 and not all(one.one_by_one for one in sweeps):
+        return None
+    _PREPARED[module] = (*now, sweeps)
+    return sweeps
 
 
 def _hold(sweeps: Sweeps, weights: tuple[Tensor | None, ...]) -> bool:

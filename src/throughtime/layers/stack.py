@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..shapes import check
-from ..tape import split
+from ..tape import by_run, split
 from ..torch_state import (
     is_autocast,
     is_jit_traced,
@@ -30,9 +30,9 @@ from ..torch_state import (
     is_transforming,
 )
 from .inputs import Batch, dropout, lengths_of, read, write
-from .stacked import all_at_once
+from .stacked import Results, all_at_once
 
-__all__ = ["cell_of", "run", "state_widths"]
+__all__ = ["cell_of", "each_run", "run", "state_widths", "suffixes"]
 
 # What nn.RNNBase calls its modes, and the nonlinearity each has.
 ELMAN_MODES = {
@@ -168,9 +168,13 @@ def _autocasts(
 
 def _all_weights(module: nn.RNNBase) -> dict[str, Tensor]:
     """Return all weights by their names in the module."""
+    return {f"{n}_{end}": w for end in suffixes(module) for n, w in _weights(module, end).items()}
+
+
+def suffixes(module: nn.RNNBase) -> list[str]:
+    """Return what PyTorch calls the layers and directions, in the order of the weights."""
     directions = ("", "_reverse") if module.bidirectional else ("",)
-    suffixes = [f"l{layer}{end}" for layer in range(module.num_layers) for end in directions]
-    return {f"{n}_{end}": w for end in suffixes for n, w in _weights(module, end).items()}
+    return [f"l{layer}{end}" for layer in range(module.num_layers) for end in directions]
 
 
 def _one_by_one(
@@ -186,33 +190,58 @@ def _one_by_one(
 
     With ``weights`` these stand in for the module's own, by the same names.
     """
-    directions = ("", "_reverse") if module.bidirectional else ("",)
-    states = _by_run(parts, module.num_layers * len(directions))
-    masks, finals = (batch.active, batch.reset), []
+    runs = suffixes(module)
+    states = [None] * len(runs) if parts is None else by_run(parts)
+    masks = (batch.active, batch.reset)
     # Once for all layers, since what the engines find out of a mask they keep with it.
     each = (masks, _backwards(*masks)) if module.bidirectional else (masks,)
-    for layer in range(module.num_layers):
+
+    def one(run: int, x: Tensor) -> Results:
+        suffix, direction = runs[run], run % len(each)
+        return _one_direction(
+            module,
+            suffix,
+            x,
+            states[run],
+            *each[direction],
+            weights,
+            reverse=direction > 0,
+            recording=recording,
+            name=f"{path}.{suffix}" if path else suffix,
+            inner=run >= len(each),
+        )
+
+    drops = module.dropout and module.training
+    between = partial(dropout, p=module.dropout, batch=batch) if drops else None
+    return each_run(one, x, module.num_layers, len(each), between)
+
+
+def each_run(
+    one: Callable[[int, Tensor], Results],
+    x: Tensor,
+    layers: int,
+    directions: int,
+    between: Callable[[Tensor], Tensor] | None = None,
+) -> Results:
+    """Run layers and directions one after the other: the output, and all final states.
+
+    Args:
+        one: runs one layer in one direction, by its number, over the input of its layer.
+        x: inputs (T, B, I).
+        layers: how many there are.
+        directions: of each layer, 1 or 2.
+        between: what a layer's output goes through before the next one.
+    """
+    finals = []
+    for layer in range(layers):
         outputs = []
-        for direction, (active, reset) in zip(directions, each, strict=True):
-            suffix = f"l{layer}{direction}"
-            h, final = _one_direction(
-                module,
-                suffix,
-                x,
-                states[len(finals)],
-                active,
-                reset,
-                weights,
-                reverse=direction != "",
-                recording=recording,
-                name=f"{path}.{suffix}" if path else suffix,
-                inner=layer > 0,
-            )
+        for _ in range(directions):
+            h, final = one(len(finals), x)
             outputs.append(h)
             finals.append(final)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        if module.dropout and module.training and layer < module.num_layers - 1:
-            x = dropout(x, module.dropout, batch)
+        if between is not None and layer < layers - 1:
+            x = between(x)
     return x, finals[0] if len(finals) == 1 else tuple(map(torch.cat, zip(*finals, strict=True)))
 
 
@@ -292,14 +321,6 @@ def _initial_parts(
         check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
         laid_out.append(part if batch.batched else part.unsqueeze(1))
     return tuple(laid_out)
-
-
-def _by_run(parts: tuple[Tensor, ...] | None, runs: int) -> Sequence[Tensor | None]:
-    """Return s_0 (B, S) for each layer and direction; None stands for zeros."""
-    if parts is None:
-        return [None] * runs
-    states = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    return list(states.unbind(0))
 
 
 def _as_given(batch: Batch, parts: tuple[Tensor, ...]):

@@ -22,7 +22,7 @@ from ..node.bptt import Shown, own_precision
 from ..schedules import FULL
 from .inputs import Batch
 
-__all__ = ["all_at_once"]
+__all__ = ["Results", "all_at_once"]
 
 Results = tuple[Tensor, tuple[Tensor, ...]]
 Again = Callable[[Tensor, tuple[Tensor, ...], dict[str, Tensor]], Results]

@@ -143,8 +143,8 @@ def bptt_prepared(
         h (T, B, H), and s_T by the cell's parts, each (1, B, ·).
     """
     weights = prepared.weights
-    keep = torch.is_grad_enabled() and any(i.requires_grad for i in (x, *weights))
-    keep = keep or (s_0 is not None and s_0.requires_grad and torch.is_grad_enabled())
+    inputs = (x, s_0, *weights)
+    keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep:
         h, finals, *_ = prepared.forward(x, s_0, lengths, reset, keep=False)
         return h, finals

@@ -11,6 +11,6 @@ function tightBound(norms, T) {
 /** Return β_W and β_f, or null for a cell that has no such pair. */
 function gainOf(net) {
   if (net.cell !== Elman) return null;
-  const beta = spectralNorm(net.W_h, net.H, net.H, new Float64Array(net.H).fill(1));
+  const beta = spectralNorm(net.W_h, net.H, net.H, new Float64Array(net.H).fill(1), null, lanczosRoom(net.H));
   return { betaW: beta, betaF: net.nonlinearity.beta };
 }

@@ -32,7 +32,7 @@ const Elman = {
   /** What goes back beside W_hᵀα: nothing. */
   carry() {},
 
-  /** J_t = diag(f′(a_t)) W_h into `out` (S, S). */
+  /** J_t = diag(f′(a_t)) W_h into `out` (S, S); it is all columns of h, and has no tail. */
   jacobian(net, kept, out) {
     const { H, W_h } = net;
     for (let i = 0; i < H; i++) for (let j = 0; j < H; j++) out[i * H + j] = kept[i] * W_h[i * H + j];

@@ -8,12 +8,16 @@ function readDrawn(data) {
   return { H: data.H, I: data.I, ...numbers };
 }
 
+/** How many float64 an update takes at most: the weights four times over, the rows, J, Lanczos. */
+const roomFor = (H, T) => 16 * H * H + 8 * H * (T + H + 2) + 8 * H * H + 8 * H * (LANCZOS_STEPS + 4) + 4096;
+
 /**
  * settings: cell, gain, bias, nonlinearity; near, far: the two texts as word numbers.
  * What the two texts' losses send back is `pull`, of length 1, at every step.
  */
 function explore(drawn, settings, near, far) {
   const began = performance.now();
+  clearRoom(roomFor(drawn.H, far.length));
   const net = makeNetwork(drawn, settings), { pull } = drawn;
   const tape = forward(net, far), pairs = allPairs(net, tape, pull);
   return {

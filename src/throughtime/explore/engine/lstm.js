@@ -46,8 +46,9 @@ const LSTM = {
     }
   },
 
-  jacobian(net, kept, out) {
-    const { H, W_h } = net, S = 2 * H;
+  /** The columns of h (S, H) into `out`, and the two diagonals of those of c into `tail` (S). */
+  jacobian(net, kept, out, tail) {
+    const { H, W_h } = net;
     for (let n = 0; n < H; n++) {
       const i = kept[n], f = kept[H + n], g = kept[2 * H + n], o = kept[3 * H + n];
       const squashed = kept[5 * H + n], D = o * (1 - squashed * squashed);
@@ -55,13 +56,11 @@ const LSTM = {
       const byO = squashed * o * (1 - o);
       for (let j = 0; j < H; j++) {
         const c = byI * W_h[n * H + j] + byF * W_h[(H + n) * H + j] + byG * W_h[(2 * H + n) * H + j];
-        out[(H + n) * S + j] = c;
-        out[n * S + j] = D * c + byO * W_h[(3 * H + n) * H + j];
-        out[(H + n) * S + H + j] = 0;
-        out[n * S + H + j] = 0;
+        out[(H + n) * H + j] = c;
+        out[n * H + j] = D * c + byO * W_h[(3 * H + n) * H + j];
       }
-      out[(H + n) * S + H + n] = f;
-      out[n * S + H + n] = D * f;
+      tail[H + n] = f;
+      tail[n] = D * f;
     }
   },
 };

@@ -19,4 +19,9 @@ function toHalf(x) {
   return x + rounder - rounder;
 }
 
-const FORMATS = { float64: (x) => x, float32: Math.fround, half: toHalf };
+/** Round what is stored to "float32" or "half". */
+function roundAll(values, format) {
+  if (format === "half") for (let i = 0; i < values.length; i++) values[i] = toHalf(values[i]);
+  else for (let i = 0; i < values.length; i++) values[i] = Math.fround(values[i]);
+  return values;
+}

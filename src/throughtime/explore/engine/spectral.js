@@ -3,37 +3,57 @@
 
 const LANCZOS_STEPS = 40;
 
+/** What `spectralNorm` works in, for n columns at most: q_1, q_2 … each with a view of its own. */
+function lanczosRoom(n) {
+  const most = Math.min(n, LANCZOS_STEPS);
+  return {
+    basis: Array.from({ length: most }, () => room(n)), next: room(n),
+    diagonal: new Float64Array(most), beside: new Float64Array(most),
+    pivots: new Float64Array(most), sides: new Float64Array(most),
+  };
+}
+
 /**
  * Return ‖A‖₂ of A (rows, n), to some ten digits.
- * `start` (n) is a guess of the right singular vector; the better one found is left in it.
- * `tail` (n), where given, holds n/2 more rows: row i is tail[i] at i, tail[n/2 + i] at n/2 + i, else 0.
+ * `start` is a guess of the right singular vector; the better one found is left in it.
+ * `tail` (rows = 2n), where given, holds n more columns: row i has tail[i] in column i mod n, else 0.
  */
-function spectralNorm(a, rows, n, start, tail = null) {
-  const scale = tail ? Math.max(largest(a, rows * n), largest(tail, n)) : largest(a, rows * n);
+function spectralNorm(a, rows, n, start, tail, { basis, next, diagonal, beside, pivots, sides }) {
+  const width = tail ? 2 * n : n, most = Math.min(width, LANCZOS_STEPS);
+  const scale = tail ? Math.max(largest(a, rows * n), largest(tail, width)) : largest(a, rows * n);
   if (scale === 0 || !Number.isFinite(scale)) return scale;
-  const most = Math.min(n, LANCZOS_STEPS), basis = [], diagonal = [], beside = [];
-  const next = new Float64Array(n);
-  let q = norm(start, 0, n) > 0 ? start.slice() : new Float64Array(n).fill(1), best = 0;
-  scaleBy(q, 1 / norm(q, 0, n), n);
-  for (let m = 1; m <= most; m++) {
-    basis.push(q);
-    gram(a, rows, n, 1 / (scale * scale), q, next);
-    if (tail) gramOfTail(tail, n / 2, 1 / (scale * scale), q, next);
-    diagonal.push(dot(q, 0, next, 0, n));
-    takeOut(next, q, diagonal[m - 1], n);
-    if (m > 1) takeOut(next, basis[m - 2], beside[m - 2], n);
-    const size = norm(next, 0, n), ends = size <= 1e-12 * diagonal[0] || m === most;
+  let m = 0, best = 0, size = norm(start, 0, width);
+  if (size > 0) scaleInto(start, 1 / size, basis[0], width);
+  else basis[0].fill(1 / Math.sqrt(width), 0, width);
+  for (;;) {
+    const q = basis[m];
+    products.gram(a, rows, n, 1 / (scale * scale), q, next, tail);
+    const along = dot(q, 0, next, 0, width);
+    diagonal[m] = along;
+    size = takeOutBoth(next, q, along, m ? basis[m - 1] : q, m ? beside[m - 1] : 0, width);
+    m += 1;
+    const ends = size <= 1e-12 * diagonal[0] || m === most;
     if (ends || (m > 2 && m % 2 === 0)) {
-      const found = topOfTridiagonal(diagonal, beside), settled = found - best <= 1e-8 * found;
+      const found = topOfTridiagonal(diagonal, beside, m), settled = found - best <= 1e-8 * found;
       best = found;
       if (ends || settled) break;
     }
-    beside.push(size);
-    q = next.slice();
-    scaleBy(q, 1 / size, n);
+    beside[m - 1] = size;
+    scaleInto(next, 1 / size, basis[m], width);
   }
-  leaveVector(start, basis, diagonal, beside, best, n);
+  leaveVector(start, basis, diagonal, beside, pivots, sides, best, m, width);
   return scale * Math.sqrt(best);
+}
+
+/** Take two directions out of a vector, and return what size is left. */
+function takeOutBoth(vector, one, part, other, otherPart, n) {
+  let sum = 0;
+  for (let i = 0; i < n; i++) {
+    const left = vector[i] - part * one[i] - otherPart * other[i];
+    vector[i] = left;
+    sum += left * left;
+  }
+  return Math.sqrt(sum);
 }
 
 function largest(a, n) {
@@ -45,38 +65,8 @@ function largest(a, n) {
   return most;
 }
 
-function scaleBy(vector, factor, n) {
-  for (let i = 0; i < n; i++) vector[i] *= factor;
-}
-
-function takeOut(vector, direction, part, n) {
-  for (let i = 0; i < n; i++) vector[i] -= part * direction[i];
-}
-
-/** next = weight · Aᵀ A q, four rows of A at a time. */
-function gram(a, rows, n, weight, q, next) {
-  next.fill(0);
-  for (let i = 0; i < rows; i += 4) {
-    const p = i * n, r = p + n, s = r + n, t = s + n;
-    let w = 0, x = 0, y = 0, z = 0;
-    for (let j = 0; j < n; j++) {
-      const b = q[j];
-      w += a[p + j] * b;
-      x += a[r + j] * b;
-      y += a[s + j] * b;
-      z += a[t + j] * b;
-    }
-    w *= weight, x *= weight, y *= weight, z *= weight;
-    for (let j = 0; j < n; j++) next[j] += w * a[p + j] + x * a[r + j] + y * a[s + j] + z * a[t + j];
-  }
-}
-
-function gramOfTail(tail, half, weight, q, next) {
-  for (let i = 0; i < half; i++) {
-    const w = weight * (tail[i] * q[i] + tail[half + i] * q[half + i]);
-    next[i] += w * tail[i];
-    next[half + i] += w * tail[half + i];
-  }
+function scaleInto(vector, factor, out, n) {
+  for (let i = 0; i < n; i++) out[i] = vector[i] * factor;
 }
 
 /**
@@ -84,8 +74,7 @@ function gramOfTail(tail, half, weight, q, next) {
  * polynomial, from above, where it falls without passing the root and triples its digits each round.
  * `slope` is p′/p, `bend` its slope with the other sign, both summed over the pivots of T − x.
  */
-function topOfTridiagonal(diagonal, beside) {
-  const m = diagonal.length;
+function topOfTridiagonal(diagonal, beside, m) {
   let x = 0;
   for (let i = 0; i < m; i++) {
     x = Math.max(x, diagonal[i] + (i ? beside[i - 1] : 0) + (i < m - 1 ? beside[i] : 0));
@@ -108,18 +97,21 @@ function topOfTridiagonal(diagonal, beside) {
 }
 
 /** Put the vector that belongs to the eigenvalue into `start`: one solve beside the eigenvalue. */
-function leaveVector(start, basis, diagonal, beside, value, n) {
-  const m = basis.length, shift = value * (1 + 1e-9), pivots = [diagonal[0] - shift], sides = [1];
+function leaveVector(start, basis, diagonal, beside, pivots, sides, value, m, n) {
+  const shift = value * (1 + 1e-9);
+  pivots[0] = diagonal[0] - shift;
+  sides[0] = 1;
   for (let i = 1; i < m; i++) {
     const ratio = beside[i - 1] / pivots[i - 1];
-    pivots.push(diagonal[i] - shift - ratio * beside[i - 1]);
-    sides.push(1 - ratio * sides[i - 1]);
+    pivots[i] = diagonal[i] - shift - ratio * beside[i - 1];
+    sides[i] = 1 - ratio * sides[i - 1];
   }
-  start.fill(0);
+  start.fill(0, 0, n);
   for (let i = m - 1, above = 0; i >= 0; i--) {
     above = (sides[i] - (i < m - 1 ? beside[i] * above : 0)) / pivots[i];
-    takeOut(start, basis[i], -above, n);
+    const q = basis[i];
+    for (let j = 0; j < n; j++) start[j] += above * q[j];
   }
-  scaleBy(start, 1 / norm(start, 0, n), n);
+  scaleInto(start, 1 / norm(start, 0, n), start, n);
   start[0] += 1e-4; // or a next matrix to which it is orthogonal would look like 0
 }

@@ -10,6 +10,12 @@ function viridis(x) {
   return VIRIDIS[i].map((c, n) => Math.round(c + (place - i) * (VIRIDIS[i + 1][n] - c)));
 }
 
+// The same as pixels: red in the lowest byte, as ImageData has it on every machine that runs a browser.
+const pixel = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+const BAD = pixel([194, 65, 140]); // inf and NaN
+const SHADES = Uint32Array.from({ length: 512 }, (_, n) => pixel(viridis(n / 511)));
+const shadeOf = (x) => SHADES[Math.round(Math.min(Math.max(x, 0), 1) * 511)];
+
 // Read once for each colour scheme: to ask the page for a style lays it out anew.
 let colours = {};
 

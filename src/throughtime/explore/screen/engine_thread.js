@@ -1,6 +1,6 @@
 // Asks the engine, in a Web Worker made from this page's own text; only the newest wish is kept.
 
-/** Return ask(wish); answer(found, id) is called for each wish that was computed. */
+/** Return ask(wish); answer(found, wish) is called for each wish that was computed. */
 function startEngine(text, drawn, answer) {
   let busy = null, waiting = null, port = null;
   const send = (wish) => {
@@ -10,14 +10,20 @@ function startEngine(text, drawn, answer) {
   const start = (opened) => {
     port = opened;
     port.onmessage = ({ data }) => {
+      const done = busy;
       busy = null;
-      answer(data.found, data.id);
-      if (waiting) send(waiting), (waiting = null);
+      if (waiting) send(waiting), (waiting = null); // the engine goes on while this page draws
+      answer(data.found, done);
     };
     port.postMessage({ drawn });
     if (busy) send(busy);
   };
-  const here = () => start(thisThread(text));
+  let moved = false;
+  const here = () => {
+    if (moved) return; // a worker may fail once for each message
+    moved = true;
+    start(thisThread(text));
+  };
   try {
     const url = URL.createObjectURL(new Blob([text + "\nserve(self);"], { type: "text/javascript" }));
     start(new Worker(url));

@@ -63,6 +63,6 @@ function sayEquations(say, f, cell) {
   for (const n of Object.keys(EQUATIONS)) {
     let text = say[`eq${n}`](f, cell);
     if (n === "16" && f.gain) text += f.gain.betaW * f.gain.betaF < 1 ? say.eq16below : say.eq16above;
-    document.getElementById(`eq${n}-live`).innerHTML = text;
+    write(document.getElementById(`eq${n}-live`), text, "innerHTML");
   }
 }

@@ -4,12 +4,24 @@
 function readFlow(data) {
   const mine = data && data.format === "throughtime.explore";
   const flow = mine ? data.flow : data;
-  if (!flow || flow.format !== "throughtime.flow" || flow.version !== 1) throw new Error("format");
+  if (!flow || flow.format !== "throughtime.flow") throw new Error("format");
+  if (flow.version !== 1 || (mine && data.version !== 1)) throw new Error("version");
   const layers = Object.entries(flow.layers).map(([name, layer]) => {
     if (!layer.norms) throw new Error("norms");
-    return { name, ...layer, norms: layer.norms, row: 0, ...(mine ? data.layers[name] : {}) };
+    const beside = (mine && data.layers[name]) || {};
+    if (!whole(layer, beside)) throw new Error("broken");
+    return { name, ...layer, ...beside };
   });
+  if (!layers.length) throw new Error("broken");
   return layers;
+}
+
+/** Whether every list is as long as the others say: what is shown later then finds its numbers. */
+function whole({ T, norms, enters, loss_index: losses }, { singular_values: singular, weight_terms: terms }) {
+  const V = norms.length;
+  return T >= 1 && V >= 1 && enters.length === V && losses.length === V
+    && norms.every((row) => row.length === T + 1) && (!singular || singular.length === T)
+    && Object.values(terms || {}).every((all) => all.length === V && all.every((row) => row.length === T));
 }
 
 const asNumber = (x) => (typeof x === "string" ? Number(x.replace("inf", "Infinity")) : x);
@@ -33,10 +45,15 @@ function flowSentences(layer, shown, v, k, say) {
     const word = layer.words && layer.words[step - 1];
     return step === 0 ? say.start : word ? say.flowWord(word, step) : say.flowStep(step);
   };
-  const lines = [say.flowCell({ loss: layer.loss_index[v], at: name(shown.enters[v]), to: name(k), value: shown.raw(v, k) })];
+  const loss = layer.loss_index[v], enters = shown.enters[v];
+  if (!enters) return [say.flowNever(loss)];
+  if (k > enters) return [say.flowAfter({ loss, at: name(enters), to: name(k) })];
+  const lines = [say.flowCell({ loss, at: name(enters), to: name(k), value: shown.raw(v, k) })];
   const singular = layer.singular_values && layer.singular_values[k - 1];
   if (singular) lines.push(say.flowSingular(singular.map(asNumber)));
   const terms = k > 0 ? Object.entries(layer.weight_terms || {}).map(([n, all]) => [n, asNumber(all[v][k - 1])]) : [];
-  if (terms.length) lines.push(say.flowTerms(terms));
+  if (terms.length) lines.push(say.flowTerms(terms, layer.B > 1));
+  const missing = [singular || k === 0 ? "" : say.flowValues, terms.length || k === 0 ? "" : say.flowWeights].filter(Boolean);
+  if (missing.length) lines.push(say.flowMissing(missing));
   return lines;
 }

@@ -12,22 +12,38 @@ const PRESETS = {
 
 function startExplorer(data) {
   const state = { ...data.settings }, near = data.readings[0];
-  let say = LANGUAGES[data.language], found = null, asked = 0, layers = [], layer = null, flowShown = null, speaking = 0;
-  const far = () => data.readings[state.stop];
+  let say = LANGUAGES[data.language], found = null, asked = 0, layers = [], layer = null, flowShown = null, flowWrong = "", speaking = 0, facts = null;
+  const far = () => data.readings[state.stop]; // where the slider stands
+  const reading = () => data.readings[found.stop]; // what the answer is about
   const cells = makeMap($("map"), sayCell), flowCells = makeMap($("flow-map"), sayFlowCell);
   layEquations($("equations"));
 
-  const ask = startEngine($("engine").textContent, data.drawn, (answer, id) => {
-    found = { ...answer, S: state.cell === "LSTM" ? 64 : 32, reading: data.readings[answer.stop ?? state.stop] };
-    if (found.T === far().words.length) show(id);
+  const ask = startEngine($("engine").textContent, data.drawn, (answer, wish) => {
+    const { id, stop, settings } = wish;
+    found = { ...answer, id, stop, settings, S: settings.cell === "LSTM" ? 64 : 32 };
+    facts = factsOf(found, near, reading());
+    parent !== window && parent.postMessage({ throughtime: "found", near: facts.near, far: facts.far }, "*");
+    drawSoon();
   });
+  const parts = makeParts([
+    { place: $("stage"), draw: showTexts },
+    { place: $("equations"), draw: () => sayEquations(say, facts, found.settings.cell) },
+    { place: $("left-chart"), draw: showLeft },
+    { place: $("factors"), draw: () => showFactors($("factors"), reading(), facts.arrives) },
+    { place: $("bound-chart"), draw: showBound },
+    { place: $("map"), draw: showMap },
+    { place: $("formats"), draw: showFormats },
+    { place: $("table-details"), draw: showTable },
+    { place: $("map-details"), draw: showMapTable },
+  ], () => (document.documentElement.dataset.complete = found.id));
+  const drawSoon = oncePerFrame(draw);
 
   function change(settings) {
     Object.assign(state, settings);
     layControls();
     document.documentElement.dataset.asked = asked += 1;
     const { cell, gain, bias, nonlinearity } = state;
-    ask({ id: asked, settings: { cell, gain, bias, nonlinearity }, near: near.numbers, far: far().numbers });
+    ask({ id: asked, stop: state.stop, settings: { cell, gain, bias, nonlinearity }, near: near.numbers, far: far().numbers });
     parent !== window && parent.postMessage({ throughtime: "settings", settings: { ...state } }, "*");
   }
 
@@ -43,6 +59,7 @@ function startExplorer(data) {
     $("stop").value = state.stop;
     $("stop").setAttribute("aria-valuetext", `${far().between}`);
     $("stop-value").textContent = far().between;
+    $("stop-help").textContent = say.wordsHelp(near.words.length - near.mention, far().between);
     for (const button of document.querySelectorAll("[data-preset]")) {
       const wanted = Object.entries(PRESETS[button.dataset.preset]);
       button.setAttribute("aria-pressed", wanted.every(([name, value]) => state[name] === value));
@@ -52,84 +69,90 @@ function startExplorer(data) {
     $("nonlinearity-help").textContent = simple ? say.nonlinearityHelp : say.nonlinearityNone;
   }
 
-  function show(id) {
-    const facts = factsOf(found, near, far());
+  function draw() {
+    parts();
+    document.documentElement.dataset.milliseconds = found.milliseconds;
+    document.documentElement.dataset.shown = found.id;
+  }
+
+  function showTexts() {
     showSentence($("near-words"), near, found.near, say);
-    showSentence($("far-words"), far(), facts.arrives, say);
+    showSentence($("far-words"), reading(), facts.arrives, say);
     put("near-arrives", facts.near, share(facts.near, say));
     put("far-arrives", facts.far, share(facts.far, say));
-    $("near-of").textContent = say.ofCorrection(facts.near);
-    $("far-of").textContent = say.ofCorrection(facts.far);
-    $("near-lag").textContent = say.crosses(facts.nearLag);
-    $("far-lag").textContent = say.crosses(facts.lag);
-    $("summary").textContent = say.summary({ ...facts, verdict: say.verdicts[facts.verdict] });
+    write($("near-of"), say.ofCorrection(facts.near));
+    write($("far-of"), say.ofCorrection(facts.far));
+    write($("near-lag"), say.crosses(facts.nearLag));
+    write($("far-lag"), say.crosses(facts.lag));
+    write($("summary"), say.summary({ ...facts, verdict: say.verdicts[facts.verdict] }));
     clearTimeout(speaking); // a screen reader hears where the slider came to rest
-    speaking = setTimeout(() => ($("spoken").textContent = $("summary").textContent), 500);
+    speaking = setTimeout(() => write($("spoken"), $("summary").textContent), 500);
     $("summary").dataset.verdict = facts.verdict;
-    showFactors($("factors"), far(), facts.arrives);
-    sayEquations(say, facts, state.cell);
-    showCharts(facts);
-    cells(mapData(found), true);
-    $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
-    $("map-top").textContent = say.mapHigh(number(10 ** topPower(mapData(found)), 1).replace("1·", ""));
-    $("format-float32").innerHTML = formatSentence(say.float32, found.float32, far(), say);
-    $("format-half").innerHTML = formatSentence(say.half, found.half, far(), say);
-    showTable(facts);
-    showMapTable();
-    $("computed").textContent = say.computed(found.milliseconds);
-    document.documentElement.dataset.milliseconds = found.milliseconds;
-    document.documentElement.dataset.shown = id;
-    parent !== window && parent.postMessage({ throughtime: "found", near: facts.near, far: facts.far }, "*");
+    write($("computed"), say.computed(found.milliseconds));
   }
 
   function put(id, value, text) {
     $(id).dataset.value = value;
-    $(id).textContent = text;
+    write($(id), text);
   }
 
-  function showCharts(facts) {
-    const back = (k) => (facts.T - k ? far().words[k - 1] : "");
-    const words = Array.from({ length: facts.T + 1 }, (_, n) => (n < facts.T ? far().words[facts.T - n - 1] : ""));
-    const names = (y) => ({ x: say.stepsBack, y, start: say.blank });
-    const blue = css("--far"), orange = css("--near"), green = css("--tight");
-    const left = backwards(facts.arrives), until = facts.lag + 1;
+  const wordsBack = () => Array.from({ length: facts.T + 1 }, (_, n) => (n < facts.T ? reading().words[facts.T - n - 1] : ""));
+  const names = (y) => ({ x: say.stepsBack, y, start: say.blank });
+
+  function showLeft() {
     lineChart($("left-chart"), [
-      { name: say.leftFar, colour: blue, values: left.slice(0, until), end: facts.lag, mark: say.farJohn },
-      { name: say.leftNear, colour: orange, dash: [8, 5], values: backwards(found.near).slice(0, facts.nearLag + 1), end: facts.nearLag, mark: say.nearJohn },
-    ], words, names(say.leftY));
+      { name: say.leftFar, colour: css("--far"), values: backwards(facts.arrives).slice(0, facts.lag + 1), end: facts.lag, mark: say.farJohn },
+      { name: say.leftNear, colour: css("--near"), dash: [8, 5], values: backwards(found.near).slice(0, facts.nearLag + 1), end: facts.nearLag, mark: say.nearJohn },
+    ], wordsBack(), names(say.leftY));
+  }
+
+  function showBound() {
+    const until = facts.lag + 1, words = wordsBack();
     lineChart($("bound-chart"), [
-      { name: say.boundTruth, colour: blue, values: backwards(found.product).slice(0, until), end: facts.lag, mark: "John" },
-      { name: say.boundTight, colour: green, dash: [3, 4], values: backwards(found.tight).slice(0, until) },
-      ...(facts.beta === null ? [] : [{ name: say.boundLoose, colour: orange, dash: [9, 5], values: words.map((_, n) => facts.beta ** n).slice(0, until) }]),
+      { name: say.boundTruth, colour: css("--far"), values: backwards(found.product).slice(0, until), end: facts.lag, mark: "John" },
+      { name: say.boundTight, colour: css("--tight"), dash: [3, 4], values: backwards(found.tight).slice(0, until) },
+      ...(facts.beta === null ? [] : [{ name: say.boundLoose, colour: css("--near"), dash: [9, 5], values: words.map((_, n) => facts.beta ** n).slice(0, until) }]),
     ], words, names(say.boundY));
+  }
+
+  function showMap() {
+    const top = cells(mapData(found), true);
+    $("map-john").style.left = `${(100 * (near.mention + 0.5)) / (found.T + 1)}%`;
+    write($("map-top"), say.mapHigh(number(10 ** top, 1).replace("1·", "")));
+  }
+
+  function showFormats() {
+    write($("format-float32"), formatSentence(say.float32, found.float32, reading(), say), "innerHTML");
+    write($("format-half"), formatSentence(say.half, found.half, reading(), say), "innerHTML");
     lineChart($("formats-chart"), [
-      { name: say.exact, colour: css("--muted"), values: left },
-      { name: say.float32, colour: blue, dash: [9, 5], values: backwards(found.float32.norms) },
+      { name: say.exact, colour: css("--muted"), values: backwards(facts.arrives) },
+      { name: say.float32, colour: css("--far"), dash: [9, 5], values: backwards(found.float32.norms) },
       { name: say.half, colour: css("--half"), dash: [3, 3], values: backwards(found.half.norms) },
-    ], words, names(say.formatsY));
+    ], wordsBack(), names(say.formatsY));
   }
 
   function mapData({ map, T }) {
     return { rows: T, columns: T + 1, column: near.mention, value: (r, k) => (k > r + 1 ? null : map[r * (T + 1) + k]) };
   }
 
-  function sayCell(row, k) {
-    const t = row + 1, words = far().words;
-    if (!found || k > t || t > words.length) return ($("map-cell").textContent = "");
+  function sayCell(row, k, byReader) {
+    const t = row + 1, words = reading().words;
+    $("map-cell").setAttribute("aria-live", byReader ? "polite" : "off"); // a dragged slider is not read out here
+    if (k > t) return write($("map-cell"), say.mapAfter(words[k - 1], words[t - 1]));
     const cell = { t, k, from: t === words.length ? say.atBlank : say.quoted(words[t - 1]), to: words[k - 1], value: found.map[row * (found.T + 1) + k] };
-    $("map-cell").textContent = k ? say.mapCell(cell) : say.mapStart(cell);
+    write($("map-cell"), k ? say.mapCell(cell) : say.mapStart(cell));
   }
 
-  function showTable(facts) {
+  function showTable() {
     if (!$("table-details").open) return;
     $("table-head").innerHTML = say.tableHeads.map((head) => `<th scope="col">${head}</th>`).join("");
-    $("table-body").innerHTML = tableRows(found, facts, far()).map(([back, word, ...rest]) =>
+    $("table-body").innerHTML = tableRows(found, facts, reading()).map(([back, word, ...rest]) =>
       `<tr${facts.T - back === facts.k ? ' class="john"' : ""}><td class="number">${back}</td><th scope="row">${word}</th>` +
       rest.map((x) => `<td class="number">${number(x, 3)}</td>`).join("") + "</tr>").join("");
   }
 
   function showMapTable() {
-    const word = (k) => `${k} ${k ? far().words[k - 1] : say.start}`;
+    const word = (k) => `${k} ${k ? reading().words[k - 1] : say.start}`;
     if (found && $("map-details").open) fillMapTable($("map-table"), mapData(found), (row) => word(row + 1), word);
   }
 
@@ -141,18 +164,27 @@ function startExplorer(data) {
   }
 
   function openFlow(text) {
+    flowWrong = "";
     try {
       let parsed;
       try { parsed = typeof text === "string" ? JSON.parse(text) : text; } catch { throw new Error("json"); }
       layers = readFlow(parsed);
       $("flow-layer").replaceChildren(...layers.map((one, n) => new Option(one.name, n)));
       $("flow-open").hidden = false;
-      $("flow-said").textContent = "";
       showFlow(0);
     } catch (error) {
+      flowWrong = error.message in say.flowErrors ? error.message : "broken";
+      layer = null;
       $("flow-open").hidden = true;
-      $("flow-said").textContent = say.flowErrors[error.message] || say.flowErrors.format;
     }
+    sayFlowWrong();
+  }
+
+  const sayFlowWrong = () => write($("flow-said"), flowWrong && say.flowErrors[flowWrong]);
+
+  async function pickFlow() {
+    const [file] = $("flow-file").files;
+    if (file) openFlow(await file.text().catch(() => ""));
   }
 
   function showFlow(n) {
@@ -166,7 +198,6 @@ function startExplorer(data) {
 
   function sayFlowCell(v, k) {
     $("flow-cell").innerHTML = "";
-    if (k > flowShown.enters[v]) return;
     for (const line of flowSentences(layer, flowShown, v, k, say)) $("flow-cell").append(Object.assign(document.createElement("p"), { textContent: line }));
   }
 
@@ -183,8 +214,9 @@ function startExplorer(data) {
       element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
     }
     layControls();
-    if (found) show(asked);
+    if (found) parts(true);
     if (layer) showFlow(layers.indexOf(layer));
+    sayFlowWrong();
   }
 
   function listen() {
@@ -193,14 +225,15 @@ function startExplorer(data) {
     for (const radio of document.querySelectorAll("[name=cell]")) radio.addEventListener("change", () => change({ cell: radio.value }));
     for (const button of document.querySelectorAll("[data-preset]")) button.addEventListener("click", () => change(PRESETS[button.dataset.preset]));
     for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => speak(button.dataset.language));
-    $("table-details").addEventListener("toggle", () => found && showTable(factsOf(found, near, far())));
+    $("table-details").addEventListener("toggle", () => found && showTable());
     $("map-details").addEventListener("toggle", showMapTable);
     $("flow-details").addEventListener("toggle", showFlowTable);
-    $("flow-file").addEventListener("change", async () => $("flow-file").files[0] && openFlow(await $("flow-file").files[0].text()));
+    $("flow-file").addEventListener("change", pickFlow);
+    $("flow-file").addEventListener("click", () => ($("flow-file").value = "")); // the same file, written anew
     $("flow-layer").addEventListener("change", () => showFlow(Number($("flow-layer").value)));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && show(asked)));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (readColours(), found && drawSoon()));
     let wide = innerWidth;
-    addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), show(asked)));
+    addEventListener("resize", () => innerWidth !== wide && found && ((wide = innerWidth), drawSoon()));
     addEventListener("message", ({ data: told }) => {
       if (told && told.throughtime === "set" && Object.keys(told.settings).some((name) => told.settings[name] !== state[name])) change(told.settings);
     });

@@ -1,20 +1,21 @@
 // The (t, k) map: drawn on a canvas, read by pointer, by arrow keys, and in words.
 
 /**
- * place: holds canvas.cells and .cursor. told(row, column) is called where the reader points.
- * Returns show(data, pointing): data {rows, columns, value(row, column), column} with row 0 at the top;
+ * place: holds canvas.cells and .cursor. told(row, column, byReader) is called
+ * where the reader points, and where the numbers change under the pointer.
+ * Returns show(data, pointing), which returns the top of the colours as a power of ten: data {rows, columns, value(row, column), column} with row 0 at the top;
  * with `pointing`, a cell is read out from the start: that of the last row and of `column`.
  */
 function makeMap(place, told) {
   const canvas = place.querySelector("canvas"), cursor = place.querySelector(".cursor");
   let data = null, at = null, moved = false;
-  const point = (row, column) => {
+  const point = (row, column, byReader = true) => {
     if (!data) return;
     at = { row: clamp(row, data.rows), column: clamp(column, data.columns) };
     const wide = 100 / data.columns, high = 100 / data.rows;
     cursor.hidden = false;
     Object.assign(cursor.style, { left: `${at.column * wide}%`, top: `${at.row * high}%`, width: `${wide}%`, height: `${high}%` });
-    told(at.row, at.column);
+    told(at.row, at.column, byReader);
   };
   place.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
@@ -32,10 +33,11 @@ function makeMap(place, told) {
   place.addEventListener("focus", () => at && point(at.row, at.column));
   return (shown, pointing = false) => {
     data = shown;
-    paint(canvas, data);
-    place.style.aspectRatio = `${data.columns} / ${Math.max(data.rows, data.columns / 8)}`;
+    const top = paint(canvas, data), shape = `${data.columns} / ${Math.max(data.rows, data.columns / 8)}`;
+    if (place.shape !== shape) place.style.aspectRatio = place.shape = shape;
     if (!at || !moved) at = { row: data.rows - 1, column: data.column ?? 0 };
-    if (pointing || !cursor.hidden) point(at.row, at.column);
+    if (pointing || !cursor.hidden) point(at.row, at.column, false);
+    return top;
   };
 }
 
@@ -53,21 +55,21 @@ function topPower(data) {
   return Math.ceil(top);
 }
 
+/** Paint a pixel a cell, and return the power of ten of the brightest. */
 function paint(canvas, data) {
-  const { rows, columns } = data, image = new ImageData(columns, rows), top = topPower(data);
+  const { rows, columns } = data, top = topPower(data), context = canvas.getContext("2d");
+  if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
+  const image = context.createImageData(columns, rows), pixels = new Uint32Array(image.data.buffer);
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
-      const value = data.value(r, c), p = 4 * (r * columns + c);
+      const value = data.value(r, c);
       if (value === null) continue; // the loss cannot reach it: see-through
-      const bad = value !== value || value === Infinity;
-      const power = value > 0 ? Math.log10(value) : LEAST;
-      const rgb = bad ? [194, 65, 140] : viridis((power - LEAST) / (top - LEAST));
-      image.data.set([...rgb, 255], p);
+      const bad = value !== value || value === Infinity, power = value > 0 ? Math.log10(value) : LEAST;
+      pixels[r * columns + c] = bad ? BAD : shadeOf((power - LEAST) / (top - LEAST));
     }
   }
-  canvas.width = columns;
-  canvas.height = rows;
-  canvas.getContext("2d").putImageData(image, 0, 0);
+  context.putImageData(image, 0, 0);
+  return top;
 }
 
 /** The same numbers as a table: a row a loss, a column a state. */

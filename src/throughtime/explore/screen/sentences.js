@@ -2,43 +2,51 @@
 
 const DECADES = 4; // one part in ten thousand is paper-white: what "next to nothing" looks like
 
-/** reading: {words, mention}; arrives: by k, or null before the first answer. */
+/** reading: {words, mention}; arrives: by k. The words are laid out once for each text. */
 function showSentence(place, reading, arrives, say) {
-  place.replaceChildren();
-  reading.words.forEach((word, n) => {
-    const value = arrives ? arrives[n + 1] : 0, span = document.createElement("span");
-    span.className = n + 1 === reading.mention ? "word john" : "word";
-    if (!Number.isFinite(value)) span.classList.add("broken");
-    else if (value >= 1.5) {
-      span.classList.add("over");
-      span.style.setProperty("--over", Math.min(Math.log10(value) / DECADES, 1).toFixed(3));
-    }
+  if (place.reading !== reading || place.say !== say) laySentence(place, reading, say);
+  place.arrives = arrives;
+  place.spans.forEach((span, n) => {
+    const value = arrives[n + 1], john = n + 1 === reading.mention ? "word john" : "word";
+    const kind = !Number.isFinite(value) ? `${john} broken` : value >= 1.5 ? `${john} over` : john;
     const strength = value > 0 ? Math.min(Math.max(1 + Math.log10(value) / DECADES, 0), 1) : 0;
-    span.style.setProperty("--strength", strength.toFixed(3));
-    span.title = `${word}: ${number(value, 3)}`;
-    span.textContent = word;
-    place.append(span, /^[.,]$/.test(reading.words[n + 1] || "") ? "" : " ");
+    const shade = value >= 1.5 ? Math.min(Math.log10(value) / DECADES, 1) : strength, key = kind + shade.toFixed(3);
+    if (span.key === key) return;
+    span.key = key;
+    span.className = kind;
+    span.style.setProperty(value >= 1.5 ? "--over" : "--strength", shade.toFixed(3));
   });
-  const blank = document.createElement("span");
-  blank.className = "blank";
-  blank.textContent = "\u00a0";
-  const answer = document.createElement("span");
-  answer.className = "answer";
-  answer.lang = document.documentElement.lang;
-  answer.textContent = say.answer;
-  place.append(blank, answer);
+}
+
+function laySentence(place, reading, say) {
+  place.reading = reading;
+  place.say = say;
+  place.spans = reading.words.map((word) => Object.assign(document.createElement("span"), { textContent: word }));
+  const blank = Object.assign(document.createElement("span"), { className: "blank", textContent: "\u00a0" });
+  const answer = Object.assign(document.createElement("span"), { className: "answer", textContent: say.answer, lang: document.documentElement.lang });
+  const gap = (n) => (/^[.,]$/.test(reading.words[n + 1] || "") ? "" : " ");
+  place.replaceChildren(...place.spans.flatMap((span, n) => [span, gap(n)]), blank, answer);
+  place.onpointerover = ({ target }) => {
+    const n = place.spans.indexOf(target);
+    if (n >= 0) target.title = `${reading.words[n]}: ${number(place.arrives[n + 1], 3)}`;
+  };
 }
 
 /** The factors from the blank back to John, as a list. */
 function showFactors(list, reading, arrives) {
-  const T = reading.words.length;
-  list.replaceChildren();
-  for (let k = T - 1; k >= reading.mention; k--) {
-    const factor = arrives[k] / arrives[k + 1], item = document.createElement("li");
-    const word = k === reading.mention ? "word john" : "word";
-    item.className = factor < 1 ? "less" : "more";
-    item.innerHTML = `<span class="${word}"></span><span class="factor">×${number(factor)}</span><span class="left">${number(arrives[k])}</span>`;
-    item.firstChild.textContent = reading.words[k - 1];
+  const T = reading.words.length, lag = T - reading.mention;
+  while (list.children.length > lag) list.lastChild.remove();
+  while (list.children.length < lag) {
+    const item = document.createElement("li");
+    item.innerHTML = `<span></span><span class="factor"></span><span class="left"></span>`;
     list.append(item);
+  }
+  for (let n = 0; n < lag; n++) {
+    const k = T - 1 - n, factor = arrives[k] / arrives[k + 1], item = list.children[n], [word, times, left] = item.children;
+    item.className = factor < 1 ? "less" : "more";
+    word.className = k === reading.mention ? "word john" : "word";
+    write(word, reading.words[k - 1]);
+    write(times, `×${number(factor)}`);
+    write(left, number(arrives[k]));
   }
 }

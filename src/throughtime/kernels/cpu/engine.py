@@ -240,11 +240,11 @@ class Native(Engine):
         """Return a tensor to write for the first time, on large pages if it is large."""
         return library.empty(like, *shape)
 
-    def prepare(self, cell: AbstractCell) -> PreparedSweeps | None:
+    def prepare(self, cell: AbstractCell, choice: Choice) -> PreparedSweeps | None:
         """Prepare what the sweeps need in every call; None if a weight is not contiguous."""
         if not all(weight.is_contiguous() for weight in cell.weights().values()):
             return None
-        return PreparedSweeps(cell, CELLS[type(cell)], self)
+        return PreparedSweeps(cell, CELLS[type(cell)], choice)
 
 
 NATIVE = Native()

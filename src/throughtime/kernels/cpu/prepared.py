@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...cells import AbstractCell
+from ...tape import by_run
 from ...torch_state import is_faked
 from ..by_row import COLLECTORS
-from ..chosen import is_allowed, note
-from ..engine import Engine, states
+from ..chosen import Choice, is_allowed, note
+from ..engine import Prepared, states
 from . import library
 from .arguments import Arguments, side_by_side
-from .run import make_room, run_gradients
+from .run import Widths, make_room, run_gradients
 
 __all__ = ["PreparedSweeps", "Taken"]
 
@@ -46,21 +47,21 @@ class Taken(NamedTuple):
     sweep: library.Sweep
 
 
-class PreparedSweeps:
+class PreparedSweeps(Prepared):
     """The sweeps of one cell over weights that stay where they are."""
 
     one_by_one = True
 
-    def __init__(self, cell: AbstractCell, number: int, engine: Engine) -> None:
+    def __init__(self, cell: AbstractCell, number: int, choice: Choice) -> None:
         """Check the weights and note where they are, once.
 
         Args:
             cell: the recurrence, with contiguous weights.
             number: of its compiled kernel.
-            engine: whose sweeps these are.
+            choice: what `kernels.last_choice` says after a call.
         """
-        self.cell, self.engine = cell, engine
-        self.widths = tuple(cell.parts())
+        self.cell, self.choice = cell, choice
+        self.widths = Widths.of(cell)
         self.names, self.weights = zip(*cell.weights().items(), strict=True)
         self.noted = [(w, w.data_ptr(), w.shape) for w in self.weights]
         self.dtype = self.weights[0].dtype
@@ -81,7 +82,7 @@ class PreparedSweeps:
 
     def takes(self, x: Tensor) -> bool:
         """Check whether ``x`` is (T, B, I) and as ordinary as the sweep needs it."""
-        if not is_allowed(self.engine.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
+        if not is_allowed(self.choice.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
             return False
         T, B = x.shape[:2]
         sized = min(T, B) > 0 and max(T, B) < 2**31 - 1
@@ -97,7 +98,7 @@ class PreparedSweeps:
         clear = set(map(type, lengths)) == {int} and min(lengths) >= 1 and max(lengths) <= T
         return (ctypes.c_int32 * B)(*lengths) if clear else None
 
-    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> list[Tensor] | None:
+    def begin(self, parts: tuple[Tensor, ...], x: Tensor, runs: int) -> list[Tensor] | None:
         """Return s_0 (B, S) of each run from its parts, each (runs, B, ·); None if unusual.
 
         Args:
@@ -105,21 +106,18 @@ class PreparedSweeps:
             x: inputs (T, B, I).
             runs: how many layers and directions there are, with states as this one's.
         """
-        dtype, B, widths = self.dtype, x.shape[1], self.widths
+        dtype, B, widths = self.dtype, x.shape[1], self.widths.parts
         if len(parts) != len(widths):
             return None
         for part, width in zip(parts, widths, strict=True):
             if part.shape != (runs, B, width) or part.dtype is not dtype or not part.is_cpu:
                 return None
-        states = (parts[0] if len(parts) == 1 else torch.cat(tuple(parts), -1)).contiguous()
-        return list(states.unbind(0)) if library.address(states) and not is_faked(states) else None
+        starts = [s_0.contiguous() for s_0 in by_run(parts)]
+        return starts if all(map(library.address, starts)) and not is_faked(starts[0]) else None
 
     def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
         """Check whether ``reset`` is an ordinary mask (T, B)."""
-        if type(reset) is not Tensor or reset.dtype is not torch.bool:
-            return False
-        fits = reset.shape == x.shape[:2] and reset.is_contiguous()
-        return fits and bool(library.address(reset)) and not is_faked(reset)
+        return ordinary(reset, x.shape[:2], torch.bool) and reset.is_contiguous()
 
     def forward(
         self,
@@ -143,7 +141,7 @@ class PreparedSweeps:
             as `throughtime.kernels.outputs`.
         """
         T, B, _ = x.shape
-        H = self.cell.hidden_size
+        widths = self.widths
         sweep = _copy(self.sweep)
         sweep.T, sweep.B, sweep.keep = T, B, _TAKEN if keep else 0
         sweep.x, (sweep.x_stride_t, sweep.x_stride_b, _) = x.data_ptr(), x.stride()
@@ -153,15 +151,15 @@ class PreparedSweeps:
             sweep.last = ctypes.addressof(lengths)
         if reset is not None:
             sweep.reset = reset.data_ptr()
-        finals, kept = make_room(sweep, self.cell, x)
-        shared = keep and lengths is None and self.cell.state_size == H
+        finals, kept = make_room(sweep, widths, x)
+        shared = keep and lengths is None and widths.S == widths.H
         if shared:
             h = states(kept[0])
         else:
-            h = library.empty(x, T, B, H)
+            h = library.empty(x, T, B, widths.H)
             sweep.h = h.data_ptr()
         library.run(sweep, back=False)
-        note(self.engine.chosen(self.cell))
+        note(self.choice)
         return Taken(h, finals, kept, shared, sweep)
 
     def back(
@@ -192,8 +190,8 @@ class PreparedSweeps:
         """
         n = len(self.weights) + 1
         x, *kept = saved[0], *saved[n:]
-        H = self.cell.hidden_size
-        if not is_allowed(self.engine.name) or COLLECTORS or not self.holds(saved[1:n]):
+        H, S = self.widths.H, self.widths.S
+        if not is_allowed(self.choice.name) or COLLECTORS or not self.holds(saved[1:n]):
             return None
         # A hook on saved tensors may have replaced them.
         where = [done.x, done.s, *done.kept][: len(kept) + 1]
@@ -203,12 +201,12 @@ class PreparedSweeps:
             return None
         sweep = _copy(done)
         if g is not None:
-            if not self._arrives(g, (done.T, done.B, H)):
+            if not ordinary(g, (done.T, done.B, H), self.dtype):
                 return None
             g = side_by_side(g)  # the gradient of a sum has stride 0 everywhere
             sweep.g, sweep.G, (sweep.g_stride_t, sweep.g_stride_b, _) = g.data_ptr(), H, g.stride()
         if delta_T is not None:
-            if not self._arrives(delta_T, (done.B, self.cell.state_size)):
+            if not ordinary(delta_T, (done.B, S), self.dtype):
                 return None
             delta_T = delta_T.contiguous()
             sweep.delta_T = delta_T.data_ptr()
@@ -216,13 +214,15 @@ class PreparedSweeps:
             name: w for name, w, need in zip(self.names, saved[1:n], needs[2:], strict=True) if need
         }
         found = run_gradients(sweep, self.cell, x, weights, needs[0])
-        note(self.engine.chosen(self.cell))
+        note(self.choice)
         return [found.x, found.s_0 if needs[1] else None, *map(found.weights.get, self.names)]
 
-    def _arrives(self, g: Tensor, shape: tuple[int, ...]) -> bool:
-        """Check whether this is an ordinary gradient in memory."""
-        ordinary = type(g) is Tensor and g.dtype is self.dtype and g.shape == shape
-        return ordinary and bool(library.address(g)) and not is_faked(g)
+
+def ordinary(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Check whether this is an ordinary tensor in memory, of this shape and dtype."""
+    if type(tensor) is not Tensor or tensor.dtype is not dtype or tensor.shape != shape:
+        return False
+    return bool(library.address(tensor)) and not is_faked(tensor)
 
 
 def plain(x: Tensor, dtype: torch.dtype) -> bool:

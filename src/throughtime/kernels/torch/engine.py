@@ -47,9 +47,9 @@ class Torch(Plain):
         weight = cell._parameters.get("weight_hh")
         return weight is not None and torch_state.is_on_gpu(weight)
 
-    def prepare(self, cell: AbstractCell) -> PreparedModule:
+    def prepare(self, cell: AbstractCell, choice: Choice) -> PreparedModule:
         """Return the module over weights that stay."""
-        return PreparedModule(cell, self.chosen(cell), self._is_current)
+        return PreparedModule(cell, choice, self._is_current)
 
     def _is_current(self, cell: AbstractCell) -> bool:
         return is_allowed(self.name) and self.concerns(cell)

@@ -16,6 +16,7 @@ from ...cells import AbstractCell
 from ...torch_state import is_autocast, is_faked, keeps_graph
 from ..by_row import COLLECTORS
 from ..chosen import Choice, note
+from ..engine import Prepared
 from .chunk import in_one_chunk
 from .fused import function, leaf, order_of, run, zeros
 
@@ -40,10 +41,11 @@ class Done(NamedTuple):
     done: None = None
 
 
-class PreparedModule:
-    """torch's module for one cell over weights that stay."""
+class PreparedModule(Prepared):
+    """torch's module for one cell over weights that stay.
 
-    one_by_one = False  # cuDNN is faster with all of them at once
+    It leaves `one_by_one` at False, since cuDNN is faster with all layers at once.
+    """
 
     def __init__(
         self, cell: AbstractCell, choice: Choice, is_current: Callable[[AbstractCell], bool]
@@ -79,19 +81,6 @@ class PreparedModule:
             return False
         plain = type(x) is Tensor and x.dtype is dtype and x.device == device
         return plain and self.is_current(self.cell) and not is_autocast(x) and not is_faked(x)
-
-    def lengths(self, lengths: object, x: Tensor) -> None:
-        """Return None: rows that end early take the general path."""
-        del lengths, x
-
-    def begin(self, parts: Sequence[Tensor], x: Tensor, runs: int) -> None:
-        """Return None: a call with a state takes the general path."""
-        del parts, x, runs
-
-    def takes_reset(self, reset: Tensor, x: Tensor) -> bool:
-        """Return False: such a call takes the general path."""
-        del reset, x
-        return False
 
     def forward(
         self,
