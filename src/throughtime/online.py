@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import replays, torch_state
+from . import replays
 from .cells.base import AbstractCell, rebind
 from .cells.computed import with_computed_weights
 from .cells.function import Function
@@ -79,12 +79,10 @@ class RTRL:
         self.total_s_0 = torch.zeros_like(s_0)
         self._by_weight = {name: s_0.new_zeros(B, S, w.numel()) for name, w in weights.items()}
         self._by_s_0 = torch.eye(S, dtype=s_0.dtype, device=s_0.device).repeat(B, 1, 1)
-        self._steps: replays.Steps | None = None
-        self._why = "it runs on a CPU"
-        if torch_state.is_on_gpu(s_0):
-            self._why = replays.obstacle(s_0.device)
-            if not self._why:
-                self._steps = replays.Steps(cell, "rtrl", partial(_derivatives, cell))
+        self._why = replays.obstacle(s_0.device)
+        work = partial(_derivatives, cell)
+        self._steps = None if self._why else replays.Steps(cell, "rtrl", work, apart=True)
+        self._depend = s_0.new_zeros((), dtype=torch.bool)
 
     @property
     def unrecorded(self) -> str:
@@ -97,7 +95,11 @@ class RTRL:
 
     def __next__(self) -> OnlineStep:
         """Take one step (eq. 1) and carry ∂s_t/∂W over it."""
-        x_t = next(self._x)
+        try:
+            x_t = next(self._x)
+        except StopIteration:
+            _refuse_across(self._depend)
+            raise
         B, H = self.s.shape[0], self.cell.hidden_size
         check("x_t", x_t, "B I", {"B": B, "I": self.cell.input_size}, like=self.s)
         reset = None if self._reset is None else next(self._reset, None)
@@ -131,13 +133,14 @@ class RTRL:
         self._by_s_0, self.s = J @ self._by_s_0, s_t
 
     def _derivatives(self, x_t: Tensor, s_prev: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return `derivatives`; on a GPU a step is recorded in a CUDA graph and replayed."""
+        """Return `derivatives`, replayed where a step can be recorded in a CUDA graph."""
         if self._steps is None or self._steps.reason:
             return derivatives(self.cell, x_t, s_prev)
-        s_t, J, across, *by_weights = self._steps(x_t, s_prev)
-        assert s_t is not None and J is not None and across is not None
+        s_t, J, depend, *by_weights = self._steps(x_t, s_prev)
+        assert s_t is not None and J is not None and depend is not None
+        self._depend = self._depend | depend
         if self.t == 1 or self.t % ASKED == 0:  # that is a wait
-            _refuse_across(across)
+            _refuse_across(self._depend)
         # The replay's own memory is written by the next step: s_t and J are read again before it,
         # and only the state stays.
         named = zip(self.total, by_weights, strict=True)

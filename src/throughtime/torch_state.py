@@ -22,9 +22,13 @@ __all__ = [
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
+    "is_watched",
     "keeps_graph",
     "only_maps",
+    "products_in_tf32",
+    "rounding",
     "sequence_number",
+    "stream",
 ]
 
 
@@ -93,6 +97,40 @@ def is_batched(tensor: Tensor | None) -> bool:
 def is_faked(like: Tensor) -> bool:
     """Check whether a mode such as torch's FakeTensorMode makes new tensors without memory."""
     return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
+
+
+def is_watched() -> bool:
+    """Check whether a mode looks at the operations in Python, as torch's counter of FLOPs does."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def products_in_tf32() -> bool:
+    """Check whether products of matrices on a GPU may round to TF32.
+
+    The older switch must not be read where somebody has used the newer one.
+    """
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, "fp32_precision", None)
+    return matmul.allow_tf32 if newer is None else newer == "tf32"
+
+
+def rounding() -> tuple[Any, ...]:
+    """Return the switches by which the same operations on a GPU round in another way."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    newer = getattr(cudnn, "fp32_precision", None)
+    return (
+        products_in_tf32(),
+        cudnn.allow_tf32 if newer is None else newer,
+        cudnn.deterministic,
+        matmul.allow_fp16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def stream(device: torch.device) -> int:
+    """Return on which stream of a device work is put now; 0 where there are none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def sequence_number(node: Any) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from throughtime import replays
 from throughtime.replays import Recording
 
 FORBIDDEN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape,
@@ -87,13 +88,16 @@ class Launched:
         return launch
 
 
-class Recorder:
-    """Records as `throughtime.replays.recorded_by_cuda` does, and counts."""
+class Captures(replays.Recorder):
+    """Records as torch's CUDA graphs do, on any device, and counts."""
 
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def __call__(self, work, inputs) -> Recording:
+    def obstacle(self, device) -> str:
+        return ""
+
+    def record(self, work, inputs, *, alone=False) -> Recording:
         work(*inputs)  # as on the side stream
         with Captured() as captured:
             outputs = work(*inputs)
@@ -102,5 +106,27 @@ class Recorder:
         def replay() -> None:
             self.replayed += 1
             captured.replay()
+
+        return Recording(inputs, outputs, replay)
+
+
+class Again(replays.Recorder):
+    """Records work by doing it anew over the inputs it was given."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def obstacle(self, device) -> str:
+        return ""
+
+    def record(self, work, inputs, *, alone=False) -> Recording:
+        self.log.append("recorded")
+        outputs = work(*inputs)
+
+        def replay() -> None:
+            self.log.append("replayed")
+            for kept, new in zip(outputs, work(*inputs), strict=True):
+                if kept is not None:
+                    kept.copy_(new)
 
         return Recording(inputs, outputs, replay)

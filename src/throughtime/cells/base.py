@@ -99,13 +99,18 @@ class AbstractCell(nn.Module, ABC):
         """Return the factors of all steps back, where they have the form of `Factors`; else None.
 
         A GPU then takes a step back in two launches. A subclass that overrides `step` or `vjp`
-        starts from None again.
+        starts from None again. Whether there are any is said by ``has_factors``.
 
         Args:
             tape: what the forward sweep kept, complete.
         """
         del tape
         return None
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` returns any."""
+        return type(self).factors is not AbstractCell.factors
 
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:

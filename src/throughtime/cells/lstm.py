@@ -138,9 +138,14 @@ class LSTM(GatedWeights):
         each = list(zip(*self._factors(tape.saved), strict=True))
         return lambda t, delta: self._back(each[t - 1], delta)
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` returns any; with a projection they are of another form."""
+        return super().has_factors and not self.projected
+
     def factors(self, tape: Tape) -> Factors | None:
-        """Return the factors of all steps; with a projection they are of another form."""
-        if self.projected:
+        """Return the factors of all steps."""
+        if not self.has_factors:
             return None
         through_m, by_gate, f = self._factors(tape.saved)
         return Factors(by_gate, self.weight_hh, f, through_m)

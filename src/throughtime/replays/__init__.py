@@ -1,21 +1,14 @@
 """Work on a GPU that is recorded once in a CUDA graph and replayed: a sweep, or a step."""
 
-from .graphs import (
-    MOST_BYTES,
-    REPLAYS,
-    Recording,
-    Replays,
-    Tensors,
-    Work,
-    obstacle,
-    recorded_by_cuda,
-)
+from .cuda import Recorder, Recording, Tensors, Work
+from .graphs import REPLAYS, Done, Replays, obstacle
 from .seen import Seen
 from .steps import Steps, replayed
 
 __all__ = [
-    "MOST_BYTES",
     "REPLAYS",
+    "Done",
+    "Recorder",
     "Recording",
     "Replays",
     "Seen",
@@ -23,6 +16,5 @@ __all__ = [
     "Tensors",
     "Work",
     "obstacle",
-    "recorded_by_cuda",
     "replayed",
 ]

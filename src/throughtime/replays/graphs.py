@@ -9,63 +9,32 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "MOST_BYTES",
-    "REPLAYS",
-    "Recording",
-    "Replays",
-    "Tensors",
-    "Work",
-    "copy_all",
-    "obstacle",
-    "recorded_by_cuda",
-]
+from .. import torch_state
+from .cuda import CUDA, Recorder, Recording, Tensors, Work
 
-Tensors = tuple["Tensor | None", ...]
-Work = Callable[..., Tensors]
-# A recording keeps what it reads and writes; a sweep with more than this is not recorded.
+__all__ = ["MOST_BYTES", "RECORDER", "REPLAYS", "Done", "Replays", "copy_all", "obstacle"]
+
+# A recording keeps what it reads and writes; work with more than this is not recorded.
 MOST_BYTES = 1 << 28
+# Who records: torch's CUDA graphs, and in the tests what does the same on a CPU.
+RECORDER: list[Recorder] = [CUDA]
 
 
-class Recording(NamedTuple):
-    """Work that is replayed: where it reads, where it writes, and the replay itself."""
+class Done(NamedTuple):
+    """What work returned.
 
-    inputs: Tensors
-    outputs: Tensors
-    replay: Callable[[], Any]
-
-
-# Graphs on one stream share a pool of memory, since there they run one after the other.
-_POOLS: dict[tuple[int, int], Any] = {}
-
-
-def recorded_by_cuda(work: Work, inputs: Tensors) -> Recording:
-    """Record work in a CUDA graph, over these very inputs.
-
-    Args:
-        work: launches kernels and returns tensors; it must not look at any value.
-        inputs: what it is called with.
+    Attributes:
+        tensors: its results, in memory of their own.
+        reason: why it could not be recorded; "" if it was, or was not yet tried.
     """
-    graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    side = torch.cuda.Stream()
-    side.wait_stream(now)
-    with torch.cuda.stream(side):  # once before, so that libraries make what they need themselves
-        work(*inputs)
-    now.wait_stream(side)
-    where = now.device.index, now.cuda_stream
-    if where not in _POOLS:
-        _POOLS[where] = torch.cuda.graph_pool_handle()
-    with torch.cuda.graph(
-        graph, pool=_POOLS[where], stream=side, capture_error_mode="thread_local"
-    ):
-        outputs = work(*inputs)
-    return Recording(inputs, outputs, graph.replay)
+
+    tensors: Tensors
+    reason: str = ""
 
 
 def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:
@@ -77,55 +46,113 @@ def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> Non
 
 
 class Replays:
-    """The recordings of the shapes used last.
+    """The recordings of what was met last.
 
     Attributes:
-        most: how many are kept; each keeps the memory of one sweep.
+        most: how many are kept, those that are not recorded yet among them.
+        most_bytes: how much memory they keep together, as far as it is read or returned.
+        lock: held while one is copied to, replayed and read.
     """
 
-    def __init__(
-        self, most: int = 8, record: Callable[[Work, Tensors], Recording] = recorded_by_cuda
-    ) -> None:
+    def __init__(self, most: int = 8, most_bytes: int = 4 * MOST_BYTES) -> None:
         """Begin without any.
 
         Args:
             most: how many are kept.
-            record: records work over inputs.
+            most_bytes: how much memory they keep together.
         """
-        self.most, self.record = most, record
-        self._known: OrderedDict[Hashable, Recording | None] = OrderedDict()
-        self._lock = threading.Lock()
+        self.most, self.most_bytes, self.lock = most, most_bytes, threading.RLock()
+        # How often each was met; then its recording, or why there is none.
+        self._known: OrderedDict[Hashable, int | Recording | str] = OrderedDict()
 
-    def run(self, key: Hashable, work: Work, inputs: Sequence[Tensor | None]) -> Tensors:
+    def run(
+        self, key: Hashable, work: Work, inputs: Sequence[Tensor | None], more: int = 0
+    ) -> Done:
         """Do the work: the first time of a shape as it is, from the second time on as recorded.
 
         Args:
             key: what the work depends on besides the inputs' kinds.
             work: returns new tensors, and does the same for the same key.
             inputs: what it is called with; not written to.
+            more: how many bytes it returns, where that is much.
         """
+        size = more + _bytes(inputs)
+        if size > MOST_BYTES:
+            why = f"a recording would keep {size >> 20} MiB, more than {MOST_BYTES >> 20}."
+            return Done(work(*inputs), why)
         kinds = (None if t is None else (t.shape, t.dtype, t.device) for t in inputs)
-        whole_key = (key, _stream(inputs), *kinds)
-        with self._lock:
-            if whole_key not in self._known:
-                self._known[whole_key] = None
-                while len(self._known) > self.most:
-                    self._known.popitem(last=False)
-                return work(*inputs)
-            self._known.move_to_end(whole_key)
-            found = self._known[whole_key]
-            if found is None:
-                own = tuple(None if t is None else t.clone() for t in inputs)
-                found = self._known[whole_key] = self.record(work, own)
-            copy_all(found.inputs, inputs)
-            found.replay()
-            return tuple(None if t is None else t.clone() for t in found.outputs)
+        stream = torch_state.stream(next(t.device for t in inputs if t is not None))
+        with self.lock:
+            found = self.met((key, stream, *kinds), work, inputs, after=2)
+            if isinstance(found, Recording):
+                copy_all(found.inputs, inputs)
+                found.replay()
+                return Done(tuple(None if t is None else t.clone() for t in found.outputs))
+        return Done(work(*inputs), found)
+
+    def met(
+        self,
+        key: Hashable,
+        work: Work,
+        inputs: Sequence[Tensor | None],
+        after: int,
+        *,
+        alone: bool = False,
+    ) -> Recording | str:
+        """Return the recording of work, which is made when it is met for the ``after``-th time.
+
+        Before that it is "", and why where it could not be made.
+
+        Args:
+            key: what the work depends on, its inputs' kinds among it.
+            work: takes and returns tensors.
+            inputs: what it is called with.
+            after: how often it has to be met.
+            alone: whether the outputs stay until the next replay of this very recording, whatever
+                else is replayed in between.
+        """
+        with self.lock:
+            found = self._known.pop(key, 0)
+            if isinstance(found, int):
+                found = found + 1 if found + 1 < after else _recorded(work, inputs, alone)
+            self._known[key] = found
+            while len(self._known) > self.most or self._held() > self.most_bytes:
+                if len(self._known) == 1:
+                    break
+                self._known.popitem(last=False)
+            return "" if isinstance(found, int) else found
+
+    def known(self, key: Hashable) -> Recording | None:
+        """Return a recording that there is.
+
+        Args:
+            key: what the work depends on.
+        """
+        with self.lock:
+            found = self._known.get(key)
+            if not isinstance(found, Recording):
+                return None
+            self._known.move_to_end(key)
+            return found
+
+    def _held(self) -> int:
+        made = (found for found in self._known.values() if isinstance(found, Recording))
+        return sum(_bytes(found.inputs) + _bytes(found.outputs) for found in made)
 
 
-def _stream(inputs: Sequence[Tensor | None]) -> int:
-    """Return the stream on which the work would run: two may not share a recording's memory."""
-    device = next(t.device for t in inputs if t is not None)
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+def _recorded(work: Work, inputs: Sequence[Tensor | None], alone: bool) -> Recording | str:
+    try:
+        # What is made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            own = tuple(None if t is None else t.clone() for t in inputs)
+            return RECORDER[0].record(work, own, alone=alone)
+    except Exception as error:  # what cannot be captured runs as ever, and it is said
+        told = str(error).strip().splitlines() or [""]
+        return f"it could not be recorded ({type(error).__name__}: {told[0]})"
+
+
+def _bytes(tensors: Sequence[Tensor | None]) -> int:
+    return sum(t.nbytes for t in tensors if t is not None)
 
 
 REPLAYS = Replays()
@@ -137,25 +164,10 @@ def obstacle(device: torch.device) -> str:
     Args:
         device: where the work would run.
     """
-    if REPLAYS.record is not recorded_by_cuda:
-        return ""
-    if device.type != "cuda":
-        return f"CUDA graphs are for a CUDA device; the weights are on {device}."
-    if torch.cuda.is_current_stream_capturing():
-        return "the caller is recording a CUDA graph of its own."
-    return _trial(device)
-
-
-@cache
-def _trial(device: torch.device) -> str:
-    """Return why a first recording on a device failed or was wrong; "" if all is well."""
-    with torch.cuda.device(device):
-        given = torch.arange(5.0, device=device)
-        try:
-            made = recorded_by_cuda(lambda a: (2 * a + 1,), (given.clone(),))
-            copy_all(made.inputs, (3 * given,))
-            made.replay()
-            right = bool((made.outputs[0] == 6 * given + 1).all())
-        except Exception as error:  # whatever the driver raises
-            return f"a CUDA graph cannot be recorded on {device}: {type(error).__name__}: {error}"
-    return "" if right else f"a CUDA graph recorded on {device} gave other numbers."
+    if torch_state.is_watched() or torch_state.is_transforming():
+        return "a mode of torch's has to see single operations."
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
+        return "autocast keeps tensors of its own, which are gone when it ends."
+    if torch.is_anomaly_enabled():
+        return "anomaly detection looks at values."
+    return RECORDER[0].obstacle(device)

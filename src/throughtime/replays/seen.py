@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["Seen"]
@@ -22,12 +23,9 @@ class Seen(TorchDispatchMode):
 
     Attributes:
         reason: why the step cannot be recorded; "" if it can.
-        form: its operations with their constants, and the kind and place of each tensor. Two runs
-            of one form do the same to other values: a changed attribute of a cell, or another
-            tensor that it reads, is another form.
     """
 
-    def __init__(self, inputs: tuple[Tensor | None, ...]) -> None:
+    def __init__(self, inputs: Sequence[Tensor | None]) -> None:
         """Begin with what the step is given.
 
         Args:
@@ -46,14 +44,31 @@ class Seen(TorchDispatchMode):
             self._foreign.add(_storage(tensor))
             self._form.append(_kind(tensor))
 
-    @property
-    def form(self) -> Hashable:
-        """The form of all that was seen."""
-        return tuple(self._form)
+    def form(self, out: Sequence[Tensor | None]) -> Hashable:
+        """Return its operations with their constants, and the kind and place of each tensor.
 
-    def out(self, tensors: tuple[Tensor | None, ...]) -> None:
-        """Say what the step returned, which belongs to its form."""
-        self._form += [self._placed(t) for t in tensors]
+        Two runs of one form do the same to other values: a changed constant, or another tensor
+        that is read, is another form.
+
+        Args:
+            out: what the step returned.
+        """
+        return (*self._form, *(self._placed(t) for t in out))
+
+    def __enter__(self) -> Seen:
+        """Begin to look; modules that are called are looked at too."""
+        self._hooked = register_module_forward_pre_hook(self._call)
+        return super().__enter__()
+
+    def __exit__(self, *told: Any) -> None:
+        """End."""
+        self._hooked.remove()
+        super().__exit__(*told)
+
+    def _call(self, module: nn.Module, _: Any) -> None:
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
+        if any(hooks) or module._backward_pre_hooks:
+            self.reason = self.reason or f"a hook looks at its {type(module).__name__}"
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run one operation and look at it."""

@@ -6,7 +6,8 @@ It runs what would otherwise run on the reference, the scan or the blocks, and d
 from __future__ import annotations
 
 import importlib
-from functools import cache
+from collections.abc import Hashable, Sequence
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -18,14 +19,18 @@ from ...cells import AbstractCell
 from ...tape import Gradients, Tape, complete
 from ..chosen import Choice, note, wanted
 from ..engine import Demand, Losses
-from ..plain import scan
-from ..plain.engine import BLOCKS, SCAN, Plain
+from ..plain import blocks, scan
+from ..plain.engine import SCAN, Blocks, Plain
 from ..plain.losses import losses as plain_losses
 from ..plain.losses import sorted_losses
 from .engine import compiler_missing
-from .replaying import Replaying, recorded_backward, recorded_forward
+from .replaying import recorded_backward, recorded_forward, run_recorded
+from .stepping import Replaying
 
 __all__ = ["FUSED", "Fused"]
+
+# A block of steps is one replay, so it is large.
+BLOCK_BYTES = 1 << 25
 
 
 class Fused(Plain):
@@ -47,7 +52,7 @@ class Fused(Plain):
 
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice."""
-        return Choice(self.name, f"{type(cell).__name__} runs on fused steps:{self.how}")
+        return Choice(self.name, f"{type(cell).__name__} runs step by step.{self.how}")
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return why steps cannot be recorded here; "" if they can."""
@@ -57,8 +62,6 @@ class Fused(Plain):
             return "another engine is asked for."
         weight = next(iter(cell.weights().values()))
         tensors = [t for t in demand.tensors if t is not None]
-        if torch_state.is_faked(weight) or torch_state.is_transforming():
-            return "a mode of torch's has to see single operations, so nothing is recorded."
         if any(map(torch_state.is_batched, tensors)):
             return "a tensor has no memory of its own, so nothing is recorded."
         if demand.T == 0 or demand.rows == 0:
@@ -72,16 +75,17 @@ class Fused(Plain):
         tape = complete(cell, tape)
         if SCAN.serves(cell):
             return SCAN.backward(cell, tape, g, delta_T)
-        if BLOCKS.serves(cell) and len(g) == 1:
-            return BLOCKS.backward(cell, tape, g, delta_T)
+        if _BLOCKS.serves(cell) and len(g) == 1:
+            return _BLOCKS.backward(cell, tape, g, delta_T)
         if not self.no_kernel(cell, g):
             launch = _launch()
-            found = launch.sent_back(cell, tape, g, delta_T, None, launch.Bound())
+            say = partial(self.say, cell)
+            found = launch.sent_back(cell, tape, g, delta_T, None, launch.Bound(), say)
             return found.adjoints, found.s_0
-        done = recorded_backward(cell, tape, g, delta_T)
+        done = recorded_backward(cell, tape, g, delta_T, partial(self.say, cell))
         if done is not None:
             return done
-        stand_in = Replaying(cell, tape.T)
+        stand_in = Replaying(cell, g.device, len(g))
         found = sweep.backward(stand_in, tape, g, delta_T)  # pyright: ignore
         self.say(cell, stand_in.reason)
         return found
@@ -97,7 +101,7 @@ class Fused(Plain):
         want_x: bool = True,
     ) -> Gradients:
         """Send one loss back and return every gradient that is wanted (eq. 5, 9)."""
-        engine = BLOCKS if BLOCKS.serves(cell) else super()
+        engine = _BLOCKS if _BLOCKS.serves(cell) else super()
         return engine.gradients(cell, tape, g, delta_T, wants=wants, want_x=want_x)
 
     def losses(
@@ -123,16 +127,18 @@ class Fused(Plain):
             if not why:
                 launch, course = _launch(), sorted_losses(tape.T, g, enters, floors)
                 bound = launch.Bound(**asked, lone=enters is not None)
-                return launch.sent_back(cell, tape, course.g, None, course, bound)
-            stand_in = Replaying(cell, tape.T)
+                say = partial(self.say, cell)
+                return launch.sent_back(cell, tape, course.g, None, course, bound, say)
+            V = len(g) if enters is None else len(enters)
+            stand_in = Replaying(cell, g.device, V)
             found = plain_losses(stand_in, tape, g, enters, floors, **asked)  # pyright: ignore
         self.say(cell, f"{why} {stand_in.reason}".strip())
         return found
 
     def no_kernel(self, cell: AbstractCell, g: Tensor) -> str:
         """Return why the kernel of a step back does not take a cell's; "" if it does."""
-        name = type(cell).__name__
-        if type(cell).factors is AbstractCell.factors or getattr(cell, "projected", False):
+        if not cell.has_factors:
+            name = type(cell).__name__
             return f"a step back of {name} has no factors that one kernel could take."
         if g.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             return f"there is no kernel for {g.dtype}."
@@ -141,8 +147,24 @@ class Fused(Plain):
     def say(self, cell: AbstractCell, why: str) -> None:
         """Note why not everything was recorded or fused, if so."""
         if why:
-            told = f"{self.chosen(cell).reason} Not everywhere: {why}"
-            note(Choice(self.name, told))
+            note(Choice(self.name, f"{self.chosen(cell).reason} Not everywhere: {why}"))
+
+
+class _Recorded(Blocks):
+    """`cells.Function`'s blocks, each of them one replay."""
+
+    def __init__(self) -> None:
+        self.way = blocks.Way(BLOCK_BYTES, self._run)
+
+    def _run(self, key: Hashable, work: Any, inputs: Sequence[Tensor | None]) -> Any:
+        # A program of torch's operations depends on nothing but its inputs and how they round.
+        return run_recorded((key, torch_state.rounding()), work, inputs, 0, self._say)
+
+    def _say(self, why: str) -> None:
+        note(Choice(FUSED.name, f"Function runs step by step.{FUSED.how} Not everywhere: {why}"))
+
+
+_BLOCKS = _Recorded()
 
 
 class _Sweeps:
@@ -161,10 +183,11 @@ class _Sweeps:
         """Run the recurrence over all steps and keep the tape, as `sweep.forward` does."""
         if SCAN.serves(cell):
             return scan.forward(cell, x, s_0, active, reset, keep=keep)
-        done = recorded_forward(cell, x, s_0, active, reset, keep=keep)
+        say = partial(FUSED.say, cell)
+        done = recorded_forward(cell, x, s_0, active, reset, keep=keep, say=say)
         if done is not None:
             return done
-        stand_in = Replaying(cell, x.shape[0])
+        stand_in = Replaying(cell, x.device)
         tape = sweep.forward(stand_in, x, s_0, active, reset, keep=keep)  # pyright: ignore
         FUSED.say(cell, stand_in.reason)
         return tape

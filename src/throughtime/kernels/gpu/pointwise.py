@@ -25,9 +25,9 @@ def step_back(
     W_h, and kept (V, B, S) what it sent past it, in the precision of the sums (float64 where WIDE);
     sent (V, B, GATES·H) is what this step sends to W_h. At t = 0 delta_0 alone is completed.
     """
-    b = tl.program_id(0).to(tl.int64)
-    v = tl.program_id(1).to(tl.int64) + begin
     rows = B.to(tl.int64)
+    b = tl.program_id(0).to(tl.int64) % rows  # one axis, since the others end at 65535
+    v = tl.program_id(0).to(tl.int64) // rows + begin
     at_row, A, S = v * rows + b, GATES * H, PARTS * H
     last, floor = T, 0
     if BOUNDED:

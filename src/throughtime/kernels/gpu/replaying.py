@@ -1,42 +1,47 @@
-"""Sweeps in plain torch that are replayed: the package's cells as a whole, others by steps."""
+"""Sweeps in plain torch that are replayed as a whole: those of the package's own cells."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ... import cells, replays, sweep
-from ...cells import AbstractCell, Function, probes
+from ... import cells, replays, sweep, torch_state
+from ...cells import AbstractCell, Function
 from ...cells.base import rebind
 from ...tape import Tape
 
-__all__ = ["Replaying", "known", "recorded_backward", "recorded_forward", "run_recorded"]
+__all__ = ["Say", "known", "recorded_backward", "recorded_forward", "run_recorded"]
 
-# After how many replayed steps a `Function` is asked whether it repeated itself; that is a wait.
-ASKED = 16
+Say = Callable[[str], None]
 
 
 def known(cell: AbstractCell) -> Hashable | None:
     """Return what a sweep of a cell depends on beside its weights; None for a cell of others'.
 
-    Somebody's own class may depend on anything, so its sweeps are not recorded as a whole.
+    Somebody's own class may depend on anything, and so may a cell with a method that somebody put
+    in its place, so their sweeps are not recorded as a whole.
 
     Args:
         cell: the recurrence.
     """
-    kind = type(cell)
+    kind, own = type(cell), vars(cell)
     if kind is Function or getattr(cells, kind.__name__, None) is not kind:
         return None
-    plain = (bool, int, float, str)
-    told = sorted((k, v) for k, v in vars(cell).items() if isinstance(v, plain))
-    return kind, tuple(told), tuple(cell.weights()), torch.backends.cuda.matmul.allow_tf32
+    if any(map(callable, own.values())):
+        return None
+    told = sorted((k, v) for k, v in own.items() if isinstance(v, (bool, int, float, str)))
+    return kind, tuple(told), tuple(cell.weights()), torch_state.rounding()
 
 
 def run_recorded(
-    key: Hashable | None, work: replays.Work, inputs: Sequence[Tensor | None], more: int = 0
+    key: Hashable | None,
+    work: replays.Work,
+    inputs: Sequence[Tensor | None],
+    more: int,
+    say: Say,
 ) -> replays.Tensors:
     """Do the work, as it was recorded where it is known and not too large.
 
@@ -45,12 +50,15 @@ def run_recorded(
         work: takes and returns tensors.
         inputs: what it is called with.
         more: how many bytes it returns.
+        say: is told why it was not recorded.
     """
-    size = more + sum(t.nbytes for t in inputs if t is not None)
     device = next(t.device for t in inputs if t is not None)
-    if key is None or size > replays.MOST_BYTES or replays.obstacle(device):
-        return work(*inputs)
-    return replays.REPLAYS.run(key, work, inputs)
+    why = "somebody's own cell may depend on anything." if key is None else ""
+    why = why or replays.obstacle(device)
+    done = replays.Done(work(*inputs), why) if why else replays.REPLAYS.run(key, work, inputs, more)
+    if done.reason:
+        say(done.reason)
+    return done.tensors
 
 
 def recorded_forward(
@@ -61,6 +69,7 @@ def recorded_forward(
     reset: Tensor | None,
     *,
     keep: bool,
+    say: Say,
 ) -> Tape | None:
     """Run the recurrence over all steps as one recording; None for a cell of others'.
 
@@ -71,6 +80,7 @@ def recorded_forward(
         active: (T, B) bool, or None.
         reset: (T, B) bool, or None.
         keep: whether the backward pass will be taken.
+        say: is told why it was not recorded.
     """
     key, names = known(cell), list(cell.weights())
     if key is None:
@@ -86,7 +96,7 @@ def recorded_forward(
         # A step keeps about what it computes: a, the state, and the gates.
         size = x.shape[0] * x.shape[1] * (cell.preact_size + 3 * cell.state_size) * x.itemsize
         given = (x, s_0, active, reset, *cell.weights().values())
-        s, *saved = run_recorded(("forward", key, keep), work, given, size)
+        s, *saved = run_recorded(("forward", key, keep), work, given, size, say)
         assert s is not None
         tape = Tape(x, s, tuple(saved), active, reset)  # pyright: ignore
         if keep and widths is not None:
@@ -95,7 +105,7 @@ def recorded_forward(
 
 
 def recorded_backward(
-    cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None
+    cell: AbstractCell, tape: Tape, g: Tensor, delta_T: Tensor | None, say: Say
 ) -> tuple[Tensor, Tensor] | None:
     """Send V losses back in plain torch as one recording; None for a cell of others'.
 
@@ -104,6 +114,7 @@ def recorded_backward(
         tape: what its forward sweep kept, complete.
         g: direct gradients (V, T, B, G).
         delta_T: what else arrives at s_T, (V, B, S), or None.
+        say: is told why it was not recorded.
     """
     key, names, n = known(cell), list(cell.weights()), len(tape.saved)
     if key is None:
@@ -119,87 +130,4 @@ def recorded_backward(
     with torch.no_grad():
         given = (g, delta_T, tape.active, tape.reset, tape.x, tape.s, *tape.saved)
         given = (*given, *cell.weights().values())
-        return run_recorded(("backward", key), work, given, size)  # pyright: ignore
-
-
-class Replaying:
-    """Stands in for a cell in `sweep`: its step and its step back are replayed where they can be.
-
-    Attributes:
-        cell: the recurrence.
-        reason: why some steps were not replayed; "" if nothing hindered it.
-    """
-
-    def __init__(self, cell: AbstractCell, T: int) -> None:
-        """Begin a sweep.
-
-        Args:
-            cell: the recurrence.
-            T: how many steps it has.
-        """
-        self.cell, self._kept = cell, ()
-        self.state_size, self.hidden_size = cell.state_size, cell.hidden_size
-        self.drive, self.vjp = cell.drive, cell.vjp
-        self._forward = replays.replayed(cell, "step", self._take, T)
-        back = self._pull if isinstance(cell, Function) else self._send
-        self._back = replays.replayed(cell, "vjp", back, T)
-        self._delta: torch.Size | None = None
-        self._back_steps = 0
-
-    @property
-    def reason(self) -> str:
-        """Why steps of this sweep were not replayed."""
-        name = type(self.cell).__name__
-        for steps, what in ((self._forward, "step"), (self._back, "step back")):
-            if steps is not None and steps.reason:
-                return f"the {what} of {name} is not recorded, since {steps.reason}."
-        return ""
-
-    def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Take one step, and put what the cell saved back in its place."""
-        if self._forward is None:
-            return self.cell.step(a_t, s_prev)
-        s_t, *own = self._forward(a_t, s_prev)
-        given: dict[str, Tensor | None] = {"a": a_t, "s_prev": s_prev, "s": s_t}
-        rest = iter(own)
-        saved = tuple(given[place] if place else next(rest) for place in self._kept)
-        return s_t, saved  # pyright: ignore[reportReturnType]
-
-    def _take(self, a_t: Tensor, s_prev: Tensor) -> replays.Tensors:
-        result = self.cell.step(a_t, s_prev)
-        sweep.check_result(self.cell, "step", result, s_prev.shape, "s_t", "what vjp needs")
-        s_t, saved = result
-        place = {id(a_t): "a", id(s_prev): "s_prev", id(s_t): "s"}
-        self._kept = tuple(place.get(id(kept), "") for kept in saved)
-        own = (kept for kept, known in zip(saved, self._kept, strict=True) if not known)
-        return (s_t, *own)
-
-    def swept(self, tape: Tape):
-        """Return the step back, by step."""
-        if self._back is None:
-            return self.cell.swept(tape)
-        each = list(zip(*(kept.unbind(0) for kept in tape.saved), strict=True))
-        return lambda t, delta: self._step_back(each[t - 1], delta)
-
-    def _step_back(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
-        assert self._back is not None
-        if self._delta is None or self._back.reason or self._delta != delta.shape:
-            if self._delta is None:
-                self._delta = delta.shape
-                self._back(delta, *saved)  # which is seen
-            return self.cell.vjp(saved, delta)
-        delta_prev, adjoint, *again = self._back(delta, *saved)
-        if again and again[0] is not None:
-            self._back_steps += 1
-            if self._back_steps % ASKED == 0:
-                probes.check_repeats(again[0], saved[2], saved[1])
-        assert delta_prev is not None and adjoint is not None
-        return delta_prev.clone(), adjoint
-
-    def _send(self, delta: Tensor, *saved: Tensor) -> replays.Tensors:
-        result = self.cell.vjp(saved, delta)
-        sweep.check_result(self.cell, "vjp", result, delta.shape, "J_tᵀ delta", "the adjoint")
-        return result
-
-    def _pull(self, delta: Tensor, *saved: Tensor) -> replays.Tensors:
-        return self.cell.pulled(saved, delta)  # pyright: ignore[reportAttributeAccessIssue]
+        return run_recorded(("backward", key), work, given, size, say)  # pyright: ignore

@@ -15,7 +15,7 @@ from ...replays import Tensors
 from ...tape import Tape
 from ..engine import Losses
 from ..plain.losses import Sorted
-from .replaying import known, run_recorded
+from .replaying import Say, known, run_recorded
 from .shape import Bound
 from .swept import Course, send_back
 
@@ -29,6 +29,7 @@ def sent_back(
     delta_T: Tensor | None,
     sorted_: Sorted | None,
     bound: Bound,
+    say: Say,
 ) -> Losses:
     """Send V losses back, two launches a step, recorded from the second sweep of a shape on.
 
@@ -39,6 +40,7 @@ def sent_back(
         delta_T: what else arrives at s_T, (V, B, S), or None.
         sorted_: between which steps the losses run; None: each takes all.
         bound: what is wanted.
+        say: is told why it was not recorded.
     """
     T, B = tape.T, tape.B
     V = len(g) if sorted_ is None else len(sorted_.entries)
@@ -56,7 +58,7 @@ def sent_back(
     with torch.no_grad():
         whole = None if key is None else ("sent back", key, course, bound)
         found = run_recorded(
-            whole, work, (*given, *bounds, *tape.saved, *cell.weights().values()), size
+            whole, work, (*given, *bounds, *tape.saved, *cell.weights().values()), size, say
         )
     adjoints, deltas, norms, s_0 = found
     assert s_0 is not None
@@ -94,7 +96,7 @@ def trial(device: torch.device) -> str:
             tape = sweep.forward(cell, x, x.new_zeros(3, cell.state_size))
             g = torch.linspace(-1, 2, 5 * 3 * 17, device=device).view(1, 5, 3, 17)
             try:
-                found = sent_back(cell, tape, g, None, None, Bound())
+                found = sent_back(cell, tape, g, None, None, Bound(), lambda why: None)
                 got = found.adjoints, found.s_0
             except Exception as error:  # whatever Triton, its compiler or the driver raises
                 told = str(error).strip().splitlines()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Course(NamedTuple):
 
     def under_way(self, t: int) -> int:
         """Return the first loss that is under way at step t; all after it may be."""
-        return next((v for v, entry in enumerate(self.entries) if entry >= t), len(self.entries))
+        return bisect_left(self.entries, t)
 
 
 def send_back(
@@ -75,7 +76,7 @@ def send_back(
     active, reset = masks
     for t in range(max(course.entries), min(course.floors) - 1, -1):
         first = course.under_way(t)
-        step_back[(B, V - first)](
+        step_back[(B * (V - first),)](
             *tensors, product, kept, sent, *stored, s_0, t, T, B, H, g.shape[-1],
             0 if bound.lone else g.stride(0), g.stride(-3), g.stride(-2), first,
             GATES=A // H, PARTS=parts, BLOCK=min(WIDEST, max(16, 1 << (H - 1).bit_length())),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ... import replays, torch_state
 from ...cells import Function, probes
 from ...cells.base import rebind
 from ...cells.probes import DEPENDS, alike
@@ -16,15 +15,29 @@ from ...tape import Tape
 from ..chosen import Choice, note
 from .recorder import Follower, Program, Recorder, Refusal, backward_program
 
-__all__ = ["backward", "gradients"]
+__all__ = ["AS_THEY_ARE", "Way", "backward", "gradients"]
 
 # How large a block's states may be: small enough for the cache, with enough rows to share the cost
 # of each operation.
 BLOCK_BYTES = 1 << 19
-# On a GPU a block is one replay, so it is as large as memory allows without a thought.
-GPU_BLOCK_BYTES = 1 << 25
 # With fewer steps than this, a graph of them costs less than learning a step's backward pass.
 WORTH_LEARNING = 32
+
+
+class Way(NamedTuple):
+    """How blocks are taken.
+
+    Attributes:
+        block_bytes: how large a block's states may be.
+        run: runs the chain of a block's steps, given a key of what it does, the work, and the
+            tensors that the work takes.
+    """
+
+    block_bytes: int
+    run: Callable[[Hashable, Callable[..., Any], Sequence[Tensor | None]], Any]
+
+
+AS_THEY_ARE = Way(BLOCK_BYTES, lambda key, work, inputs: work(*inputs))
 
 
 def gradients(
@@ -34,6 +47,7 @@ def gradients(
     delta_T: Tensor | None,
     wants: Sequence[str],
     want_x: bool,
+    how: Way = AS_THEY_ARE,
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
     """Send one loss back through a step that only autograd knows (eq. 5, 9).
 
@@ -54,6 +68,7 @@ def gradients(
         delta_T: what else arrives at s_T, (B, S).
         wants: the weights whose gradients are wanted.
         want_x: whether dE/dx is wanted.
+        how: how blocks are taken.
 
     Returns:
         dE/dW by name, dE/dx (T, B, I) or None, and dE/ds_0 (B, S).
@@ -62,14 +77,14 @@ def gradients(
         one forward and one backward of the step over T·B rows, and J_tᵀ delta_t step by step;
         memory for one block besides the results.
     """
-    way = _BackwardPass(cell, tape, g, wants, want_x)
+    way = _BackwardPass(cell, tape, g, wants, want_x, how)
     s_0 = way.run(delta_T)
     way.say()
     return way.total, way.x, s_0
 
 
 def backward(
-    cell: Function, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+    cell: Function, tape: Tape, g: Tensor, delta_T: Tensor | None = None, how: Way = AS_THEY_ARE
 ) -> tuple[Tensor, Tensor]:
     """Send one loss back (eq. 9), as `sweep.backward` does for V = 1.
 
@@ -78,11 +93,12 @@ def backward(
         tape: what its forward sweep kept.
         g: direct gradients (1, T, B, G) into the first G ≤ S entries of s_1…s_T.
         delta_T: what else arrives at s_T, (1, B, S).
+        how: how blocks are taken.
 
     Returns:
         The adjoints (1, T, B, I+S), and dE/ds_0 (1, B, S).
     """
-    way = _BackwardPass(cell, tape, g[0], (), True)
+    way = _BackwardPass(cell, tape, g[0], (), True, how)
     way.deltas = torch.zeros_like(tape.s[1:])
     s_0 = way.run(None if delta_T is None else delta_T[0])
     way.say()
@@ -93,9 +109,15 @@ class _BackwardPass:
     deltas: Tensor | None = None  # where delta of each step is written, if it is wanted
 
     def __init__(
-        self, cell: Function, tape: Tape, g: Tensor | None, wants: Sequence[str], want_x: bool
+        self,
+        cell: Function,
+        tape: Tape,
+        g: Tensor | None,
+        wants: Sequence[str],
+        want_x: bool,
+        how: Way,
     ) -> None:
-        self.tape, self.g, self.reason = tape, g, cell.apart
+        self.tape, self.g, self.reason, self.how = tape, g, cell.apart, how
         # New leaves, since a gradient of one that the caller holds could call its hooks.
         leaves = {n: w.detach().requires_grad_(n in wants) for n, w in cell.weights().items()}
         self.weights, self.cell = leaves, rebind(cell, leaves)
@@ -108,8 +130,7 @@ class _BackwardPass:
     def run(self, delta_T: Tensor | None) -> Tensor:
         s = self.tape.s
         delta = s.new_zeros(s.shape[1:]) if delta_T is None else delta_T
-        most = GPU_BLOCK_BYTES if torch_state.is_on_gpu(s) else BLOCK_BYTES
-        K = max(1, most // max(1, s[0].nbytes))
+        K = max(1, self.how.block_bytes // max(1, s[0].nbytes))
         for last in range(self.tape.T, 0, -K):
             first = max(1, last - K + 1)
             if self.reason or first == last or self.tape.T < WORTH_LEARNING:
@@ -261,27 +282,19 @@ class _BackwardPass:
     def _chain(
         self, tape: Tape, g: Tensor | None, columns: list[Column], delta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it.
-
-        On a GPU the block is recorded, and later blocks of its shape are replayed.
-        """
+        """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it."""
         assert self.program is not None
         back, axes = self.program.run, tuple(column.axis for column in columns)
 
-        def work(delta: Tensor, *rest: Tensor | None) -> replays.Tensors:
-            g, active, reset, *kept = rest
-            laid = [Column(k, axis).of(tape.T) for k, axis in zip(kept, axes, strict=True)]  # pyright: ignore
+        def work(
+            delta: Tensor, g: Tensor | None, active: Tensor | None, reset: Tensor | None, *kept: Any
+        ) -> tuple[Tensor, Tensor]:
+            laid = [Column(k, axis).of(tape.T) for k, axis in zip(kept, axes, strict=True)]
             rows = list(zip(*laid, strict=True)) if laid else [()] * tape.T
             return _chained(back, rows, g, active, reset, delta)
 
         inputs = (delta, g, tape.active, tape.reset, *(column.kept for column in columns))
-        if not torch_state.is_on_gpu(delta) or replays.obstacle(delta.device):
-            found = work(*inputs)
-        else:
-            rounding = torch.backends.cuda.matmul.allow_tf32
-            key = ("chain", back, axes, tape.T, rounding)
-            found = replays.REPLAYS.run(key, work, inputs)
-        return found  # pyright: ignore[reportReturnType]
+        return self.how.run(("chain", back, axes, tape.T), work, inputs)
 
 
 class Column(NamedTuple):
