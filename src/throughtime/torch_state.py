@@ -111,7 +111,7 @@ def products_in_tf32() -> bool:
     """
     matmul = torch.backends.cuda.matmul
     newer = getattr(matmul, "fp32_precision", None)
-    return matmul.allow_tf32 if newer is None else newer == "tf32"
+    return bool(matmul.allow_tf32) if newer is None else newer == "tf32"
 
 
 def rounding() -> tuple[Any, ...]:

@@ -55,7 +55,8 @@ def constants_of_a_step_back(cell: str, H: int, dtype: str, asked_for: str) -> d
              "flow": ("BOUNDED", "LONE", "DELTAS", "NORMS")}[asked_for]  # fmt: skip
     switches = {"RAGGED", "RESETS", "BEGUN", "BOUNDED", "LONE", "ADJOINTS", "DELTAS", "NORMS"}
     return {name: name in asked for name in switches} | {
-        "GATES": GATES.get(cell, 1), "PARTS": 1 + two, "BLOCK": min(1024, 1 << (H - 1).bit_length()),
+        "GATES": GATES.get(cell, 1), "PARTS": 1 + two,
+        "BLOCK": min(1024, 1 << (H - 1).bit_length()),
         "WIDE": dtype == "fp64", "PRODUCT": True, "CARRY": cell != "tanh",
         "HIDDEN": cell == "gru", "STOPS": cell == "relu",
     }  # fmt: skip

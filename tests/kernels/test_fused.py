@@ -74,17 +74,16 @@ def test_a_sweep_back_over_factors_is_that_of_vjp(name, kernel):
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["gru", "lstm"])
-@pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
+@pytest.mark.parametrize(("name", "ragged"), [("gru", True), ("lstm", False)])
 def test_losses_between_their_entries_and_their_floors(name, ragged, kernel):
     cell = GATED[name]().double()
-    given, g, _ = problem(cell, 1, steps=4, ragged=ragged)
+    given, g, _ = problem(cell, 1, steps=3, ragged=ragged)
     g[1, 2:] = 0
     with torch.no_grad():
         tape = sweep.forward(cell, *given)
         for direct, bounds in (
-            (g[0], {"enters": torch.tensor([1, 2, 3, 4])}),
-            (g[0], {"enters": torch.tensor([4, 0, 2]), "floors": torch.tensor([2, 0, 1])}),
+            (g[0], {"enters": torch.tensor([1, 2, 3])}),
+            (g[0], {"enters": torch.tensor([3, 0, 2]), "floors": torch.tensor([2, 0, 1])}),
             (g, {"floors": torch.tensor([1, 0])}),
         ):
             wanted = {"norms": True, "deltas": True, "adjoints": True, **bounds}
@@ -151,10 +150,9 @@ def replayed_alike(gpu, cell, take) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("name", ["gru", "peephole"])
-def test_a_sweep_back_is_recorded_the_second_time(name, kernel, gpu):
-    cell = GATED[name]().double()
-    enters = torch.arange(1, 4)
+def test_a_sweep_back_is_recorded_the_second_time(kernel, gpu):
+    cell = GATED["peephole"]().double()
+    enters = torch.tensor([1, 3])
 
     def take(drawn):
         given, g, _ = drawn
@@ -209,7 +207,7 @@ def test_a_large_sweep_is_not_recorded_and_it_is_said(gpu, monkeypatch):
 
 def test_a_sweep_whose_recording_fails_is_done_as_ever_and_it_is_said(gpu, monkeypatch):
     cell = GRU(I, H, dtype=F64)
-    given, g, _ = problem(cell)
+    given = problem(cell)[0]
     monkeypatch.setattr(gpu, "record", lambda *_, **__: 1 / 0)
     for _ in range(3):
         same((FUSED.forward(cell, *given).s,), (sweep.forward(cell, *given).s,))

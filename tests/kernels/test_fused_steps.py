@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
 import torch
 from tests.oracles.on_gpu import (
@@ -22,9 +19,9 @@ from tests.oracles.on_gpu import (
 )
 
 import throughtime as tt
-from throughtime import kernels, replays, sweep
+from throughtime import kernels, sweep
 from throughtime.cells import GRU, LSTM, Elman, Function, MinGRU
-from throughtime.kernels.gpu import fused
+from throughtime.kernels.gpu import fused, stepping
 from throughtime.kernels.gpu.fused import FUSED
 
 __all__ = ["gpu"]
@@ -35,17 +32,31 @@ def no_kernel(gpu, monkeypatch):
     monkeypatch.setattr(fused, "_no_kernel", lambda device: "triton is not installed.")
 
 
-def test_the_steps_of_an_own_cell_are_replayed_from_the_third_on(gpu):
+def test_the_steps_of_an_own_cell_are_replayed_once_two_were_seen_to_be_alike(gpu):
     cell = Own()
     given, g, delta_T = problem(cell)
     tape = FUSED.forward(cell, *given)
-    assert (gpu.recorded, gpu.replayed) == (1, T - 1)
-    want = sweep.forward(cell, *given)
+    assert (gpu.recorded, gpu.replayed) == (1, T - 2)
+    want = by_reference("forward", cell, *given)
     same((tape.s, *tape.saved), (want.s, *want.saved))
     same(FUSED.backward(cell, want, g, delta_T), sweep.backward(cell, want, g, delta_T))
-    assert (gpu.recorded, gpu.replayed) == (2, 2 * (T - 1))
-    FUSED.forward(cell, *given)  # the recording is known: all but the first step
-    assert (gpu.recorded, gpu.replayed) == (2, 3 * (T - 1))
+    assert (gpu.recorded, gpu.replayed) == (2, 2 * (T - 2))
+    FUSED.forward(cell, *given)  # the recording is known
+    assert (gpu.recorded, gpu.replayed) == (2, 3 * (T - 2))
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_losses_that_join_one_by_one_are_one_shape_where_they_are_small(small, gpu, monkeypatch):
+    cell = Own()
+    given, g, _ = problem(cell)
+    tape = sweep.forward(cell, *given)
+    if not small:
+        monkeypatch.setattr(stepping, "SMALL", 0)
+    wanted = {"enters": torch.arange(1, T + 1), "deltas": True, "adjoints": True}
+    wanted["floors"] = torch.arange(T) // 2
+    found = FUSED.losses(cell, tape, g[0], **wanted)
+    assert gpu.replayed == (T - 2 if small else 0)
+    same(found, by_reference("losses", cell, tape, g[0], **wanted))
 
 
 def change_attribute(cell):
@@ -83,48 +94,12 @@ class Looks(Own):
         return super().step(a_t, s_prev) if float(s_prev.sum()) > 0 else super().step(a_t, -s_prev)
 
 
-class Draws(Own):
-    def step(self, a_t, s_prev):
-        return super().step(a_t + 0 * torch.rand(H, dtype=F64), s_prev)
-
-
-class Writes(Own):
-    def step(self, a_t, s_prev):
-        self.shift.add_(0.1)
-        return super().step(a_t, s_prev)
-
-
-class FromPython(Own):
-    def step(self, a_t, s_prev):
-        return super().step(a_t + torch.tensor([1.0, 2.0, 3.0], dtype=F64), s_prev)
-
-
-@pytest.mark.parametrize(
-    ("kind", "why"),
-    [
-        (Looks, "looks at the values"), (Draws, "draws random numbers"),
-        (Writes, "writes into a tensor"), (FromPython, "tensor of Python's numbers"),
-    ],
-)  # fmt: skip
-def test_a_step_that_cannot_be_recorded_runs_as_ever_and_it_is_said(kind, why, gpu):
-    cell = kind()
+def test_a_step_that_cannot_be_recorded_runs_as_ever_and_it_is_said(gpu):
+    cell = Looks()
     given, _, _ = problem(cell)
-    shift = cell.shift.clone()
     tape = FUSED.forward(cell, *given)
-    assert why in kernels.last_choice().reason and gpu.recorded == 0
-    cell.shift.copy_(shift)
+    assert "looks at the values" in kernels.last_choice().reason and gpu.recorded == 0
     same((tape.s,), (sweep.forward(cell, *given).s,))
-
-
-def test_recordings_are_freed_with_the_cell(gpu):
-    cell = Own()
-    FUSED.forward(cell, *problem(cell)[0])
-    known = replays.steps._KNOWN
-    there = len(known)
-    gone = weakref.ref(cell)
-    del cell
-    gc.collect()
-    assert gone() is None and len(known) < there
 
 
 # --- The choice, and what it is chosen for ------------------------------------------------------
@@ -191,15 +166,17 @@ def test_a_flow_there_is_that_of_the_reference(kind, no_kernel):
 
 
 def test_the_blocks_of_a_function_are_replayed(gpu, monkeypatch):
-    from throughtime.kernels.plain import blocks
-
     cell, (given, g, delta_T) = with_a_function(32)
     tape = sweep.forward(cell, *given)
     want = by_reference("gradients", cell, tape, g[0], delta_T[0])
-    monkeypatch.setattr(blocks, "GPU_BLOCK_BYTES", 8 * tape.s[0].nbytes)
+    way = fused._BLOCKS.way._replace(block_bytes=8 * tape.s[0].nbytes)
+    monkeypatch.setattr(fused._BLOCKS, "way", way)
     found = FUSED.gradients(cell, tape, g[0], delta_T[0])
     assert (gpu.recorded, gpu.replayed) == (1, 3)  # of four blocks
     same((found.x, found.s_0, found.weights["W"]), (want.x, want.s_0, want.weights["W"]))
+    again = FUSED.gradients(with_a_function(32)[0], tape, g[0], delta_T[0])  # another, of one kind
+    assert (gpu.recorded, gpu.replayed) == (1, 7)
+    same((again.x,), (want.x,))
     assert kernels.choice(cell).name == "fused"
 
 
@@ -207,7 +184,5 @@ def test_many_losses_through_a_function_are_replayed_by_steps(gpu):
     cell, (given, g, delta_T) = with_a_function(T)
     tape = sweep.forward(cell, *given)
     found = FUSED.backward(cell, tape, g, delta_T)
-    assert gpu.replayed == T - 1
+    assert gpu.replayed == T - 2
     same(found, sweep.backward(cell, tape, g, delta_T))
-
-

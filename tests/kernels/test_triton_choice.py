@@ -15,7 +15,6 @@ from throughtime.cells import GRU, LSTM, Elman
 from throughtime.kernels.gpu import engine
 from throughtime.kernels.gpu.engine import TRITON
 from throughtime.kernels.gpu.plan import plan_for
-from throughtime.replays import Recording, Replays
 
 BF16, F32 = torch.bfloat16, torch.float32
 

@@ -80,7 +80,8 @@ def test_the_widest_of_each_recurrence_too():
 STEPS_BACK = [
     (cell, H, dtype, "step_back", asked)
     for cell, H, dtype, asked in (
-        ("lstm", 128, "fp32", "flow"), ("gru", 1024, "bf16", "ragged"), ("lstm", 700, "fp64", "flow"),
+        ("lstm", 128, "fp32", "flow"), ("gru", 1024, "bf16", "ragged"),
+        ("lstm", 700, "fp64", "flow"),
     )
 ]  # fmt: skip
 

@@ -80,9 +80,7 @@ class _Graphs(Recorder):
             where, pool = (device, torch_state.stream(device)), None
             if not alone:  # graphs of one stream run one after the other
                 pool = self._pools.pop(where, None) or torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(
-                graph, pool=pool, stream=side, capture_error_mode="thread_local"
-            ):
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 outputs = work(*inputs)
             if pool is not None:  # not where it failed: a pool is left in an unknown state
                 self._pools[where] = pool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,9 @@ def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> Non
     pairs = [(a, b) for a, b in zip(to, given, strict=True) if a is not None and b is not None]
     for kind in dict.fromkeys(a.dtype for a, _ in pairs):
         some = [pair for pair in pairs if pair[0].dtype == kind]
-        torch._foreach_copy_([a for a, _ in some], [b for _, b in some])
+        torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+            [a for a, _ in some], [b for _, b in some]
+        )
 
 
 class Replays:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch

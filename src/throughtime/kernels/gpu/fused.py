@@ -118,7 +118,7 @@ class Fused(Plain):
     ) -> Losses:
         """Send V losses back in one sweep, each only between its entry and its floor (eq. 9)."""
         tape = complete(cell, tape)
-        asked: dict[str, bool] = {"norms": norms, "deltas": deltas, "adjoints": adjoints}
+        asked: dict[str, Any] = {"norms": norms, "deltas": deltas, "adjoints": adjoints}
         bounded = enters is not None or floors is not None
         if SCAN.serves(cell) and deltas and not bounded:
             return SCAN.losses(cell, tape, g, **asked)

@@ -39,11 +39,18 @@ class Replaying:
         """
         self.cell, self._kept = cell, ()
         self.state_size, self.hidden_size = cell.state_size, cell.hidden_size
-        self.drive, self.vjp = cell.drive, cell.vjp
         self._forward = replays.replayed(cell, "step", self._take, device)
         back = self._pull if isinstance(cell, Function) else self._send
         self._back = replays.replayed(cell, "vjp", back, device)
         self._losses, self._steps_back = losses, 0
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Return what of the steps does not depend on the state."""
+        return self.cell.drive(x)
+
+    def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Go one step back, as ever."""
+        return self.cell.vjp(saved, delta)
 
     @property
     def reason(self) -> str:
@@ -99,4 +106,4 @@ class Replaying:
         return result
 
     def _pull(self, delta: Tensor, *saved: Tensor) -> replays.Tensors:
-        return self.cell.pulled(saved, delta)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.cell.pulled(saved, delta)  # pyright: ignore[reportCallIssue]
