@@ -1,7 +1,7 @@
 """Work on a GPU that is recorded once in a CUDA graph and replayed: a sweep, or a step."""
 
 from .cuda import Recorder, Recording, Tensors, Work
-from .graphs import REPLAYS, Done, Replays, obstacle
+from .graphs import REPLAYS, Done, Replays, obstacle, unrecorded
 from .seen import Seen
 from .steps import Steps, replayed
 
@@ -17,4 +17,5 @@ __all__ = [
     "Work",
     "obstacle",
     "replayed",
+    "unrecorded",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,16 @@ from torch import Tensor
 from .. import torch_state
 from .cuda import CUDA, Recorder, Recording, Tensors, Work
 
-__all__ = ["MOST_BYTES", "RECORDER", "REPLAYS", "Done", "Replays", "copy_all", "obstacle"]
+__all__ = [
+    "MOST_BYTES",
+    "RECORDER",
+    "REPLAYS",
+    "Done",
+    "Replays",
+    "copy_all",
+    "obstacle",
+    "unrecorded",
+]
 
 # A recording keeps what it reads and writes; work with more than this is not recorded.
 MOST_BYTES = 1 << 28
@@ -158,6 +168,30 @@ def _bytes(tensors: Sequence[Tensor | None]) -> int:
 
 
 REPLAYS = Replays()
+
+
+class _Off(Recorder):
+    def obstacle(self, device: torch.device) -> str:
+        return "recording is switched off."
+
+    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> Recording:
+        raise NotImplementedError
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Record and replay nothing meanwhile, in all threads, as where there is no GPU.
+
+    Example:
+        >>> with unrecorded():
+        ...     obstacle(torch.device("cpu"))
+        'recording is switched off.'
+    """
+    before, RECORDER[0] = RECORDER[0], _Off()
+    try:
+        yield
+    finally:
+        RECORDER[0] = before
 
 
 def obstacle(device: torch.device) -> str:
