@@ -59,7 +59,8 @@ class AbstractCell(nn.Module, ABC):
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one step (eq. 1) and return what `vjp` will need of it.
 
-        It must consist of differentiable torch operations and not write into its arguments.
+        It must consist of differentiable torch operations, not write into its arguments, and be
+        the same function of its tensors at every step: on a GPU it may be recorded and replayed.
 
         Args:
             a_t: (B, A), what `drive` returned for this step.
