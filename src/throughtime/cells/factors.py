@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["Factors"]
@@ -36,3 +37,26 @@ class Factors(NamedTuple):
     through: Tensor | None = None
     hidden: Tensor | None = None
     stops: bool = False
+
+    def back(self, t: int, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Go back through step t, as the cell's ``vjp`` does, by the products above.
+
+        Args:
+            t: the step, from 1.
+            delta: dE/ds_t of V losses, (V, B, S).
+        """
+        T, B, _ = self.by_gate.shape
+        H = delta.shape[-1] if self.through is None else delta.shape[-1] // 2
+        of = self.by_gate.view(T, B, -1, H)[t - 1]
+        h, c = delta[..., :H], delta[..., H:]
+        d = h if self.through is None else c + h * self.through[t - 1]
+        alpha = torch.cat((d[..., None, :] * of[:, :-1], (h[..., None, :] * of[:, -1:])), -2)
+        if self.stops:
+            alpha = torch.where(of == 0, 0, alpha)
+        hidden = alpha.clone()
+        if self.hidden is not None:
+            hidden[..., -1, :] *= self.hidden[t - 1]
+        sent = torch.zeros_like(h) if self.weight is None else hidden.flatten(-2) @ self.weight
+        past = torch.zeros_like(d) if self.carry is None else d * self.carry[t - 1]
+        parts = (sent + past,) if self.through is None else (sent, past)
+        return torch.cat(parts, -1), alpha.flatten(-2)
