@@ -29,7 +29,6 @@ __all__ = ["gpu"]
 GATED = {
     "tanh": lambda: Elman(I, H),
     "relu": lambda: Elman(I, H, "relu"),
-    "identity": lambda: Elman(I, H, "identity"),
     "leaky": lambda: Leaky(I, H, alpha=0.3, nonlinearity="sigmoid"),
     "gru": lambda: GRU(I, H),
     "lstm": lambda: LSTM(I, H),
@@ -144,7 +143,7 @@ def replayed_alike(gpu, cell, take) -> None:
         with torch.no_grad():
             for weight in cell.weights().values():
                 weight.copy_(torch.randn(weight.shape, dtype=F64) / 2)
-        got, want = take(problem(cell, seed, steps=3))
+        got, want = take(problem(cell, seed, steps=2))
         same(got, want)
     assert gpu.recorded > 0 and gpu.replayed == 2 * gpu.recorded
 
@@ -152,7 +151,7 @@ def replayed_alike(gpu, cell, take) -> None:
 @needs_triton
 def test_a_sweep_back_is_recorded_the_second_time(kernel, gpu):
     cell = GATED["peephole"]().double()
-    enters = torch.tensor([1, 3])
+    enters = torch.tensor([1, 2])
 
     def take(drawn):
         given, g, _ = drawn

@@ -21,16 +21,20 @@ from .test_fused import kernel
 __all__ = ["gpu", "kernel"]
 
 KERNEL = [
-    ("h = tl.where(took & stays, h + sum_, h)", "h = h + sum_", GRU),
     ("h = tl.where(took & stays, h + sum_, h)", "h = tl.where(took, h + sum_, h)", GRU),
     ("enters_here = now == last", "enters_here = now <= last", LSTM),
-    ("source = h  # of two parts", "source = d  #", LSTM),
-    ("value = tl.where(takes, alpha, 0.0)", "value = alpha", GRU),
-    ("alpha = alpha * side.to(kind)", "pass", GRU),
-    ("past_c = tl.where(takes, tl.where(keeps, past, 0.0), c)", "past_c = past", LSTM),
-    ("tl.where(keeps, past_h, 0.0), h)", "past_h, h)", GRU),
     ("if t >= floor:", "if t >= 0:", Elman),
 ]
+MORE = [
+    ("alpha = alpha * side.to(kind)", "pass", GRU),
+    ("h = tl.where(took & stays, h + sum_, h)", "h = h + sum_", GRU),
+    ("source = h  # of two parts", "source = d  #", LSTM),
+    ("value = tl.where(takes, alpha, 0.0)", "value = alpha", GRU),
+    ("past_c = tl.where(takes, tl.where(keeps, past, 0.0), c)", "past_c = past", LSTM),
+    ("tl.where(keeps, past_h, 0.0), h)", "past_h, h)", GRU),
+    ("// rows + begin", "// rows", GRU),
+]
+KERNEL += [pytest.param(*mutant, marks=pytest.mark.slow) for mutant in MORE]
 
 
 @needs_triton
