@@ -104,16 +104,16 @@ def step_back(
                 if t == 0:
                     tl.store(s_0 + at_row * S + j, h.to(s_0.dtype.element_ty), mask=inside)
                     if PARTS > 1:
-                        at = at_row * S + H + j
-                        tl.store(s_0 + at, c.to(s_0.dtype.element_ty), mask=inside)
+                        at_c_0 = at_row * S + H + j
+                        tl.store(s_0 + at_c_0, c.to(s_0.dtype.element_ty), mask=inside)
                 else:
                     step = (t - 1).to(tl.int64) * rows + b
                     d = h
                     if PARTS > 1:
                         d = c + h * tl.load(through + step * H + j, mask=inside, other=0.0).to(kind)
                     for gate in tl.static_range(GATES):
-                        at = gate * H + j
-                        of = tl.load(by_gate + step * A + at, mask=inside, other=0.0).to(kind)
+                        column = gate * H + j
+                        of = tl.load(by_gate + step * A + column, mask=inside, other=0.0).to(kind)
                         source = d
                         if gate == GATES - 1:
                             source = h  # of two parts, the last gate is the output's
@@ -121,14 +121,14 @@ def step_back(
                         if STOPS:
                             alpha = tl.where(of == 0, 0.0, alpha)
                         if ADJOINTS:
-                            to = adjoints + ((v * T + t - 1) * rows + b) * A + at
+                            to = adjoints + ((v * T + t - 1) * rows + b) * A + column
                             value = tl.where(takes, alpha, 0.0)
                             tl.store(to, value.to(adjoints.dtype.element_ty), mask=inside)
                         if HIDDEN and gate == GATES - 1:
                             side = tl.load(hidden + step * H + j, mask=inside, other=0.0)
                             alpha = alpha * side.to(kind)
                         if PRODUCT:
-                            to = sent + at_row * A + at
+                            to = sent + at_row * A + column
                             tl.store(to, alpha.to(sent.dtype.element_ty), mask=inside)
                     past = tl.zeros((BLOCK,), kind)
                     if CARRY:
