@@ -71,7 +71,7 @@ STEPS_BACK = [
     (cell, H, dtype, "step_back", asked)
     for cell, H, dtype, asked in (
         ("lstm", 128, "fp32", "flow"), ("gru", 1024, "bf16", "ragged"),
-        ("lstm", 700, "fp64", "flow"),
+        ("lstm", 700, "fp64", "flow"), ("relu", 64, "fp32", "ragged"),
     )
 ]  # fmt: skip
 
