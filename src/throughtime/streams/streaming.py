@@ -20,6 +20,7 @@ from .carried import (
     check_kind,
     check_mask,
     check_rows,
+    check_unrecorded,
     each,
     time_axis,
     title,
@@ -359,6 +360,7 @@ class Stream(Generic[P]):
         """Make the hook that hands a layer its state and the resets."""
 
         def give(layer: nn.Module, args: tuple, kwargs: dict[str, Any]):
+            check_unrecorded(title(name, layer))
             for given, value in (
                 ("hx", args[1] if len(args) > 1 else kwargs.get("hx")),
                 ("reset", None if self._mask is None else kwargs.get("reset")),
