@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 from torch import Tensor, nn
 
@@ -25,13 +25,10 @@ from .carried import (
     time_axis,
     title,
 )
-from .cutting import Segments
+from .cutting import P, Segments, W
 from .overlapping import Tail, split
 
 __all__ = ["Stream", "stream"]
-
-P = TypeVar("P")  # what a segment is: what the source is, or a piece of it
-W = TypeVar("W", bound="Tensor | tuple[Any, ...] | Mapping[Any, Any]")
 
 
 @overload
