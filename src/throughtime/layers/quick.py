@@ -5,8 +5,9 @@ On short sequences the general path's checks cost more than the sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -50,7 +51,8 @@ def quick(
     if type(module.through) is not Full or (module.dropout and module.training):
         return None
     # Of the rest together only the general path knows the order.
-    if (lengths is not None) + (reset is not None) + bool(module.bidirectional) > 1:
+    masked = lengths is not None or reset is not None
+    if masked and (module.bidirectional or (lengths is not None and reset is not None)):
         return None
     weights = tuple(module._parameters.values())
     parts = () if hx is None else _parts(hx)
@@ -71,16 +73,29 @@ def quick(
     if runs == 1:
         h, finals = bptt_prepared(first, x, states[0], known, active, reset)
     else:
-        directions = 2 if module.bidirectional else 1
-
-        def one(run: int, x: Tensor):
-            back = run % directions > 0
-            x = x.flip(0) if back else x
-            h, final = bptt_prepared(sweeps[run], x, states[run], known, active, reset)
-            return h.flip(0) if back else h, final
-
-        h, finals = each_run(one, x, module.num_layers, directions)
+        h, finals = _each(module, sweeps, x, states, known, active, reset)
     return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
+
+
+def _each(
+    module: nn.RNNBase,
+    sweeps: Sweeps,
+    x: Tensor,
+    states: Sequence[Tensor | None],
+    lengths: Any,
+    active: Callable[[], Tensor] | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run several layers and directions: the output, and the parts of all final states."""
+    directions = 2 if module.bidirectional else 1
+
+    def one(run: int, x: Tensor):
+        back = run % directions > 0
+        x = x.flip(0) if back else x
+        h, final = bptt_prepared(sweeps[run], x, states[run], lengths, active, reset)
+        return h.flip(0) if back else h, final
+
+    return each_run(one, x, module.num_layers, directions)
 
 
 def _parts(hx: object) -> tuple[Tensor, ...] | None:
@@ -97,9 +112,11 @@ def _parts(hx: object) -> tuple[Tensor, ...] | None:
 def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> Sweeps | None:
     """Return the sweeps over a module's weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
-    now = module.mode, wanted()
-    if found is not None and found[:2] == now and _hold(found[2], weights):
-        return found[2]
+    mode, asked = module.mode, wanted()
+    if found is not None:
+        its_mode, its_asked, sweeps = found
+        if its_mode == mode and its_asked == asked and _hold(sweeps, weights):
+            return sweeps
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
     prepared = [kernels.prepare(cell_of(module, suffix)) for suffix in suffixes(module)]
@@ -108,7 +125,7 @@ def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> Sweeps 
         return None
     if len(sweeps) > 1 and not all(one.one_by_one for one in sweeps):
         return None
-    _PREPARED[module] = (*now, sweeps)
+    _PREPARED[module] = (mode, asked, sweeps)
     return sweeps
 
 
