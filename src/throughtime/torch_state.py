@@ -16,9 +16,11 @@ __all__ = [
     "backward_node",
     "is_autocast",
     "is_batched",
+    "is_exported",
     "is_faked",
     "is_jit_traced",
     "is_on_gpu",
+    "is_open",
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
@@ -42,6 +44,25 @@ def is_jit_traced() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
+def is_exported() -> bool:
+    """Check whether `torch.export` is at work, also by way of a compiler: ``strict=True``."""
+    return torch.compiler.is_exporting()
+
+
+# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
+# mark, and imports the compiler, which takes a second.
+is_exported._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def is_open(size: object) -> bool:
+    """Check whether an exporter leaves a size open, to be any number."""
+    if not isinstance(size, torch.SymInt):
+        return False
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int  # sympy takes a second
+
+    return not is_concrete_int(size)
+
+
 def is_autocast(tensor: Tensor) -> bool:
     """Check whether autocast is on where a tensor is; it knows no meta device."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
@@ -60,8 +81,6 @@ def is_to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
-# mark, and imports the compiler, which takes a second.
 is_to_onnx._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

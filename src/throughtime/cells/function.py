@@ -425,7 +425,8 @@ class Function(AbstractCell):
         modes = tuple(module.training for module in self.modules())
         beside = tuple((name, tensor.shape) for name, tensor in self.given.items())
         case = (x.shape, s.shape, x.dtype, x.device, modes, beside)
-        if not anew and case in self._tried:
+        unseen = torch.compiler.is_compiling()  # sizes may be no numbers there
+        if not anew and not unseen and case in self._tried:
             self.apart, self.own_rows = self._tried[case]
             return
         tensors = {**self.weights(), **self.given}
@@ -442,7 +443,7 @@ class Function(AbstractCell):
                 "something else computes it, as layer(x, context={name: tensor}); or make the step "
                 "an nn.Module that owns it."
             )
-        if x.is_meta or is_transforming() or torch.compiler.is_compiling():
+        if x.is_meta or is_transforming() or unseen:
             return  # there are no values to look at
         with torch.no_grad():
             if case not in self._tried:
