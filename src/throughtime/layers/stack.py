@@ -26,13 +26,13 @@ from ..torch_state import (
     is_autocast,
     is_jit_traced,
     is_to_onnx,
-    is_transformed,
     is_transforming,
 )
 from .inputs import Batch, dropout, lengths_of, read, write
-from .stacked import Results, all_at_once
+from .stacked import all_at_once
+from .watched import Results
 
-__all__ = ["cell_of", "each_run", "run", "state_widths", "suffixes"]
+__all__ = ["cell_of", "each_run", "one_by_one", "run", "state_widths", "suffixes"]
 
 # What nn.RNNBase calls its modes, and the nonlinearity each has.
 ELMAN_MODES = {
@@ -140,13 +140,15 @@ def run(
     if half is not None:
         x, weights = x.to(half), {n: w.to(half) for n, w in _all_weights(module).items()}
         parts = None if parts is None else tuple(part.to(half) for part in parts)
-    several = runs > 1 and recording is None and not torch.compiler.is_compiling()
-    if several and not is_transformed((x, *(parts or ()), weight)):
-        again = partial(_one_by_one, module, batch)
+    masks = (batch.active, batch.reset)
+    if recording is None and not torch.compiler.is_compiling():
+        again = partial(one_by_one, module, masks)
         found = all_at_once(module, cell_of(module, "l0"), batch, x, parts, weights, again)
         if found is not None:
             return write(batch, found[0], module.batch_first), _as_given(batch, found[1])
-    x, finals = _one_by_one(module, batch, x, parts, weights, recording, path)
+    drops = module.dropout and module.training
+    between = partial(dropout, p=module.dropout, batch=batch) if drops else None
+    x, finals = one_by_one(module, masks, x, parts, weights, between, recording, path)
     return write(batch, x, module.batch_first), _as_given(batch, finals)
 
 
@@ -177,22 +179,30 @@ def suffixes(module: nn.RNNBase) -> list[str]:
     return [f"l{layer}{end}" for layer in range(module.num_layers) for end in directions]
 
 
-def _one_by_one(
+def one_by_one(
     module: nn.RNNBase,
-    batch: Batch,
+    masks: tuple[Tensor | None, Tensor | None],
     x: Tensor,
     parts: tuple[Tensor, ...] | None,
     weights: dict[str, Tensor] | None,
+    between: Callable[[Tensor], Tensor] | None = None,
     recording: Recording | None = None,
     path: str = "",
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> Results:
     """Run the layers one after the other: the output, and the parts of all final states.
 
-    With ``weights`` these stand in for the module's own, by the same names.
+    Args:
+        module: a recurrent module of ``torch.nn`` or of this package.
+        masks: ``active`` and ``reset`` as the sweeps take them.
+        x: inputs (T, B, I).
+        parts: of the initial states, each (L·D, B, ·); None: zeros.
+        weights: what stands in for the module's own, by the same names; or None.
+        between: what a layer's output goes through before the next one.
+        recording: where a trace collects the runs.
+        path: the module's path in its model.
     """
     runs = suffixes(module)
     states = [None] * len(runs) if parts is None else by_run(parts)
-    masks = (batch.active, batch.reset)
     # Once for all layers, since what the engines find out of a mask they keep with it.
     each = (masks, _backwards(*masks)) if module.bidirectional else (masks,)
 
@@ -211,8 +221,6 @@ def _one_by_one(
             inner=run >= len(each),
         )
 
-    drops = module.dropout and module.training
-    between = partial(dropout, p=module.dropout, batch=batch) if drops else None
     return each_run(one, x, module.num_layers, len(each), between)
 
 

@@ -17,13 +17,12 @@ from torch import Tensor
 from ... import torch_state
 from ...cells import AbstractCell
 from ...tape import Gradients, Tape
-from ..chosen import Choice, is_allowed, wanted
+from ..chosen import Choice, wanted
 from ..engine import Demand, Engine, Outputs
 from ..plain.engine import Plain
 from .chunk import in_one_chunk
 from .fused import called, function, leaf, order_of, run, zeros
 from .packing import packed
-from .prepared import PreparedModule
 
 __all__ = ["TORCH", "Torch"]
 
@@ -45,13 +44,6 @@ class Torch(Plain):
             return True
         weight = cell._parameters.get("weight_hh")
         return weight is not None and torch_state.is_on_gpu(weight)
-
-    def prepare(self, cell: AbstractCell, choice: Choice) -> PreparedModule:
-        """Return the module over weights that stay."""
-        return PreparedModule(cell, choice, self._is_current)
-
-    def _is_current(self, cell: AbstractCell) -> bool:
-        return is_allowed(self.name) and self.concerns(cell)
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
