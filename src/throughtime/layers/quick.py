@@ -18,9 +18,8 @@ from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
 from .inputs import mask
-from .stack import cell_of, each_run, one_by_one, suffixes
+from .runs import Results, cell_of, each_run, suffixes
 from .stacked import Whole, whole_of
-from .watched import Results
 
 __all__ = ["quick"]
 
@@ -55,7 +54,7 @@ def quick(
     if prepared is None or input.dim() != 3:
         return None
     x = input.transpose(0, 1) if module.batch_first else input
-    found = prepared.call(module, x, parts, weights, lengths, reset)
+    found = prepared.quickly(module, x, parts, weights, lengths, reset)
     if found is None:
         return None
     h, finals = found
@@ -78,7 +77,7 @@ class _Sweeps:
             return False
         return all(s.holds(weights[i * n : i * n + n]) for i, s in enumerate(sweeps))
 
-    def call(
+    def quickly(
         self, module: nn.RNNBase, x: Tensor, parts: Parts, weights: object, lengths, reset
     ) -> Results | None:
         """Run the sweeps; None where anything is unusual."""
@@ -108,23 +107,8 @@ class _Sweeps:
         return each_run(one, x, module.num_layers, directions)
 
 
-class _AtOnce:
-    """torch's own function for the whole module."""
-
-    def __init__(self, whole: Whole) -> None:
-        self.whole, self.holds = whole, whole.holds
-
-    def call(
-        self, module: nn.RNNBase, x: Tensor, parts: Parts, weights: Parts, lengths, reset
-    ) -> Results | None:
-        """Call it; None where anything is unusual."""
-        if lengths is not None or reset is not None or not self.whole.takes(x, parts):
-            return None
-        return self.whole.call(partial(one_by_one, module, (None, None)), x, parts, weights)
-
-
 # With what was asked for when they were prepared, which decides what runs.
-_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, _Sweeps | _AtOnce]] = WeakKeyDictionary()
+_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, _Sweeps | Whole]] = WeakKeyDictionary()
 
 
 def _parts(hx: object) -> tuple[Tensor, ...] | None:
@@ -138,7 +122,7 @@ def _parts(hx: object) -> tuple[Tensor, ...] | None:
     return parts if all(type(part) in (Tensor, nn.Parameter) for part in parts) else None
 
 
-def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | _AtOnce | None:
+def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
     """Return what runs a module over its weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
     now = module.mode, wanted()
@@ -153,10 +137,10 @@ def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps
     return new
 
 
-def _prepare(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | _AtOnce | None:
-    whole = whole_of(module, cell_of(module, "l0"), weights)
+def _prepare(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
+    whole = whole_of(module, weights)
     if whole is not None:
-        return _AtOnce(whole)
+        return whole
     prepared = [kernels.prepare(cell_of(module, suffix)) for suffix in suffixes(module)]
     sweeps = tuple(one for one in prepared if one is not None)
     return _Sweeps(sweeps) if len(sweeps) == len(prepared) else None

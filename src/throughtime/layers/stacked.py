@@ -21,8 +21,8 @@ from ..kernels.torch.fused import function, run
 from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
-from .inputs import Batch
-from .watched import Again, Call, Results, watch
+from .runs import Masks, Results, cell_of
+from .watched import Call, watch
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
 
@@ -80,56 +80,81 @@ class Whole:
             for part, width in zip(parts, self.widths, strict=True)
         )
 
+    def quickly(
+        self,
+        module: nn.RNNBase,
+        x: Tensor,
+        parts: tuple[Tensor, ...],
+        weights: Sequence[Tensor | None],
+        lengths: object,
+        reset: object,
+    ) -> Results | None:
+        """Do what `call` does; None where anything is unusual, as rows that end early are."""
+        if lengths is not None or reset is not None or not self.takes(x, parts):
+            return None
+        return self.call(module, x, parts, weights)  # pyright: ignore[reportArgumentType] # they hold
+
     def call(
         self,
-        again: Again,
+        module: nn.RNNBase,
         x: Tensor,
         parts: Sequence[Tensor],
         weights: Sequence[Tensor],
+        masks: Masks = (None, None),
         how: Packing | None = None,
     ) -> Results:
         """Run torch's function: the output (T, B, D·H), and the final states, each (L·D, B, ·).
 
         Args:
-            again: runs layer by layer from the same, for what torch's graph cannot do.
+            module: the module.
             x: inputs (T, B, I).
             parts: of the initial state, each (L·D, B, ·); none: zeros.
             weights: by ``names``.
-            how: which steps each row takes; None: all.
+            masks: which steps each row takes, and where it begins anew.
+            how: the same as a packing; None: all, from the first.
         """
         note(self.choice)
         own = list(weights)
         if torch_state.is_on_gpu(x):
             own = together(own, self.shape)
-        begin = tuple(parts)
-        if not begin:
-            begin = tuple([x.new_zeros(self.runs, x.shape[1], width) for width in self.widths])
         h, *finals = run(
-            self.function, x, begin, own, how, bias=self.bias, layers=self.layers, both=self.both
-        )
+            self.function, x, tuple(parts) or self._zeros(x), own, how,
+            bias=self.bias, layers=self.layers, both=self.both,
+        )  # fmt: skip
         if x.shape[0] == 1:  # of one step torch's final state is its output
             finals = [final.clone() for final in finals]
         if not h.requires_grad:
             return h, tuple(finals)
-        call = Call(self.choice, self.names, again, len(parts), 1 + len(parts) + len(weights))
-        return watch(call, (x, *parts, *weights), (h, *finals))
+        given = (x, *parts, *weights)
+        call = Call(module, masks, self.choice, self.names, len(parts), len(given))
+        return watch(call, given, (h, *finals))
+
+    def _zeros(self, x: Tensor) -> tuple[Tensor, ...]:
+        first = x.new_zeros(self.runs, x.shape[1], self.widths[0])
+        # The parts may share memory, which nobody writes into.
+        return tuple(
+            [
+                first if w == self.widths[0] else x.new_zeros(self.runs, x.shape[1], w)
+                for w in self.widths
+            ]
+        )
 
 
 def whole_of(
-    module: nn.RNNBase, cell: AbstractCell, weights: Sequence[Tensor | None], *tensors: Tensor
+    module: nn.RNNBase, weights: Sequence[Tensor | None], *tensors: Tensor | None
 ) -> Whole | None:
     """Return a module as torch's function takes it; None where that is not what runs it.
 
     Args:
         module: the module.
-        cell: its first layer's.
         weights: by the names that the module has for them.
         tensors: what else the call is given, as far as it is known.
     """
+    cell = cell_of(module, "l0")
     # First what is quick to ask, since every call on a CPU comes by.
     if not is_allowed(TORCH.name) or not TORCH.concerns(cell) or not TORCH.serves(cell):
         return None
-    ordinary = [w for w in weights if type(w) in (Tensor, nn.Parameter)]
+    ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
     if len(ordinary) < len(weights) or len(weights) != len(module._flat_weights_names):
         return None
     choice = kernels.choice(cell, *tensors)
@@ -138,23 +163,19 @@ def whole_of(
 
 def all_at_once(
     module: nn.RNNBase,
-    cell: AbstractCell,
-    batch: Batch,
     x: Tensor,
     hx: tuple[Tensor, ...] | None,
     given: dict[str, Tensor] | None,
-    again: Again,
+    masks: Masks,
 ) -> Results | None:
     """Return a module's output (T, B, D·H) and final states; None where layers run one by one.
 
     Args:
         module: a module without a recording.
-        cell: the first layer's.
-        batch: the masks.
         x: inputs (T, B, I).
         hx: the parts of the initial state, each (L·D, B, ·); None: zeros.
         given: what stands in for the module's weights, by name; None: they themselves.
-        again: runs layer by layer from x, the parts and such weights.
+        masks: ``active`` and ``reset``, (T, B) each, or None.
     """
     if not x.numel() or getattr(module, "through", FULL) != FULL or CALLS or COLLECTORS:
         return None
@@ -162,13 +183,13 @@ def all_at_once(
         return None
     names: list[str] = module._flat_weights_names
     weights = [getattr(module, name) if given is None else given[name] for name in names]
-    whole = whole_of(module, cell, weights, batch.x)
+    whole = whole_of(module, weights, None if given else x)
     if whole is None or torch_state.is_transformed((x, *(hx or ()), *weights)):
         return None
     how = None
-    if batch.active is not None or batch.reset is not None:
-        how = packed(batch.active, batch.reset)
+    if any(mask is not None for mask in masks):
+        how = packed(*masks)
         if how is None:
             return None
     with own_precision(x):
-        return whole.call(again, x, hx or (), weights, how)
+        return whole.call(module, x, hx or (), weights, masks, how)

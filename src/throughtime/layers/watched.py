@@ -8,36 +8,36 @@ forward again, layer by layer, and returns the gradients of what went in by itse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.by_row import COLLECTORS
-from ..kernels.chosen import Choice, is_allowed, note
+from ..kernels.chosen import Choice, note
 from ..torch_state import is_batched
+from .runs import Masks, Results, one_by_one
 
-__all__ = ["Again", "Call", "Results", "watch"]
-
-Results = tuple[Tensor, tuple[Tensor, ...]]
-Again = Callable[[Tensor, tuple[Tensor, ...] | None, dict[str, Tensor]], Results]
+__all__ = ["Call", "watch"]
 
 
 class Call(NamedTuple):
     """What a call needs besides its tensors.
 
     Attributes:
+        module: whose layers they are.
+        masks: which steps each row takes.
         choice: what `kernels.last_choice` says after it.
         names: of the weights.
-        again: runs layer by layer, differentiably in every way.
         parts: how many parts of an initial state were given.
         given: how many tensors went in: x, these parts and the weights.
     """
 
+    module: nn.RNNBase
+    masks: Masks
     choice: Choice
     names: tuple[str, ...]
-    again: Again
     parts: int
     given: int
 
@@ -79,7 +79,7 @@ class _Watched(torch.autograd.Function):
         # torch's graph holds its results, in the memory that may have been written into.
         changed = any([result._version for result in ctx.shown])
         more = torch.is_grad_enabled() or changed or COLLECTORS or any(map(is_batched, arrived))
-        if not more and is_allowed(call.choice.name):
+        if not more:
             note(call.choice)
             return (*(None,) * (1 + call.given), *arrived)
         needs = ctx.needs_input_grad[1 : 1 + call.given]
@@ -94,7 +94,7 @@ def _layer_by_layer(
     parts, weights = tuple(given[1 : 1 + call.parts]), given[1 + call.parts :]
     with torch.enable_grad():
         named = dict(zip(call.names, weights, strict=True))
-        h, finals = call.again(given[0], parts or None, named)
+        h, finals = one_by_one(call.module, call.masks, given[0], parts or None, named)
     ends = [(r, g) for r, g in zip((h, *finals), arrived, strict=True) if g is not None]
     wanted = [i for i, need in zip(given, needs, strict=True) if need]
     if not ends or not wanted:
@@ -105,6 +105,7 @@ def _layer_by_layer(
             [r for r, _ in ends],
             wanted,
             [g if differentiable else g.contiguous() for _, g in ends],
+            retain_graph=True,  # for vmap may come once for each loss
             create_graph=differentiable,
             allow_unused=True,
         )
