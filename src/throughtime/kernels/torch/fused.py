@@ -10,10 +10,11 @@ from torch import Tensor
 from ...cells import GRU, LSTM, AbstractCell, Elman
 from .packing import Packing, begun, ended, pack, unpacked
 
-__all__ = ["called", "function", "leaf", "order_of", "run", "zeros"]
+__all__ = ["KINDS", "called", "function", "leaf", "order_of", "run", "zeros"]
 
 # torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
 ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+KINDS = ("LSTM", "GRU", *ELMAN)
 
 
 def function(cell: AbstractCell) -> Any:
