@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import kernels, torch_state
-from ..errors import InputTypeError
+from ..errors import DeviceError, InputTypeError
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..node.recording import Recording
 from ..shapes import check
@@ -19,7 +19,7 @@ from .inputs import Batch, dropout, lengths_of, read, write
 from .runs import all_weights, cell_of, one_by_one, state_widths
 from .stacked import all_at_once
 
-__all__ = ["run"]
+__all__ = ["follows_autocast", "run"]
 
 
 def run(
@@ -51,11 +51,12 @@ def run(
     Raises:
         ShapeError: an input or state of the wrong shape, or T = 0.
         DtypeError: an input or state of another dtype than the weights.
-        DeviceError: an input or state on another device than the weights.
+        DeviceError: an input or state on another device than the weights, or weights on two.
         InputTypeError: an input or state of the wrong type.
         InputValueError: lengths outside 1…T, or a mask that is not True on each row's first steps.
     """
     weight: Tensor = module.weight_ih_l0  # pyright: ignore[reportAssignmentType]
+    _check_together(module, weight)
     if mask is not None:
         lengths = lengths_of(mask, input, lengths, batch_first=module.batch_first)
     batch = read(
@@ -85,6 +86,20 @@ def run(
     return write(batch, x, module.batch_first), _as_given(batch, finals)
 
 
+def _check_together(module: nn.RNNBase, weight: Tensor) -> None:
+    """Raise where a weight is on another device than the first: torch may compute with neither.
+
+    Raises:
+        DeviceError: one is.
+    """
+    for name, other in module._parameters.items():
+        if other is not None and other.device != weight.device:
+            raise DeviceError(
+                f"{name} is on {other.device} but weight_ih_l0 on {weight.device}; move the whole "
+                f"layer with .to('{weight.device}')."
+            )
+
+
 def _autocasts(
     module: nn.RNNBase, weight: Tensor, recording: Recording | None
 ) -> torch.dtype | None:
@@ -95,10 +110,20 @@ def _autocasts(
     """
     if not torch_state.is_on_gpu(weight) or not is_autocast(weight) or recording is not None:
         return None
-    if weight.dtype != torch.float32 or CALLS or COLLECTORS or torch.compiler.is_compiling():
+    if CALLS or COLLECTORS or torch.compiler.is_compiling() or not follows_autocast(module):
         return None
-    chosen = kernels.choice(cell_of(module, "l0")).name
-    return torch.get_autocast_dtype(weight.device.type) if chosen == "torch" else None
+    return torch.get_autocast_dtype(weight.device.type)
+
+
+def follows_autocast(module: nn.RNNBase) -> bool:
+    """Check whether a module of this package, called by itself, has autocast's precision.
+
+    Inside a trace it keeps that of its weights nevertheless.
+    """
+    weight: Tensor = module.weight_ih_l0  # pyright: ignore[reportAssignmentType]
+    if not torch_state.is_on_gpu(weight) or weight.dtype != torch.float32:
+        return False
+    return kernels.choice(cell_of(module, "l0")).name == "torch"
 
 
 def _initial_parts(

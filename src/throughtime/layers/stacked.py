@@ -157,6 +157,8 @@ def whole_of(
     ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
     if len(ordinary) < len(weights) or len(weights) != len(module._flat_weights_names):
         return None
+    if any(w.dtype != ordinary[0].dtype or w.device != ordinary[0].device for w in ordinary):
+        return None
     choice = kernels.choice(cell, *tensors)
     return Whole(module, cell, ordinary, choice) if choice.name == TORCH.name else None
 

@@ -57,8 +57,12 @@ class Torch(Plain):
         if weight.dtype not in DTYPES:
             return f"torch's fused modules are not for {weight.dtype}."
         for tensor in (*demand.tensors, *cell.weights().values()):
-            if tensor is not None and tensor.dtype not in (weight.dtype, torch.bool):
+            if tensor is None:
+                continue
+            if tensor.dtype not in (weight.dtype, torch.bool):
                 return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+            if tensor.device != weight.device:
+                return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
         return ""
 
     def chosen(self, cell: AbstractCell) -> Choice:
