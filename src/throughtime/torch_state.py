@@ -63,7 +63,8 @@ is_to_onnx._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMembe
 
 def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
     """Check whether `torch.func`, forward mode or `torch.jit.trace` has to see the operations."""
-    if is_transforming() or is_jit_traced():
+    # Every call of a layer asks; two more calls of functions would be a tenth of a µs.
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
         return True
     if forward_ad._current_level < 0:
         return False

@@ -305,7 +305,10 @@ def test_a_step_that_changed_between_two_calls_is_followed_anew():
     assert (grads[0] - grads[1]).norm() > 0.1 * grads[0].norm()
 
 
-def test_programs_that_are_kept_do_not_pile_up():
+@pytest.mark.parametrize("block", [3], indirect=True)  # how many are kept is none of its business
+def test_programs_that_are_kept_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(recorder, "_AT_MOST", 8)
+    monkeypatch.setattr(recorder, "_COMPILED", type(recorder._COMPILED)())
     for power in range(2 * recorder._AT_MOST):
         layer = layer_of(lambda x, s, W, U, b, n=power: (s * 1.01**n).sin() + x @ U.T)
         layer(draw(T, B, I))[0].sum().backward()

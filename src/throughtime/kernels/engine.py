@@ -102,7 +102,7 @@ class Prepared(ABC):
 
     @abstractmethod
     def takes(self, x: Tensor) -> bool:
-        """Check whether ``x`` is an ordinary tensor (T, B, I)."""
+        """Check whether ``x``, of three axes, is an ordinary tensor (T, B, I)."""
 
     def lengths(self, lengths: Any, x: Tensor) -> Any:
         """Return the rows' lengths as `forward` takes them; None where they are unusual."""

@@ -83,7 +83,8 @@ class _Sweeps:
         """Run the sweeps; None where anything is unusual."""
         del weights
         # Of the rest together only the general path knows the order.
-        if (lengths is not None) + (reset is not None) + bool(module.bidirectional) > 1:
+        masked = lengths is not None or reset is not None
+        if masked and (module.bidirectional or (lengths is not None and reset is not None)):
             return None
         sweeps, runs = self.sweeps, len(self.sweeps)
         first = sweeps[0]
@@ -125,15 +126,17 @@ def _parts(hx: object) -> tuple[Tensor, ...] | None:
 def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
     """Return what runs a module over its weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
-    now = module.mode, wanted()
-    if found is not None and found[:2] == now and found[2].holds(weights):
-        return found[2]
+    mode, asked = module.mode, wanted()
+    if found is not None:
+        its_mode, its_asked, prepared = found
+        if its_mode == mode and its_asked == asked and prepared.holds(weights):
+            return prepared
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
     new = _prepare(module, weights)
     if new is None or not new.holds(weights):
         return None
-    _PREPARED[module] = (*now, new)
+    _PREPARED[module] = (mode, asked, new)
     return new
 
 

@@ -146,8 +146,7 @@ def bptt_prepared(
     inputs = (x, s_0, *weights)
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep:
-        h, finals, *_ = prepared.forward(x, s_0, lengths, reset, keep=False)
-        return h, finals
+        return prepared.forward(x, s_0, lengths, reset, keep=False)[:2]
     rows = by_row.of_call(weights) if by_row.CALLS else None
     run = Run(prepared.cell, None, reset, FULL, None, True, prepared, lengths, mask, rows)
     h, *parts = _apply(run, x, s_0, None, *weights)
