@@ -108,10 +108,10 @@ def is_batched(tensor: Tensor | None) -> bool:
 
     Both kinds are met; ``is_grads_batched`` of `torch.autograd.grad` makes the older one.
     """
+    if tensor is None:
+        return False
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return tensor is not None and (
-        functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
-    )
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def is_faked(like: Tensor) -> bool:

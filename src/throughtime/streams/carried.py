@@ -20,7 +20,7 @@ from ..errors import (
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
 from ..layers.recurrent_kinds import within_layers
-from ..layers.stack import state_widths
+from ..layers.runs import state_widths
 from ..torch_state import is_exported, is_jit_traced
 from .cutting import leaves
 
