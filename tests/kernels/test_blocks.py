@@ -319,8 +319,9 @@ def test_a_chain_with_a_wrong_link_is_noticed(monkeypatch):
     """The comparison above must be able to fail: a mutant of the chain."""
     whole = blocks._BackwardPass._chain
 
-    def late(self, tape, g, rows, delta):
-        return whole(self, tape, g, rows[1:] + rows[:1], delta)
+    def late(self, tape, g, columns, delta):
+        moved = [c if c.axis is None else c._replace(kept=c.kept.roll(-1, c.axis)) for c in columns]
+        return whole(self, tape, g, moved, delta)
 
     layer, x = layer_of(gated), draw(T, B, I)
     layer(x)[0].sum().backward()

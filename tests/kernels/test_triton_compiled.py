@@ -65,3 +65,17 @@ def test_they_fit_and_run_on_the_tensor_cores_without_spilling():
         assert found["registers"] <= 255, (kernel, found)
         assert found["stack"] <= STACK.get(kernel, 0), (kernel, found)
         assert found["wgmma"] > 0 and found["mma"] == 0, (kernel, found)
+
+
+STEPS_BACK = [
+    (cell, H, dtype, "step_back", asked)
+    for cell, H, dtype, asked in (
+        ("lstm", 128, "fp32", "flow"), ("gru", 1024, "bf16", "ragged"),
+        ("lstm", 700, "fp64", "flow"), ("relu", 64, "fp32", "ragged"),
+    )
+]  # fmt: skip
+
+
+def test_the_kernel_of_a_step_back_compiles_and_spills_nothing():
+    for kernel, found in compiled(tuple(STEPS_BACK)).items():
+        assert found["registers"] <= 255 and found["stack"] == 0, (kernel, found)

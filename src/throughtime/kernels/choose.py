@@ -12,6 +12,7 @@ from .chosen import Choice, ask_for, is_allowed, is_free, note, wanted
 from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
 from .gpu.engine import TRITON
+from .gpu.fused import FUSED
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
 from .torch.engine import TORCH
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 # The engines, best first; the last one takes everything. A new engine is a folder and a row here.
-ENGINES: list[Engine] = [TRITON, NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
+ENGINES: list[Engine] = [TRITON, NATIVE, TORCH, FUSED, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`

@@ -91,12 +91,10 @@ class Prepared(ABC):
     Attributes:
         cell: the recurrence.
         weights: its weights.
-        one_by_one: whether several layers may as well run one after the other.
     """
 
     cell: AbstractCell
     weights: tuple[Tensor, ...]
-    one_by_one = False
 
     @abstractmethod
     def holds(self, weights: Sequence[Tensor | None]) -> bool:

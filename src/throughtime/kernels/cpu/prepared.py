@@ -51,8 +51,6 @@ class Taken(NamedTuple):
 class PreparedSweeps(Prepared):
     """The sweeps of one cell over weights that stay where they are."""
 
-    one_by_one = True
-
     def __init__(self, cell: AbstractCell, number: int, choice: Choice) -> None:
         """Check the weights and note where they are, once.
 
