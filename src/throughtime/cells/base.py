@@ -293,7 +293,7 @@ class GatedWeights(AbstractCell):
             raise ShapeError(
                 f"weight_ih must be (A, I) and weight_hh (A, H) with A = {self.gates}·H; got {got}."
             )
-        vars(self).update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
+        self.__dict__.update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
 
     @classmethod
     def over(cls, weights: Mapping[str, Tensor | None], **attributes: object):
@@ -308,7 +308,8 @@ class GatedWeights(AbstractCell):
         state = {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in _BLANK.items()}
         absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
         state["_parameters"] = {**weights, **absent}
-        vars(cell).update(state, **attributes)
+        # Not vars(cell), which the compiler of torch 2.8 cannot read.
+        cell.__dict__.update(state, **attributes)
         cell._take_sizes()
         return cell
 

@@ -95,7 +95,7 @@ class LSTM(GatedWeights):
     def _take_sizes(self) -> None:
         super()._take_sizes()
         size = self.preact_size // 4
-        vars(self).update(
+        self.__dict__.update(
             cell_size=size,
             state_size=self.hidden_size + size,
             projected="weight_hr" in self._parameters,
