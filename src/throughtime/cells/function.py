@@ -168,7 +168,7 @@ class Function(AbstractCell):
         """Set what the step is given beside the weights, and which of it has a gradient."""
         check_context(context, self._parameters)
         given = {**self.given, **context}
-        self.__dict__.update(given=given)
+        vars(self).update(given=given)
         self.differentiable = tuple(name for name, tensor in given.items() if tensor.requires_grad)
 
     def weights(self) -> dict[str, Tensor]:

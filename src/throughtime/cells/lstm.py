@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputValueError
-from .base import GatedWeights
+from .base import GatedWeights, put
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -95,7 +95,8 @@ class LSTM(GatedWeights):
     def _take_sizes(self) -> None:
         super()._take_sizes()
         size = self.preact_size // 4
-        self.__dict__.update(
+        put(
+            self,
             cell_size=size,
             state_size=self.hidden_size + size,
             projected="weight_hr" in self._parameters,
