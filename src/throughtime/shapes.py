@@ -79,14 +79,14 @@ def _wanted(letters: list[str], sizes: dict[str, int] | None) -> str:
     return ", ".join(f"{c}={sizes[c]}" if sizes and c in sizes else c for c in letters)
 
 
-def _least_and_most(lengths: Tensor | Sequence[int]) -> tuple[int, int]:
-    # Not by tolist, nor of the tensor made of a list: neither can torch 2.8 within torch.func.jvp.
-    if not len(lengths):
-        return 1, 1
-    if isinstance(lengths, Tensor):
-        least, most = lengths.aminmax()
-        return int(least), int(most)
-    return min(lengths), max(lengths)
+def _values(lengths: Tensor | Sequence[int]) -> list[int]:
+    # Not of the tensor made of a list: torch 2.8 cannot look into one made inside torch.func.jvp.
+    if not isinstance(lengths, Tensor):
+        return list(lengths)
+    try:
+        return lengths.tolist()
+    except RuntimeError:  # torch 2.8 takes no whole tensor's values there, but single ones
+        return [int(steps) for steps in lengths]
 
 
 def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Tensor:
@@ -117,7 +117,8 @@ def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Ten
         raise DeviceError("lengths must have values; got a tensor on the meta device.")
     if torch.compiler.is_compiling():  # a compiler cannot look at values
         return steps
-    least, most = _least_and_most(lengths)
+    values = _values(lengths) or [1]
+    least, most = min(values), max(values)
     if least < 1 or (T is not None and most > T):
         bound = "1…T" if T is None else f"1…T={T}"
         raise InputValueError(

@@ -26,12 +26,16 @@ _BLANK = nn.Module().__dict__
 
 
 def put(module: nn.Module, **attributes: object) -> None:
-    """Set plain attributes past nn.Module's setattr, in a way that torch 2.8's compiler reads.
+    """Set plain attributes past nn.Module's setattr.
 
     Args:
         module: what gets them.
         attributes: their values by name.
     """
+    if not torch.compiler.is_compiling():
+        vars(module).update(attributes)
+        return
+    # The compiler of torch 2.8 reads no vars of a module.
     for name, value in attributes.items():
         object.__setattr__(module, name, value)
 
