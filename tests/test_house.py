@@ -46,8 +46,8 @@ def test_every_room_and_every_module_of_the_large_ones_has_its_place_in_a_contra
         container for c in contracts if c.get("exhaustive") for container in c["containers"]
     }
     rooms = (
-        "kernels", "kernels.cpu", "kernels.gpu", "kernels.plain", "node", "layers", "schedules",
-        "streams", "watch", "watch.keep",
+        "kernels", "kernels.cpu", "kernels.gpu", "kernels.plain", "node", "layers", "replays",
+        "schedules", "streams", "watch", "watch.keep",
     )  # fmt: skip
     assert exhaustive == {"throughtime", *(f"throughtime.{room}" for room in rooms)}
 

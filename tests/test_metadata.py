@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from email.parser import Parser
@@ -86,9 +87,11 @@ def test_the_classifiers_are_the_pythons_that_the_readmes_say_were_run(metadata,
 
 
 def test_the_package_knows_its_version():
+
+
+def test_the_package_knows_its_version(monkeypatch, capsys):
     assert tt.__version__ == version("throughtime")
-    run = subprocess.run(
-        [sys.executable, "-m", "throughtime", "--version"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.stdout.strip() == tt.__version__, run.stderr
+    monkeypatch.setattr(sys, "argv", ["throughtime", "--version"])
+    with pytest.raises(SystemExit) as ended:  # as `python -m throughtime` does it
+        runpy.run_module("throughtime", run_name="__main__", alter_sys=True)
+    assert not ended.value.code and capsys.readouterr().out.strip() == tt.__version__

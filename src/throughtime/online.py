@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from . import replays
 from .cells.base import AbstractCell, rebind
 from .cells.computed import with_computed_weights
 from .cells.function import Function
@@ -22,6 +24,9 @@ from .errors import (
 from .shapes import check, check_lengths
 
 __all__ = ["RTRL", "OnlineStep", "rtrl"]
+
+# After how many replayed steps it is asked whether rows depend on each other.
+ASKED = 16
 
 Loss = Callable[[int, Tensor], "Tensor | None"]
 
@@ -74,6 +79,15 @@ class RTRL:
         self.total_s_0 = torch.zeros_like(s_0)
         self._by_weight = {name: s_0.new_zeros(B, S, w.numel()) for name, w in weights.items()}
         self._by_s_0 = torch.eye(S, dtype=s_0.dtype, device=s_0.device).repeat(B, 1, 1)
+        self._why = replays.obstacle(s_0.device)
+        work = partial(_derivatives, cell)
+        self._steps = None if self._why else replays.Steps(cell, "rtrl", work, apart=True)
+        self._depend = s_0.new_zeros((), dtype=torch.bool)
+
+    @property
+    def unrecorded(self) -> str:
+        """Why the steps are not recorded in a CUDA graph and replayed; "" if they are."""
+        return self._why if self._steps is None else self._steps.reason
 
     def __iter__(self) -> Iterator[OnlineStep]:
         """Return itself: each step is taken once."""
@@ -81,7 +95,11 @@ class RTRL:
 
     def __next__(self) -> OnlineStep:
         """Take one step (eq. 1) and carry ∂s_t/∂W over it."""
-        x_t = next(self._x)
+        try:
+            x_t = next(self._x)
+        except StopIteration:
+            _refuse_across(self._depend)
+            raise
         B, H = self.s.shape[0], self.cell.hidden_size
         check("x_t", x_t, "B I", {"B": B, "I": self.cell.input_size}, like=self.s)
         reset = None if self._reset is None else next(self._reset, None)
@@ -101,7 +119,7 @@ class RTRL:
     def _carry(self, x_t: Tensor, reset: Tensor | None, takes: Tensor | None) -> None:
         """Carry s, ∂s/∂W and ∂s/∂s_0 over one step: ∂s_t/∂W = J_t ∂s_{t-1}/∂W + ∂⁺s_t/∂W."""
         s_prev = self.s if reset is None else self.s.masked_fill(reset[:, None], 0)
-        s_t, J, immediate = derivatives(self.cell, x_t, s_prev)
+        s_t, J, immediate = self._derivatives(x_t, s_prev)
         if reset is not None:
             J = J.masked_fill(reset[:, None, None], 0)
         if takes is not None:
@@ -113,6 +131,20 @@ class RTRL:
         for name, d in immediate.items():
             self._by_weight[name] = torch.baddbmm(d, J, self._by_weight[name])
         self._by_s_0, self.s = J @ self._by_s_0, s_t
+
+    def _derivatives(self, x_t: Tensor, s_prev: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return `derivatives`, replayed where a step can be recorded in a CUDA graph."""
+        if self._steps is None or self._steps.reason:
+            return derivatives(self.cell, x_t, s_prev)
+        s_t, J, depend, *by_weights = self._steps(x_t, s_prev)
+        assert s_t is not None and J is not None and depend is not None
+        self._depend = self._depend | depend
+        if self.t == 1 or self.t % ASKED == 0:  # that is a wait
+            _refuse_across(self._depend)
+        # The replay's own memory is written by the next step: s_t and J are read again before it,
+        # and only the state stays.
+        named = zip(self.total, by_weights, strict=True)
+        return s_t.clone(), J, {name: by for name, by in named if by is not None}
 
     def _ask(self, h: Tensor, takes: Tensor | None) -> OnlineStep:
         """Compute the loss and multiply its direct gradient with what was carried (eq. 3)."""
@@ -152,6 +184,13 @@ def derivatives(
     Raises:
         UnsupportedError: rows depend on each other.
     """
+    s_t, J, across, *by_weights = _derivatives(cell, x_t, s_prev)
+    _refuse_across(across)
+    return s_t, J, dict(zip(cell.weights(), by_weights, strict=True))
+
+
+def _derivatives(cell: AbstractCell, x_t: Tensor, s_prev: Tensor) -> tuple[Tensor, ...]:
+    """Return s_t, J_t, whether rows depend on each other, and ∂⁺s_t/∂W; no value is looked at."""
     B, S = s_prev.shape
     weights = {name: w.detach().requires_grad_() for name, w in cell.weights().items()}
     s_prev = s_prev.detach().requires_grad_()
@@ -173,14 +212,22 @@ def derivatives(
     blocks = by_s.view(B, S, B, S)
     J = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     across = ~torch.eye(B, dtype=torch.bool, device=by_s.device)[:, None, :, None]
-    if bool(((blocks != 0) & blocks.isfinite() & across).any()):
+    depend = ((blocks != 0) & blocks.isfinite() & across).any()
+    return s_t.detach(), J, depend, *(by.reshape(B, S, -1) for by in by_weights)
+
+
+def _refuse_across(depend: Tensor) -> None:
+    """Raise if rows depend on each other.
+
+    Raises:
+        UnsupportedError: they do.
+    """
+    if bool(depend):
         raise UnsupportedError(
             "a step in which a row's state depends on the other rows of the batch cannot be "
             "carried forward row by row. Give the step statistics of its own row (layer norm), or "
             "take batches of one row."
         )
-    named = zip(weights, by_weights, strict=True)
-    return s_t.detach(), J, {name: by.reshape(B, S, -1) for name, by in named}
 
 
 def rtrl(

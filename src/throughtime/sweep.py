@@ -12,7 +12,7 @@ from .cells.base import AbstractCell
 from .errors import ShapeError
 from .tape import Tape
 
-__all__ = ["adjoints", "backward", "forward", "mask", "unroll"]
+__all__ = ["adjoints", "backward", "check_result", "forward", "mask", "unroll"]
 
 
 def forward(
@@ -56,7 +56,7 @@ def forward(
                 s_prev = s_prev.masked_fill(reset[t - 1, :, None], 0)
             result = cell.step(a_each[t - 1], s_prev)
             if t == 1:
-                _check_result(cell, "step", result, s_prev.shape, "s_t", "what vjp needs")
+                check_result(cell, "step", result, s_prev.shape, "s_t", "what vjp needs")
             s_t, saved = result
             taken = s_t if active is None else torch.where(active[t - 1, :, None], s_t, s_prev)
             s_each[t].copy_(taken)
@@ -120,7 +120,7 @@ def adjoints(
             enter(delta_t, here, t)
         result = back(t - below, delta_t)
         if not checked:
-            _check_result(cell, "vjp", result, delta_t.shape, "J_tᵀ delta", "the adjoint")
+            check_result(cell, "vjp", result, delta_t.shape, "J_tᵀ delta", "the adjoint")
             checked = True
         delta_prev, adjoint = mask(tape, t, delta_t, *result)
         yield t, delta_t, adjoint
@@ -131,7 +131,7 @@ def adjoints(
     yield first - 1, delta, delta.new_empty(0)
 
 
-def _check_result(
+def check_result(
     cell: AbstractCell, method: str, result: Any, shape: torch.Size, first: str, second: str
 ) -> None:
     """Raise unless a cell's method returned a pair whose first part has this shape.

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import sweep
 from .cells.base import AbstractCell, rebind
 from .cells.computed import with_computed_weights
+from .cells.factors import Factors
 from .compare import assert_close
 from .errors import CheckError, InputTypeError, InputValueError, ThroughTimeError
 from .kernels.check import check_kernel
@@ -73,6 +74,7 @@ def check_cell(cell: AbstractCell, *, T: int = 6, B: int = 3, rtol: float = 1e-8
     _check_captured(cell, x, s_0)
     _check_affine(cell, x, s_0, rtol)
     _check_vjp(cell, x, s_0, draw(4, B, cell.state_size), rtol)
+    _check_factors(cell, x, s_0, draw(4, B, cell.state_size), rtol)
     _check_sweep(cell, x, s_0, draw, rtol)
 
 
@@ -190,6 +192,24 @@ def _check_affine(cell: AbstractCell, x: Tensor, s_0: Tensor, rtol: float) -> No
             got = out[0][0] * s_prev + out[1][0]
             want = cell.step(a[0], s_prev)[0]
             assert_close(got, want, rtol=rtol, name=f"{name}.affine: d ⊙ s_prev + u beside step")
+
+
+def _check_factors(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float) -> None:
+    """Compare a step back by the cell's factors with `vjp`, if it states them."""
+    if not cell.has_factors:
+        return
+    with torch.no_grad():
+        tape = sweep.forward(cell, x, s_0)
+        factors = _call(cell, "factors", tape)
+        if not isinstance(factors, Factors):
+            raise CheckError(
+                f"{type(cell).__name__}.factors must return Factors; got {_form(factors)}. Let "
+                "has_factors be False where there are none."
+            )
+        got, want = factors.back(len(x), delta), cell.vjp(tape.at(len(x)), delta)
+        for what, a, b in zip(("J_tᵀ delta", "the adjoint"), got, want, strict=True):
+            name = f"{type(cell).__name__}.factors: {what} beside vjp"
+            assert_close(a, b, rtol=rtol, name=name)
 
 
 def _check_vjp(cell: AbstractCell, x: Tensor, s_0: Tensor, delta: Tensor, rtol: float) -> None:

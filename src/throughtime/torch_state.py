@@ -16,15 +16,21 @@ __all__ = [
     "backward_node",
     "is_autocast",
     "is_batched",
+    "is_exported",
     "is_faked",
     "is_jit_traced",
     "is_on_gpu",
+    "is_open",
     "is_to_onnx",
     "is_transformed",
     "is_transforming",
+    "is_watched",
     "keeps_graph",
     "only_maps",
+    "products_in_tf32",
+    "rounding",
     "sequence_number",
+    "stream",
 ]
 
 
@@ -36,6 +42,25 @@ def is_transforming() -> bool:
 def is_jit_traced() -> bool:
     """Check whether `torch.jit.trace` is recording."""
     return torch._C._get_tracing_state() is not None
+
+
+def is_exported() -> bool:
+    """Check whether `torch.export` is at work, also by way of a compiler: ``strict=True``."""
+    return torch.compiler.is_exporting()
+
+
+# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
+# mark, and imports the compiler, which takes a second.
+is_exported._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def is_open(size: object) -> bool:
+    """Check whether an exporter leaves a size open, to be any number."""
+    if not isinstance(size, torch.SymInt):
+        return False
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int  # sympy takes a second
+
+    return not is_concrete_int(size)
 
 
 def is_autocast(tensor: Tensor) -> bool:
@@ -56,14 +81,13 @@ def is_to_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
-# mark, and imports the compiler, which takes a second.
 is_to_onnx._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def is_transformed(inputs: tuple[Tensor | None, ...]) -> bool:
     """Check whether `torch.func`, forward mode or `torch.jit.trace` has to see the operations."""
-    if is_transforming() or is_jit_traced():
+    # Every call of a layer asks; two more calls of functions would be a tenth of a µs.
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
         return True
     if forward_ad._current_level < 0:
         return False
@@ -84,15 +108,49 @@ def is_batched(tensor: Tensor | None) -> bool:
 
     Both kinds are met; ``is_grads_batched`` of `torch.autograd.grad` makes the older one.
     """
+    if tensor is None:
+        return False
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    return tensor is not None and (
-        functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
-    )
+    return functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor)
 
 
 def is_faked(like: Tensor) -> bool:
     """Check whether a mode such as torch's FakeTensorMode makes new tensors without memory."""
     return torch._C._len_torch_dispatch_stack() > 0 and type(like.new_empty(0)) is not Tensor
+
+
+def is_watched() -> bool:
+    """Check whether a mode looks at the operations in Python, as torch's counter of FLOPs does."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def products_in_tf32() -> bool:
+    """Check whether products of matrices on a GPU may round to TF32.
+
+    The older switch must not be read where somebody has used the newer one.
+    """
+    matmul = torch.backends.cuda.matmul
+    newer = getattr(matmul, "fp32_precision", None)
+    return bool(matmul.allow_tf32) if newer is None else newer == "tf32"
+
+
+def rounding() -> tuple[Any, ...]:
+    """Return the switches by which the same operations on a GPU round in another way."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    newer = getattr(cudnn, "fp32_precision", None)
+    return (
+        products_in_tf32(),
+        cudnn.allow_tf32 if newer is None else newer,
+        cudnn.deterministic,
+        matmul.allow_fp16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def stream(device: torch.device) -> int:
+    """Return on which stream of a device work is put now; 0 where there are none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def sequence_number(node: Any) -> int:

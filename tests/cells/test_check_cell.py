@@ -308,6 +308,12 @@ MUTANTS = [
     (RefineLSTM, "vjp", "s_prev[:, H:] - n", "s_prev[:, H:]"),
     (RefineLSTM, "vjp", "delta_c * g)", "delta_c * f)"),
     (RefineLSTM, "vjp", "(1 - g) * (1 - n * n)", "r * (1 - n * n)"),
+    (RefineLSTM, "factors", "slope * r * (1 - r)", "slope * f * (1 - r)"),
+    (PeepholeLSTM, "factors", " + of_o * p_o", ""),
+    (MinGRU, "factors", "None, 1 - z", "None, z"),
+    (GRU, "factors", "hidden=r", "hidden=None"),
+    (LSTM, "factors", "f, through_m", "through_m, f"),
+    (Leaky, "factors", "1 - self.alpha", "self.alpha"),
 ]
 
 

@@ -294,6 +294,7 @@ def test_demo_refuses_a_network_that_there_is_not(run, monkeypatch):
     refused(run("demo", "--cells", "LSTM,lstm"), "LSTM is named twice")
 
 
+@pytest.mark.parametrize("tiny", [3], indirect=True)
 def test_demo_gives_the_same_numbers_for_the_same_seed(run, tiny):
     found = []
     for arguments in (["3"], ["3"], ["4", "--cells", "LSTM"]):

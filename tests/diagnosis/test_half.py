@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime import torch_state
 from throughtime.diagnosis import half_range
-from throughtime.diagnosis.findings.half import half_underflow
+from throughtime.diagnosis.findings.half import _gone, _made_zero, _remedy, half_underflow
+from throughtime.diagnosis.half import range_of
 from throughtime.diagnosis.look import Look
+from throughtime.kernels.cpu.engine import NATIVE
 
 T, B, I, H = 12, 16, 4, 24
 F16, BF16 = torch.float16, torch.bfloat16
@@ -220,3 +224,32 @@ def test_bad_input_says_so():
         half_range([])
     with pytest.raises(tt.errors.DtypeError, match=r"got torch\.float32"):
         half_range(flow_of(make(tt.GRU)), torch.float32)
+
+
+@pytest.mark.parametrize("layer", [tt.GRU, tt.LSTM])
+def test_on_a_gpu_what_autocast_does_outside_the_trace_counts(layer, monkeypatch):
+    """A trace keeps the weights' precision; training there runs torch's own module in float16."""
+    on_cpu = flow_of(make(layer), weight=1e-4, autocast=F16)
+    assert on_cpu.facts.wide == {"rnn.l0"}
+    monkeypatch.setattr(torch_state, "is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(NATIVE, "obstacle", lambda cell, demand: "it is for CPUs.")
+    flow = flow_of(make(layer), weight=1e-4, autocast=F16)
+    assert not flow.facts.wide and flow["rnn.l0"].tape.s.dtype == torch.float32
+    with torch.autocast("cpu", dtype=F16):
+        assert make(layer).rnn(batch()[0])[0].dtype == F16
+    look = Look(flow)
+    (finding,) = half_underflow(look, note=0)
+    (seen,) = look.seen
+    beside, within = (range_of(seen, F16, inside=i, lost=_made_zero(seen)).zero for i in (0, 1))
+    assert finding.evidence[0].value == within != beside
+    # What has no module of torch's keeps its precision there too.
+    own = flow_of(make(lambda *of: tt.RNN(*of, nonlinearity="sigmoid")), autocast=F16)
+    assert own.facts.wide == {"rnn.l0"}
+
+
+def test_the_remedy_names_the_device():
+    held = next(iter(half_range(flow_of(make(nn.GRU), weight=2e-5), F16).values()))
+    for kind in ("cuda", "cpu"):
+        seen = SimpleNamespace(device=torch.device(kind), name="l0", called="l0")
+        assert f'GradScaler("{kind}", init_scale=' in _remedy(seen, held, own=False)
+        assert f'GradScaler("{kind}")' in _gone(seen).remedy

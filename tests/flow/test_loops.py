@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.flow.relay import Relay
 from throughtime.testing import assert_close
 
 from . import loops
@@ -75,18 +76,32 @@ def test_the_terms_of_a_weight_sum_to_its_gradient(kind):
     model, x = kind(), torch.randn(T, B, I)
     layer = traced(model, x)
     per_step(model(x)).sum().backward()
-    for name in layer.weight_names:
+    names = layer.weight_names
+    # Loss by loss: what one loss sends back is kept for the next question about it.
+    terms = [
+        {name: [layer.weight_grad(name, loss=v, step=step) for step in (None, 3)] for name in names}
+        for v in range(T)
+    ]
+    for name in names:
         grad = model.cell.get_parameter(name).grad
         assert_close(layer.weight_grad(name), grad, rtol=1e-9)
-        by_loss = sum(layer.weight_grad(name, loss=v) for v in range(T))
+        by_loss, of_step_3 = (sum(each[name][i] for each in terms) for i in (0, 1))
         by_step = sum(layer.weight_grad(name, step=k) for k in range(1, T + 1))
         assert_close(by_loss, grad, rtol=1e-9)
         assert_close(by_step, grad, rtol=1e-9)
-        assert_close(
-            sum(layer.weight_grad(name, loss=v, step=3) for v in range(T)),
-            layer.weight_grad(name, step=3),
-            rtol=1e-9,
-        )
+        assert_close(of_step_3, layer.weight_grad(name, step=3), rtol=1e-9)
+
+
+def test_a_loss_is_sent_back_once_for_all_questions_about_it(monkeypatch):
+    sent, send = [], Relay.send
+    monkeypatch.setattr(Relay, "send", lambda *a, **k: sent.append(k) or send(*a, **k))
+    layer = traced(loops.Decoder(), torch.randn(T, B, I))
+    del sent[:]
+    for v in (3, 5):
+        layer.adjoint(v)
+        for step in (1, 2):
+            layer.weight_grad("weight_hh", loss=v, step=step)
+    assert [each["which"].tolist() for each in sent] == [[3], [5]]
 
 
 @pytest.mark.parametrize("kind", ALL)

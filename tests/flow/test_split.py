@@ -49,14 +49,12 @@ def test_the_terms_of_every_loss_and_step_sum_to_grad(name):
     flow, losses = flow_of(case)
     losses.sum().backward()
     parameters = parameters_by_run(case.model, flow)
-    terms = {
-        key: sum(
-            flow[key[0]].weight_grad(key[1], loss=v, step=k)
-            for v in range(len(losses))
-            for k in range(1, flow[key[0]].T + 1)
-        )
-        for key in parameters
-    }
+    terms = dict.fromkeys(parameters, 0)
+    for v in range(len(losses)):  # what one loss sends back is kept for the next question about it
+        for layer_name, weight in parameters:
+            one = flow[layer_name]
+            for k in range(1, one.T + 1):
+                terms[layer_name, weight] += one.weight_grad(weight, loss=v, step=k)
     for parameter, total in summed(terms, parameters):
         assert parameter.grad.abs().max() > 0
         assert_close(total, parameter.grad, rtol=1e-10)
@@ -127,13 +125,17 @@ def test_each_single_term_is_autograds_for_a_copy_of_the_weight_at_that_step(kin
     output, runs = unrolled(module, x, None, lengths, reset)
     oracle = per_step(output)
     assert list(flow) == list(runs)
-    for name, run in runs.items():
-        for k, copies in enumerate(run.weights, 1):
-            for v in range(T):
-                want = gradient(oracle[v], list(copies.values()))
-                for weight, term in zip(copies, want, strict=True):
-                    got = flow[name].weight_grad(weight, loss=v, step=k)
-                    assert_close(got, term, rtol=1e-9, name=f"{name}.{weight}[{v}, {k}]")
+    copies = {
+        (name, weight, k): copy
+        for name, run in runs.items()
+        for k, weights in enumerate(run.weights, 1)
+        for weight, copy in weights.items()
+    }
+    for v in range(T):
+        want = gradient(oracle[v], list(copies.values()))
+        for (name, weight, k), term in zip(copies, want, strict=True):
+            got = flow[name].weight_grad(weight, loss=v, step=k)
+            assert_close(got, term, rtol=1e-9, name=f"{name}.{weight}[{v}, {k}]")
 
 
 def test_the_terms_after_a_loss_are_exactly_zero():

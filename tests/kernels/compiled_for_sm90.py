@@ -17,7 +17,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from throughtime.kernels.gpu import stepwise, whole
+from throughtime.kernels.gpu import pointwise, stepwise, whole
 from throughtime.kernels.gpu.plan import COLUMNS, GATES, INNER, ROWS, plan_for
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -28,8 +28,9 @@ ASKED = {
     "flow": ("KEEP", "BOUNDED", "LONE", "DELTAS", "NORMS", "SHOWN"),
 }
 SWITCHES = {name for names in ASKED.values() for name in names}
-SCALARS = {"T", "B", "H", "G", "g_v", "g_t", "g_b", "t"}
-BYTES, WHOLE_NUMBERS = {"active", "reset"}, {"enters", "floors"}
+SCALARS = {"T", "B", "H", "G", "g_v", "g_t", "g_b", "t", "begin"}
+BOUNDS = ("enters", "floors")
+BYTES, WHOLE_NUMBERS = {"active", "reset"}, set(BOUNDS)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -47,6 +48,20 @@ def constants(cell: str, H: int, dtype: str, asked_for: str) -> dict[str, object
     return asked | {"BIASED": cell == "gru", "PRECISION": "tf32x3"}
 
 
+def constants_of_a_step_back(cell: str, H: int, dtype: str, asked_for: str) -> dict[str, object]:
+    """Return what the kernel over a cell's factors is compiled for."""
+    two = cell == "lstm"
+    asked = {"ragged": ("RAGGED", "RESETS", "BEGUN", "ADJOINTS"), "plain": ("ADJOINTS",),
+             "flow": ("BOUNDED", "LONE", "DELTAS", "NORMS")}[asked_for]  # fmt: skip
+    switches = {"RAGGED", "RESETS", "BEGUN", "BOUNDED", "LONE", "ADJOINTS", "DELTAS", "NORMS"}
+    return {name: name in asked for name in switches} | {
+        "GATES": GATES.get(cell, 1), "PARTS": 1 + two,
+        "BLOCK": min(1024, 1 << (H - 1).bit_length()),
+        "WIDE": dtype == "fp64", "PRODUCT": True, "CARRY": cell != "tanh",
+        "HIDDEN": cell == "gru", "STOPS": cell == "relu",
+    }  # fmt: skip
+
+
 def kind(name: str, known: dict[str, object], dtype: str) -> str:
     """Return the type of an argument, as Triton writes it."""
     if name in known:
@@ -58,11 +73,18 @@ def kind(name: str, known: dict[str, object], dtype: str) -> str:
 
 def compiled(cell: str, H: int, dtype: str, name: str, asked_for: str) -> dict[str, object]:
     """Compile one kernel and return its registers, stack, shared memory and tensor-core calls."""
-    kernel = getattr(whole if name.endswith("whole") else stepwise, name)
-    known = constants(cell, H, dtype, asked_for)
+    if name == "step_back":
+        kernel, known = pointwise.step_back, constants_of_a_step_back(cell, H, dtype, asked_for)
+    else:
+        kernel = getattr(whole if name.endswith("whole") else stepwise, name)
+        known = constants(cell, H, dtype, asked_for)
     names = [param.name for param in kernel.params]
     signature = {n: kind(n, known, dtype) for n in names}
-    signature = {n: "*fp32" if n in ("carry", "now") else k for n, k in signature.items()}
+    if name == "step_back":
+        signature["kept"] = "*fp64" if dtype == "fp64" else "*fp32"
+        signature |= {n: "*i32" for n in BOUNDS}
+    else:
+        signature = {n: "*fp32" if n in ("carry", "now") else k for n, k in signature.items()}
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, n in enumerate(names)
@@ -71,7 +93,7 @@ def compiled(cell: str, H: int, dtype: str, name: str, asked_for: str) -> dict[s
     source = ASTSource(
         kernel, signature, {(i,): known[n] for i, n in enumerate(names) if n in known}, aligned
     )
-    warps = plan_for(cell, H, DTYPES[dtype]).warps
+    warps = 4 if name == "step_back" else plan_for(cell, H, DTYPES[dtype]).warps
     made = triton.compile(
         source,
         target=GPUTarget("cuda", 90, 32),

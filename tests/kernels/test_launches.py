@@ -9,8 +9,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from throughtime import kernels, sweep
-from throughtime.cells import GRU, LSTM, AbstractCell, Elman, LayerNormLSTM
+from throughtime.cells import (
+    GRU,
+    LSTM,
+    AbstractCell,
+    Elman,
+    LayerNormLSTM,
+    Leaky,
+    PeepholeLSTM,
+    RefineLSTM,
+)
 from throughtime.kernels.check import term_error
+from throughtime.kernels.gpu import fused
+from throughtime.kernels.gpu import swept as swept_by_kernel
+from throughtime.kernels.gpu.fused import FUSED
 
 F64 = torch.float64
 B, I, H = 4, 3, 5
@@ -105,3 +117,49 @@ def test_a_step_back_that_is_another_is_taken_as_it_is(cell, monkeypatch):
         got = sweep.backward(cell, tape, g)
         monkeypatch.setattr(type(cell), "swept", AbstractCell.swept)
         assert all(map(torch.equal, got, sweep.backward(cell, tape, g)))
+
+
+# --- On a GPU, with the kernel of a step back --------------------------------------------------
+
+
+class Kernel:
+    """Stands in for the kernel: a launch is counted, and nothing is computed."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+
+    def __getitem__(self, grid):
+        def launch(*_, **__):
+            self.launches += 1
+
+        return launch
+
+
+def fused_step(cell, enters, monkeypatch):
+    """Return what one step more costs, with the kernel: operations, its launches, and waits."""
+    each = []
+    for T in (16, 32):
+        kernel = Kernel()
+        monkeypatch.setattr(swept_by_kernel, "step_back", kernel)
+        x = torch.zeros(T, B, I)
+        tape = sweep.forward(cell, x, x.new_zeros(B, cell.state_size))
+        with Counted() as counted:
+            g = torch.ones(T, B, H)
+            if enters:
+                FUSED.losses(cell, tape, g, enters=torch.arange(1, T + 1), adjoints=True)
+            else:
+                FUSED.losses(cell, tape, torch.stack([g, g]), deltas=True, adjoints=True)
+        waits = counted.launches["_local_scalar_dense"]
+        each.append((counted.launches.total(), kernel.launches, waits))
+    return [(many - few) / 16 for few, many in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("enters", [True, False], ids=["T losses", "two losses"])
+@pytest.mark.parametrize(
+    "kind", [Elman, GRU, LSTM, Leaky, PeepholeLSTM, RefineLSTM], ids=lambda k: k.__name__
+)
+def test_with_the_kernel_a_step_back_is_two_launches(kind, enters, monkeypatch):
+    monkeypatch.setattr(fused, "_no_kernel", lambda device: "")
+    cell = kind(I, H).requires_grad_(False)
+    products, kernels_, waits = fused_step(cell, enters, monkeypatch)
+    assert (products, kernels_, waits) == (1, 1, 0)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import throughtime as tt
 from throughtime import kernels
+from throughtime.layers import watched
 from throughtime.testing import assert_close
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -249,24 +250,25 @@ class Box:
         self.tensor = tensor
 
 
+@pytest.mark.parametrize("call", [{}, {"lengths": [9, 2, 5, 1]}], ids=str)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2}], ids=str)
-def test_torchs_graph_is_freed_as_it_is_gone_through_unless_it_is_retained(options, monkeypatch):
-    kept, real = [], torch.autograd.grad
-
-    def grad(*given, **how):
-        kept.append(how["retain_graph"])
-        return real(*given, **how)
-
+def test_torchs_graph_is_freed_as_it_is_gone_through_unless_it_is_retained(options, call):
     layer, x = tt.convert(make("GRU", **options)), torch.randn(T, B, I, dtype=F64)
-    for call in ({}, {"lengths": [9, 2, 5, 1]}):
+    boxes = []
+
+    def pack(tensor):
+        box = Box(tensor)
+        boxes.append(weakref.ref(box))
+        return box
+
+    with saved_tensors_hooks(pack, lambda box: box.tensor):
         loss = layer(x, **call)[0].sum()
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.autograd, "grad", grad)
-            loss.backward(retain_graph=True)
-            loss.backward()
-        with pytest.raises(RuntimeError, match="second time"):
-            loss.backward()
-    assert kept == [True, False] * 2
+    loss.backward(retain_graph=True)
+    assert len(boxes) > T and all(box() is not None for box in boxes)
+    loss.backward()
+    assert not any(box() is not None for box in boxes)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def test_nothing_is_held_once_the_loss_is_gone():
@@ -300,11 +302,11 @@ def test_what_torch_has_no_module_for_says_so():
 
 def test_a_gradient_that_is_cut_is_noticed(monkeypatch):
     """The comparison must be able to fail: what arrives at the final state is dropped."""
-    whole = kernels.choose.TORCH.gradients
+    whole = watched._Watched.backward
 
-    def cut(cell, tape, g, delta_T=None, **options):
-        return whole(cell, tape, g, None, **options)
+    def cut(ctx, g_h, *g_finals):
+        return whole(ctx, g_h, *(None for _ in g_finals))
 
-    monkeypatch.setattr(kernels.choose.TORCH, "gradients", cut)
+    monkeypatch.setattr(watched._Watched, "backward", staticmethod(cut))
     with pytest.raises(AssertionError):
         test_a_training_step_is_torchs_bit_by_bit("GRU", {}, F64)

@@ -8,7 +8,8 @@ from torch import nn
 
 import throughtime as tt
 from throughtime import kernels
-from throughtime.layers import stacked
+from throughtime.kernels.torch import packing
+from throughtime.layers import runs, stacked
 from throughtime.testing import assert_close
 
 F64 = torch.float64
@@ -21,13 +22,13 @@ OPTIONS = [{"num_layers": 2}, {"bidirectional": True}, {"num_layers": 2, "bidire
 def calls(monkeypatch):
     """Return a list that gets an entry for every call of torch's for a whole module."""
     found = []
-    real = stacked._Stacked.apply
+    real = stacked.Whole.call
 
-    def apply(*given):
-        found.append(given)
-        return real(*given)
+    def call(self, module, *given):
+        found.append(module)
+        return real(self, module, *given)
 
-    monkeypatch.setattr(stacked._Stacked, "apply", apply)
+    monkeypatch.setattr(stacked.Whole, "call", call)
     with kernels.use("torch"):
         yield found
 
@@ -76,16 +77,42 @@ def test_one_call_gives_what_the_layers_give_one_by_one(kind, options, call, cal
         assert_close(a, b, rtol=1e-12)
 
 
-def test_resets_in_one_direction_too_and_in_both_layer_by_layer(calls):
-    for options, many in (({"num_layers": 2}, 1), ({"bidirectional": True}, 0)):
-        layer = make("LSTM", **options)
-        calls.clear()
-        got = step(layer, "LSTM", "hx, lengths, reset")
-        assert len(calls) == many
-        with kernels.use("reference"):
-            want = step(layer, "LSTM", "hx, lengths, reset")
-        for a, b in zip(got, want, strict=True):
-            assert_close(a, b, rtol=1e-12)
+@pytest.mark.parametrize("call", ["reset", "hx, reset", "hx, lengths, reset"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_resets_too_where_the_reverse_direction_ends_with_a_rows_first_episode(
+    kind, options, call, calls
+):
+    layer = make(kind, **options)
+    got = step(layer, kind, call)
+    assert len(calls) == 1
+    with kernels.use("reference"):
+        want = step(layer, kind, call)
+    for a, b in zip(got, want, strict=True):
+        assert_close(a, b, rtol=1e-12)
+
+
+def test_rows_that_are_reset_at_once_and_rows_that_take_no_step_in_both_directions(calls):
+    """In reverse such a reset cuts nothing, and the state that was given counts."""
+    layer, (h_0,) = make("GRU", bidirectional=True), [data(2, B, H)]
+    reset = torch.zeros(T, B, dtype=torch.bool)
+    reset[0, :3] = reset[3, 1] = True
+    x, active = data(T, B, I), torch.arange(T)[:, None] < torch.tensor([7, 5, 1, 0])
+
+    def question():
+        masks = active, reset & active
+        return stacked.all_at_once(layer, x, (h_0,), None, masks) or runs.one_by_one(
+            layer, masks, x, (h_0,), None
+        )
+
+    h, (final,) = question()
+    assert len(calls) == 1
+    with kernels.use("reference"):
+        want, (end,) = question()
+    assert len(calls) == 1
+    assert_close(h, want, rtol=1e-12)
+    assert_close(final, end, rtol=1e-12)
+    assert torch.equal(final[:, 3], h_0[:, 3])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,3 +174,27 @@ def test_a_backward_pass_twice_and_one_that_asks_for_little(calls):
         layer.weight_hh_l1.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         h.sum().backward()
+
+
+@pytest.mark.parametrize("call", [{}, {"lengths": [7, 1, 4, 4]}], ids=str)
+def test_nothing_enters_torchs_graph_where_layers_run_one_by_one(call, calls, monkeypatch):
+    """Or 0 times what was written there: NaN."""
+    seen, real = [], packing._Placed.backward
+
+    def backward(ctx, g):
+        seen.append(g)
+        return real(ctx, g)
+
+    monkeypatch.setattr(packing._Placed, "backward", staticmethod(backward))
+    layer = make("LSTM", bidirectional=True)
+    h, (h_n, _) = layer(data(T, B, I), **call)
+    want = torch.autograd.grad(h_n.sum(), layer.weight_hh_l0, retain_graph=True)
+    seen.clear()
+    for _ in range(2):
+        got = torch.autograd.grad(h_n.sum(), layer.weight_hh_l0, retain_graph=True)
+        assert_close(*got, *want, rtol=1e-12)
+        with torch.no_grad():
+            h.fill_(torch.nan)
+    seen.clear()
+    torch.autograd.grad(h_n.sum(), layer.weight_hh_l0, create_graph=True)
+    assert all(g is None for g in seen) and bool(seen) == bool(call)

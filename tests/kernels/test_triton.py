@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.oracles.captured import Again
 
 import throughtime as tt
 from throughtime import kernels
@@ -16,7 +17,7 @@ from throughtime.errors import UnsupportedError
 from throughtime.kernels.check import check_kernel, term_error
 from throughtime.kernels.gpu import plan
 from throughtime.kernels.gpu.engine import TRITON
-from throughtime.kernels.gpu.graphs import Recording, Replays
+from throughtime.replays import Replays, graphs
 from throughtime.testing import assert_close
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -156,17 +157,14 @@ def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
     """As on a GPU, with a recording that does the work anew over the inputs it was given."""
     from throughtime.kernels.gpu import sweeps
 
-    def record(work, inputs):
-        outputs = work(*inputs)
-        return Recording(inputs, outputs, lambda: None)
-
     monkeypatch.setattr(plan, "SHARED", 0)
-    replays, run = Replays(record=record), sweeps._run
+    monkeypatch.setattr(graphs, "RECORDER", [Again()])
+    replays, run = Replays(), sweeps._run
 
     def recorded(what, whole, steps, inputs):
         key = (*what, "again")
         for _ in range(2):
-            found = replays.run(key, lambda *tensors: steps(*what, *tensors), inputs)
+            found = replays.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
         assert all(
             a is b is None or torch.equal(a, b)
             for a, b in zip(found, run(what, whole, steps, inputs), strict=True)

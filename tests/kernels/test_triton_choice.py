@@ -14,7 +14,6 @@ from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.kernels.gpu import engine
 from throughtime.kernels.gpu.engine import TRITON
-from throughtime.kernels.gpu.graphs import Recording, Replays
 from throughtime.kernels.gpu.plan import plan_for
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -90,43 +89,3 @@ def test_a_first_sweep_that_fails_is_said_and_not_raised(monkeypatch):
 def test_a_program_keeps_w_h_up_to_a_width(name, dtype, widest):
     assert plan_for(name, widest, dtype).whole
     assert not plan_for(name, widest + 1, dtype).whole
-
-
-def recorder(log: list[str]):
-    """Return what records work by doing it anew over the inputs it was given."""
-
-    def record(work, inputs):
-        log.append("recorded")
-        outputs = work(*inputs)
-
-        def replay() -> None:
-            log.append("replayed")
-            for kept, new in zip(outputs, work(*inputs), strict=True):
-                if kept is not None:
-                    kept.copy_(new)
-
-        return Recording(inputs, outputs, replay)
-
-    return record
-
-
-def test_the_second_sweep_of_a_shape_is_recorded_and_every_later_one_replayed():
-    log: list[str] = []
-    replays = Replays(most=2, record=recorder(log))
-    results = []
-    for value in (1.0, 2.0, 3.0):
-        given = (torch.full((3,), value), None)
-        results.append(replays.run("double", lambda a, _: (2 * a, None), given)[0])
-    assert log == ["recorded", "replayed", "replayed"]
-    assert [float(r[0]) for r in results] == [2, 4, 6]  # each has memory of its own
-
-
-def test_another_shape_or_kind_is_another_recording_and_old_ones_are_dropped():
-    log: list[str] = []
-    replays = Replays(most=2, record=recorder(log))
-    for given in (torch.ones(3), torch.ones(4), torch.ones(3, dtype=BF16), torch.ones(3)):
-        replays.run("double", lambda a: (2 * a,), (given,))
-    assert log == []
-    replays.run("double", lambda a: (2 * a,), (torch.ones(3),))
-    replays.run("triple", lambda a: (3 * a,), (torch.ones(3),))
-    assert log == ["recorded", "replayed"]

@@ -191,3 +191,36 @@ def test_any_shape_is_either_served_or_refused_in_words(shape, batch_first):
         assert output.shape == (*shape[:-1], 2)
     else:
         refused(lambda: module(wrong), Shape, ValueError, re.escape(str(tuple(shape))))
+
+
+def told(module, *given, **named):
+    with pytest.raises(Exception) as caught:
+        module(*given, **named)
+    return type(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_torchs_own_modules_are_never_given_what_is_wrong(kind):
+    module = getattr(tt, kind)(I, H, dtype=F64)
+    wrong: list[tuple[tuple, dict]] = [((case[0],), {}) for case in INPUTS.values()]
+    wrong += [((x, case[0]), {}) for case in (LSTM_HX if kind == "LSTM" else HX).values()]
+    wrong += [((x,), {"lengths": case[0]}) for case in LENGTHS.values()]
+    wrong += [((x,), {"reset": case[0]}) for case in RESET.values()]
+    wrong += [((x,), {"lengths": torch.tensor([4, 2], device="meta")})]
+    for what, named in wrong:
+        want = told(module, *what, **named)
+        with tt.kernels.use("torch"):
+            assert told(module, *what, **named) == want
+        assert issubclass(want[0], tt.errors.ThroughTimeError)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "torch"])
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l1"])
+def test_weights_on_two_devices_are_refused(engine, name):
+    module = tt.GRU(I, H, 2, dtype=F64)
+    module(x)
+    setattr(module, name, nn.Parameter(getattr(module, name).to("meta")))
+    with tt.kernels.use(engine):
+        for call in ({}, {"lengths": [4, 2]}, {"reset": no}):
+            with pytest.raises(Device, match=f"{name} is on meta but weight_ih_l0 on cpu"):
+                module(x, **call)

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime import kernels, torch_state
+from throughtime.kernels.plain.engine import REFERENCE
+from throughtime.node import compiled as compiling
 from throughtime.testing import assert_close
 
 KINDS = ("RNN", "GRU", "LSTM")
@@ -97,6 +100,40 @@ def test_compiles_with_lengths_and_resets(kind):
     x = torch.randn(B, T, I, requires_grad=True)
     masks = ragged()
     same(gradients(compiled(model), x, **masks), gradients(model, x, **masks))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_where_torchs_own_module_runs_it_does_so_in_a_compiled_graph_too(kind, masked, monkeypatch):
+    model, x = getattr(tt, kind)(I, H, 2, bidirectional=True), torch.randn(T, B, I).requires_grad_()
+    masks = ragged() if masked else {}
+    with kernels.use("reference"):
+        want = gradients(model, x, **masks)
+    monkeypatch.setattr(REFERENCE, "forward", None)  # no single step
+    monkeypatch.setattr(REFERENCE, "gradients", None)
+    with kernels.use("torch"):
+        once = compiled(model)
+        for _ in range(2):
+            same(gradients(once, x, **masks), want)
+            assert kernels.last_choice().name == "torch"
+
+
+def test_another_engine_compiles_anew_and_another_number_of_steps_does_not(monkeypatch):
+    counted, model = Counting(), tt.LSTM(I, H)
+    once = compiled(model, backend=counted.backend, dynamic=True)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=False):
+        for name in ("auto", "torch", "auto"):
+            with kernels.use(name):
+                for steps in (T, 2 * T, 3):
+                    x = torch.randn(steps, B, I).requires_grad_()
+                    same(gradients(once, x), gradients(model, x))
+                    assert (kernels.last_choice().name == "torch") == (name == "torch")
+    assert len(counted.forward) == len(counted.back) == 2
+    # The states of all steps lie between the two graphs, or none of them does.
+    assert counted.kept[1] < counted.kept[0]
+    monkeypatch.setattr(torch_state, "is_on_gpu", lambda tensor: True)
+    for kind in ("LSTM", "tanh", "sigmoid"):
+        assert compiling._is_torchs(kind, x) == (kind != "sigmoid")
 
 
 def exact(schedule):

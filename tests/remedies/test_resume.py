@@ -205,6 +205,8 @@ def treated(folder, pause=0.0):
                      only=["chrono", "orthogonal", "forget-bias"])
     return [(r.name, list(r.scores), r.updates, r.helps) for r in found.rows]
 
+# The first optimizer loads torch's compiler: once here, and not in every child.
+torch.optim.SGD([torch.zeros(1)], 0.1)
 folder, draws = sys.argv[1], random.Random(int(sys.argv[2]))
 
 def lines():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -711,14 +709,6 @@ def test_a_long_figure_is_thinned_and_keeps_its_lags():
     profile = found.rows[0].after.profile
     assert len(line.x) < 500 < len(profile) and line.x[-1] == 700
     assert [profile[lag] or None for lag in line.x] == list(line.y)
-
-
-def test_nothing_that_draws_is_imported_before_it_is_asked_for():
-    code = (
-        "import sys, throughtime as tt; tt.treat; "
-        "assert not {'plotly', 'rich'} & set(sys.modules), sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_numbers_are_short():

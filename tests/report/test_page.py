@@ -153,9 +153,9 @@ def test_a_flow_without_layers_is_refused(tmp_path):
         tt.write_report({}, tmp_path / "flow.html")
 
 
-def test_importing_the_package_draws_in_no_plotting():
+def test_importing_the_package_and_treat_draws_in_no_plotting():
     code = (
-        "import sys, throughtime, throughtime.report.notebook;"
+        "import sys, throughtime as tt, throughtime.report.notebook; tt.treat;"
         "print([m for m in ('plotly', 'jinja2', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

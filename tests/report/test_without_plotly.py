@@ -52,14 +52,10 @@ def command(*arguments):
             return end.code, said.getvalue().strip(), shown.getvalue()
 
 model = tt.GRU(3, 5)
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
 with tt.Monitor(model, every=1, to="run.jsonl") as monitor:
     for _ in range(2):
         loss = model(torch.randn(7, 2, 3))[0].pow(2).mean()
-        optimizer.zero_grad()
         monitor.record(loss)
-        loss.backward()
-        optimizer.step()
 with tt.trace(model) as trace:
     losses = model(torch.randn(7, 2, 3))[0].pow(2).mean((1, 2))
 flow = trace.flow(losses)

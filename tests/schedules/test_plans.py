@@ -48,7 +48,7 @@ def test_a_plan_goes_back_through_every_step_with_the_states_it_has(T, segment, 
 
 @pytest.mark.parametrize("slots", range(9))
 def test_a_plan_runs_as_few_steps_as_the_optimal_binomial_schedule(slots):
-    for n in [*range(1, 40), 60, 100, 170, 300]:
+    for n in [*range(1, 40), 60, 100, 230]:  # 230 steps are the fourth time over for 8 slots
         # Revolve counts the state before the first step, and runs each step once for its adjoint.
         optimal = sum(a.n1 - a.n0 for a in Revolve(n, slots + 1) if isinstance(a, Forward)) - n
         _, run = gone_through(Plan(1, slots), n)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flow import trace
 from ..kernels import last_choice
 from ..kernels.choose import TRITON
-from ..layers import modules as ours
 from .gpu_right import KINDS, right
 from .gpu_rivals import Case, contenders
+from .gpu_steps import Size, right_steps, time_steps
 from .gpu_table import Clock, Table, tf32
 
 __all__ = ["no_gpu", "run"]
@@ -26,6 +25,7 @@ SIZES = [  # B, T, I, H; what is most telling comes first
     (16, 128, 1024, 1024),
     (8, 500, 64, 64),
 ]
+STEPS, DRY_STEPS = Size(200, 16, 128), Size(3, 2, 3)
 DRY = [(2, 3, 2, 5), (2, 2, 3, 70)]
 PRECISIONS = ("bfloat16", "float32 with TF32", "float32")
 SLOW = ("torch without cuDNN", "compiled loop")  # at the first size only
@@ -50,10 +50,11 @@ def run(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = False) -
     """
     device = torch.device("cpu" if dry else "cuda")
     table = Table(out, _about(dry), minutes)
-    if not right(table, device, dry):
+    fine = right(table, device, dry)
+    if not (right_steps(table, device, dry) and fine):
         return False
     # Early, since it is short and nothing else shows it.
-    _flows(table, device, dry)
+    time_steps(table, device, DRY_STEPS if dry else STEPS, 1 if dry else rounds)
     _training(table, device, DRY if dry else SIZES, 1 if dry else rounds)
     return True
 
@@ -112,27 +113,3 @@ def _apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """Return how far gradients are from the first contender's, relative to each one's norm."""
     pairs = zip(ours, theirs, strict=True)
     return max(float((a - b).double().norm() / b.double().norm()) for a, b in pairs)
-
-
-def _flows(table: Table, device: torch.device, dry: bool) -> None:
-    """Time the (t, k) map of all pairs against T calls of autograd."""
-    T, B, H = (3, 2, 3) if dry else (200, 16, 128)
-    clock = Clock(device)
-    for kind in KINDS:
-        layer = getattr(ours, kind)(H, H, device=device)
-        x = torch.randn(T, B, H, device=device)
-
-        def flow(layer: Any = layer, x: Tensor = x) -> None:
-            with trace(layer) as traced:
-                losses = layer(x)[0].square().mean((1, 2))
-            traced.flow(losses)
-
-        def autograd(layer: Any = layer, x: Tensor = x) -> None:
-            losses = layer(x)[0].square().mean((1, 2))
-            for loss in losses:
-                torch.autograd.grad(loss, layer.weight_hh_l0, retain_graph=True)
-
-        flow_ms, flow_mb = clock.least(flow, 3)
-        row = {"kind": kind, "T, B, H": (T, B, H), "flow, ms": flow_ms, "flow, peak MB": flow_mb}
-        row["T calls of autograd, ms"] = clock.least(autograd, 1)[0]
-        table.add(table="The (t, k) map", **row)

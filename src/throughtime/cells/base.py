@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ShapeError, UnsupportedError
 from ..shapes import check_sizes
+from .factors import Factors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +74,8 @@ class AbstractCell(nn.Module, ABC):
     def step(self, a_t: Tensor, s_prev: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Take one step (eq. 1) and return what `vjp` will need of it.
 
-        It must consist of differentiable torch operations and not write into its arguments.
+        It must consist of differentiable torch operations, not write into its arguments, and be
+        the same function of its tensors at every step: on a GPU it may be recorded and replayed.
 
         Args:
             a_t: (B, A), what `drive` returned for this step.
@@ -108,6 +110,23 @@ class AbstractCell(nn.Module, ABC):
             tape: what the forward sweep kept, complete.
         """
         return lambda t, delta: self.vjp(tape.at(t), delta)
+
+    def factors(self, tape: Tape) -> Factors | None:
+        """Return the factors of all steps back, where they have the form of `Factors`; else None.
+
+        A GPU then takes a step back in two launches. A subclass that overrides `step` or `vjp`
+        starts from None again. Whether there are any is said by ``has_factors``.
+
+        Args:
+            tape: what the forward sweep kept, complete.
+        """
+        del tape
+        return None
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` returns any."""
+        return type(self).factors is not AbstractCell.factors
 
     @abstractmethod
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
@@ -165,10 +184,12 @@ class AbstractCell(nn.Module, ABC):
         return tape.saved
 
     def __init_subclass__(cls, **named) -> None:
-        """Forget what the parent's step keeps where the class overrides it."""
+        """Forget what is known of the parent's step where the class overrides it."""
         super().__init_subclass__(**named)
         if "step" in vars(cls) and "kept_widths" not in vars(cls):
             cls.kept_widths = AbstractCell.kept_widths  # pyright: ignore
+        if {"step", "vjp", "swept"} & set(vars(cls)) and "factors" not in vars(cls):
+            cls.factors = AbstractCell.factors
 
     @property
     def has_preact(self) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputValueError
 from .base import GatedWeights
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -99,6 +100,12 @@ class Elman(GatedWeights):
         """Return W_hᵀ α and the adjoint α = diag(f′(a_t)) delta (eq. 4, 9)."""
         adjoint = NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return adjoint @ self.weight_hh, adjoint
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return f′(a_t), through which delta goes."""
+        (h,) = tape.saved
+        through = NONLINEARITIES[self.nonlinearity].through(torch.ones_like(h), h)
+        return Factors(through, self.weight_hh, stops=self.nonlinearity == "relu")
 
     def kept_widths(self) -> tuple[int, ...]:
         """Return (): the states are enough."""

@@ -246,18 +246,27 @@ class Function(AbstractCell):
 
         The step runs once more on its own rows, whatever V is, so rows may depend on each other.
         """
-        x_t, s_prev, s_t, *_ = saved
+        delta_prev, adjoint, again = self.pulled(saved, delta)
+        probes.check_repeats(again, saved[2], saved[1])
+        return delta_prev, adjoint
+
+    def pulled(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Go one step back, and return the state that the step gave again, to be looked at.
+
+        Args:
+            saved: what `step` returned.
+            delta: dE/ds_t for V losses, (V, B, S).
+        """
+        x_t, s_prev, *_ = saved
         frozen = rebind(self, {name: w.detach() for name, w in self.weights().items()})
         x, s = x_t.detach().requires_grad_(), s_prev.detach().requires_grad_()
         with torch.enable_grad():
             again = frozen.next(x, s, self.rows_of(saved))
-        probes.check_repeats(again.detach(), s_t, s_prev)
         if not again.requires_grad:
-            return torch.zeros_like(delta), torch.cat(
-                (delta.new_zeros(*delta.shape[:2], x.shape[1]), delta), -1
-            )
+            nothing = delta.new_zeros(*delta.shape[:2], x.shape[1])
+            return torch.zeros_like(delta), torch.cat((nothing, delta), -1), again.detach()
         grad_x, grad_s = self._pull(again, (x, s), delta)
-        return grad_s, torch.cat((grad_x, delta), -1)
+        return grad_s, torch.cat((grad_x, delta), -1), again.detach()
 
     def _pull(self, s_t: Tensor, of: tuple[Tensor, ...], delta: Tensor) -> list[Tensor]:
         """Return what V losses (V, B, S) send from s_t to each of some tensors, (V, ·)."""
@@ -416,7 +425,8 @@ class Function(AbstractCell):
         modes = tuple(module.training for module in self.modules())
         beside = tuple((name, tensor.shape) for name, tensor in self.given.items())
         case = (x.shape, s.shape, x.dtype, x.device, modes, beside)
-        if not anew and case in self._tried:
+        unseen = torch.compiler.is_compiling()  # sizes may be no numbers there
+        if not anew and not unseen and case in self._tried:
             self.apart, self.own_rows = self._tried[case]
             return
         tensors = {**self.weights(), **self.given}
@@ -433,7 +443,7 @@ class Function(AbstractCell):
                 "something else computes it, as layer(x, context={name: tensor}); or make the step "
                 "an nn.Module that owns it."
             )
-        if x.is_meta or is_transforming() or torch.compiler.is_compiling():
+        if x.is_meta or is_transforming() or unseen:
             return  # there are no values to look at
         with torch.no_grad():
             if case not in self._tried:

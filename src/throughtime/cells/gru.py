@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import GatedWeights
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -88,6 +89,12 @@ class GRU(GatedWeights):
             return super().swept(tape)
         each = list(zip(*self._factors(tape.saved), strict=True))
         return lambda t, delta: self._back(each[t - 1], delta)
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return the factors of all steps; on the hidden side α_n counts r times."""
+        by_gate, hidden_side, z = self._factors(tape.saved)
+        r = hidden_side[..., 2 * self.hidden_size :]
+        return Factors(by_gate.flatten(-2), self.weight_hh, z, hidden=r)
 
     def _factors(self, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ∂h_t/∂a by gate (..., 3, H), the hidden side's share in it (..., 3H), and z."""

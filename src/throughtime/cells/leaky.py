@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from ..errors import InputValueError
 from .base import GatedWeights
 from .elman import NONLINEARITIES, check_nonlinearity
+from .factors import Factors
+
+if TYPE_CHECKING:
+    from ..tape import Tape
 
 __all__ = ["Leaky"]
 
@@ -86,3 +92,10 @@ class Leaky(GatedWeights):
         """Go one step back, past the nonlinearity and through it."""
         adjoint = self.alpha * NONLINEARITIES[self.nonlinearity].through(delta, saved[0])
         return (1 - self.alpha) * delta + adjoint @ self.weight_hh, adjoint
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return κ f′(a_t), and what goes past the nonlinearity."""
+        (u,) = tape.saved
+        through = self.alpha * NONLINEARITIES[self.nonlinearity].through(torch.ones_like(u), u)
+        past = torch.full_like(u, 1 - self.alpha)
+        return Factors(through, self.weight_hh, past, stops=self.nonlinearity == "relu")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputValueError
 from .base import GatedWeights, put
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -137,6 +138,18 @@ class LSTM(GatedWeights):
             return super().swept(tape)
         each = list(zip(*self._factors(tape.saved), strict=True))
         return lambda t, delta: self._back(each[t - 1], delta)
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether `factors` returns any; with a projection they are of another form."""
+        return super().has_factors and not self.projected
+
+    def factors(self, tape: Tape) -> Factors | None:
+        """Return the factors of all steps."""
+        if not self.has_factors:
+            return None
+        through_m, by_gate, f = self._factors(tape.saved)
+        return Factors(by_gate, self.weight_hh, f, through_m)
 
     def _factors(self, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Return ∂c/∂m (..., H), ∂(c, c, c, m)/∂a by gate (..., 4H) and ∂c_t/∂c_{t-1} (..., H)."""

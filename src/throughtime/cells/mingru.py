@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..shapes import check_sizes
 from .base import AbstractCell
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -107,6 +108,12 @@ class MinGRU(AbstractCell):
         z, n = gates.chunk(2, 1)
         adjoint = torch.cat((delta * ((n - h_prev) * z * (1 - z)), delta * z), -1)
         return delta * (1 - z), adjoint
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return the factors of all steps; no product is left."""
+        gates, h_prev = tape.saved
+        z, n = gates.chunk(2, -1)
+        return Factors(torch.cat(((n - h_prev) * z * (1 - z), z), -1), None, 1 - z)
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return the gradients of W_x and b, from one GEMM (eq. 5)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import GatedWeights
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -108,6 +109,21 @@ class PeepholeLSTM(GatedWeights):
         adjoint = torch.cat((alpha_i, alpha_f, delta_c * (i * (1 - g * g)), alpha_o), -1)
         through_c = delta_c * f + alpha_i * p_i + alpha_f * p_f
         return torch.cat((adjoint @ self.weight_hh, through_c), -1), adjoint
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return the factors of all steps: the peepholes are more ways through c."""
+        gates, s_prev, s = tape.saved
+        H = self.hidden_size
+        i, f, g, o = gates.chunk(4, -1)
+        p_i, p_f, p_o = self.weight_ch
+        c_prev, tanh_c = s_prev[..., H:], s[..., H:].tanh()
+        of_i, of_f, of_o = g * i * (1 - i), c_prev * f * (1 - f), tanh_c * o * (1 - o)
+        return Factors(
+            torch.cat((of_i, of_f, i * (1 - g * g), of_o), -1),
+            self.weight_hh,
+            carry=f + of_i * p_i + of_f * p_f,
+            through=o * (1 - tanh_c * tanh_c) + of_o * p_o,
+        )
 
     def param_grads(self, tape: Tape, adjoints: Tensor) -> dict[str, Tensor]:
         """Return all weights' gradients: one GEMM per matrix, a sum for the peepholes (eq. 5)."""

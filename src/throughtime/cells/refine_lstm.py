@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .base import GatedWeights
+from .factors import Factors
 
 if TYPE_CHECKING:
     from ..tape import Tape
@@ -112,6 +113,22 @@ class RefineLSTM(GatedWeights):
     def with_states(self, tape: Tape) -> tuple[Tensor, ...]:
         """Return what `step` saves: the gates, s_{t-1} and s_t."""
         return (*tape.saved, tape.s_prev(), tape.s[1:])
+
+    def factors(self, tape: Tape) -> Factors:
+        """Return the factors of all steps."""
+        gates, s_prev, s = tape.saved
+        H = self.hidden_size
+        r, f, n, o = gates.chunk(4, -1)
+        g, tanh_c = _effective(r, f), s[..., H:].tanh()
+        moved, slope = s_prev[..., H:] - n, 2 * f * (1 - f)
+        by_gate = (
+            moved * (slope * r * (1 - r)),
+            moved * (slope * (r + (1 - 2 * r) * f)),
+            (1 - g) * (1 - n * n),
+            tanh_c * o * (1 - o),
+        )
+        through = o * (1 - tanh_c * tanh_c)
+        return Factors(torch.cat(by_gate, -1), self.weight_hh, g, through)
 
     def vjp(self, saved: tuple[Tensor, ...], delta: Tensor) -> tuple[Tensor, Tensor]:
         """Go one step back."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layers.stack import follows_autocast
 from ..node.recording import Call, Recording, Step
 from ..torch_state import sequence_number
 from .ancestry import node_of
@@ -38,7 +39,7 @@ class Facts(NamedTuple):
         parameters: for each layer, the names of its own parameters in the model.
         autocast: the dtype of the autocast that the layers met, or None.
         wide: names of layers that keep the precision of their weights under autocast, as this
-            package's do.
+            package's do except where torch's own module runs them on a GPU, outside a trace.
         blind: paths of modules that only ran without gradients enabled, and the parameters under
             them that want one.
         from_blind: names of layers whose initial state such a call of theirs left.
@@ -145,10 +146,12 @@ def _blocks(weight: Tensor) -> bool:
 
 
 def _is_wide(name: str, model: nn.Module) -> bool:
-    """Check whether a layer of the flow is one of this package's, which have a schedule."""
+    """Check whether a layer of the flow is one of this package's that autocast leaves alone."""
     base = name.partition("@")[0]
     modules = dict(model.named_modules())
     module = modules.get(base, modules.get(base.rpartition(".")[0]))
+    if isinstance(module, nn.RNNBase) and hasattr(type(module), "through"):
+        return not follows_autocast(module)
     return hasattr(type(module), "through")
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,16 @@ def taking_marks(recording: Recording, model: nn.Module | None) -> Iterator[None
         _TAKERS.set(tuple(taker for taker in _TAKERS.get() if taker is not own))
 
 
+@overload
+def mark(name: str, state: Tensor, /, *, batch_dim: int | None = None) -> Tensor: ...
+@overload
+def mark(
+    name: str, first: Tensor, second: Tensor, /, *, batch_dim: int | None = None
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def mark(
+    name: str, *state: Tensor, batch_dim: int | None = None
+) -> Tensor | tuple[Tensor, ...]: ...
 def mark(name: str, *state: Tensor, batch_dim: int | None = None) -> Tensor | tuple[Tensor, ...]:
     """Mark tensors as the state s_t after one more step, inside a loop over time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,20 +37,34 @@ def term_error(got: Tensor, want: Tensor) -> float:
     if got.shape != want.shape:
         return float("inf")
     got, want = got.double(), want.double()
+    error = _finite_error(got, want)
+    if math.isfinite(error):
+        return error
+    for test in (torch.isnan, torch.isposinf, torch.isneginf):
+        if not torch.equal(test(got), test(want)):
+            return float("inf")
     finite = want.isfinite()
-    if not (finite.all() and got.isfinite().all()):
-        for test in (torch.isnan, torch.isposinf, torch.isneginf):
-            if not torch.equal(test(got), test(want)):
-                return float("inf")
-        got, want = got.where(finite, 0), want.where(finite, 0)
+    return _finite_error(got.where(finite, 0), want.where(finite, 0))
+
+
+def _finite_error(got: Tensor, want: Tensor) -> float:
+    """Return the largest error; inf or NaN where a term that should be 0 is not, or none is finite.
+
+    What is not finite in either comes out so: most tensors need no look at each element for it.
+    """
+    if not want.numel():
+        return 0.0
     # Scaled, so that the squares of small terms do not underflow.
     scale = want.abs().amax(-1, keepdim=True)
-    if bool((got[(scale == 0).expand_as(got)] != 0).any()):
-        return float("inf")
-    scale = scale.where(scale > 0, 1)
-    error = torch.linalg.vector_norm((got - want) / scale, dim=-1)
-    norm = torch.linalg.vector_norm(want / scale, dim=-1)
-    return float((error / norm.where(norm > 0, 1)).max()) if error.numel() else 0.0
+    zero = scale == 0
+    if bool(zero.any()):
+        if bool((got[zero.expand_as(got)] != 0).any()):
+            return float("inf")
+        scale = scale.where(~zero, 1)
+    want = want / scale
+    error = torch.linalg.vector_norm((got / scale).sub_(want), dim=-1)
+    norm = torch.linalg.vector_norm(want, dim=-1)
+    return float((error / norm.where(norm > 0, 1)).max())
 
 
 class Reference:

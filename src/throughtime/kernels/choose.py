@@ -8,10 +8,11 @@ from ..cells import AbstractCell
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from ..tape import Tape
 from .by_row import CALLS, COLLECTORS, around
-from .chosen import Choice, ask_for, is_free, note, wanted
+from .chosen import Choice, ask_for, is_allowed, is_free, note, wanted
 from .cpu.engine import NATIVE
 from .engine import Demand, Engine, Prepared
 from .gpu.engine import TRITON
+from .gpu.fused import FUSED
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
 from .torch.engine import TORCH
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 # The engines, best first; the last one takes everything. A new engine is a folder and a row here.
-ENGINES: list[Engine] = [TRITON, NATIVE, TORCH, SCAN, BLOCKS, REFERENCE]
+ENGINES: list[Engine] = [TRITON, NATIVE, TORCH, FUSED, SCAN, BLOCKS, REFERENCE]
 
 
 class use:  # noqa: N801 - called like a function, and usable with `with`
@@ -147,7 +148,7 @@ def choose_back(
 def _chosen(cell: AbstractCell, demand: Demand) -> Engine:
     engine, found = _pick(cell, demand)
     note(found)
-    if wanted() not in ("auto", engine.name):
+    if not is_allowed(engine.name):
         raise UnsupportedError(
             f"kernels.use({wanted()!r}) is in force, but {found.reason} Use kernels.use('auto')."
         )
@@ -205,8 +206,10 @@ def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
 def prepare(cell: AbstractCell) -> Prepared | None:
     """Prepare what a cell's sweeps need in every call, or return None.
 
+    What is prepared holds for as long as the same is asked for by `use`.
+
     Args:
         cell: the recurrence, over weights that stay.
     """
     engine, found = _pick(cell, Demand(()))
-    return engine.prepare(cell, found)
+    return engine.prepare(cell, found) if is_allowed(engine.name) else None

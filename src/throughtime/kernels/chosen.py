@@ -15,9 +15,10 @@ class Choice(NamedTuple):
     """What runs, and why no preferred engine does.
 
     Attributes:
-        name: "native"; "triton"; "torch" (its own fused modules); or, in plain torch, "scan" (a
-            diagonal recurrence), "blocks" (`cells.Function`), "graph" (the same, for few steps),
-            or "reference" (one step at a time).
+        name: "native"; "triton"; "torch" (its own fused modules); "fused" (single steps on a GPU,
+            recorded where that can be done); or, in plain torch, "scan" (a diagonal recurrence),
+            "blocks" (`cells.Function`), "graph" (the same, for few steps), or "reference" (one
+            step at a time).
         reason: a sentence or two.
     """
 

@@ -91,12 +91,10 @@ class Prepared(ABC):
     Attributes:
         cell: the recurrence.
         weights: its weights.
-        one_by_one: whether several layers may as well run one after the other.
     """
 
     cell: AbstractCell
     weights: tuple[Tensor, ...]
-    one_by_one = False
 
     @abstractmethod
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
@@ -104,7 +102,7 @@ class Prepared(ABC):
 
     @abstractmethod
     def takes(self, x: Tensor) -> bool:
-        """Check whether ``x`` is an ordinary tensor (T, B, I)."""
+        """Check whether ``x``, of three axes, is an ordinary tensor (T, B, I)."""
 
     def lengths(self, lengths: Any, x: Tensor) -> Any:
         """Return the rows' lengths as `forward` takes them; None where they are unusual."""

@@ -10,9 +10,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import kernels
-from ..errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
+from ..errors import (
+    DeviceError,
+    DtypeError,
+    InputTypeError,
+    InputValueError,
+    ShapeError,
+    UnsupportedError,
+)
 from ..shapes import check, check_lengths
-from ..torch_state import is_autocast
+from ..torch_state import is_autocast, is_exported
 
 __all__ = ["Batch", "dropout", "lengths_of", "mask", "read", "write"]
 
@@ -52,8 +59,14 @@ def read(
         DtypeError: another dtype than the weights'.
         DeviceError: another device than the weights'.
         InputValueError: lengths outside 1…T, or lengths beside a PackedSequence.
+        UnsupportedError: a PackedSequence, and an exporter is at work.
     """
     if isinstance(input, PackedSequence):
+        if is_exported():
+            raise UnsupportedError(
+                "the rows and steps of a PackedSequence are values, which an exporter cannot look "
+                "at. Give the layer the padded input with lengths=, which may both stay open."
+            )
         if lengths is not None:
             raise InputValueError(
                 "lengths= was given beside a PackedSequence, which has its own; drop one of them."
@@ -194,14 +207,18 @@ def lengths_of(
 def _check_reset(reset: Tensor | None, x: Tensor, active: Tensor | None) -> Tensor | None:
     if reset is None:
         return None
-    T, B, _ = x.shape
-    hint = f"reset must be a bool tensor (T={T}, B={B}), time first also with batch_first"
     if not isinstance(reset, Tensor):
-        raise InputTypeError(f"{hint}; got {type(reset).__name__}.")
+        raise InputTypeError(f"{_wanted(x)}; got {type(reset).__name__}.")
     if reset.dtype != torch.bool:
-        raise DtypeError(f"{hint}; got {reset.dtype}.")
-    if tuple(reset.shape) != (T, B):
-        raise ShapeError(f"{hint}; got shape {tuple(reset.shape)}.")
+        raise DtypeError(f"{_wanted(x)}; got {reset.dtype}.")
+    if tuple(reset.shape) != tuple(x.shape[:2]):
+        raise ShapeError(f"{_wanted(x)}; got shape {tuple(reset.shape)}.")
     if reset.device != x.device:
         raise DeviceError(f"reset is on {reset.device} but the input is on {x.device}.")
     return reset if active is None else reset & active
+
+
+def _wanted(x: Tensor) -> str:
+    """Return what a reset mask must be; only where it is not, since text fixes an open size."""
+    T, B, _ = x.shape
+    return f"reset must be a bool tensor (T={T}, B={B}), time first also with batch_first"

@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.fx import Proxy, Tracer
 
+from ..errors import UnsupportedError
+
 __all__ = ["leaf"]
 
 
@@ -21,6 +23,9 @@ def leaf(module: nn.Module, input: object, hx: object, options: dict[str, Any]) 
         input: what was given for x.
         hx: the initial state.
         options: the call's other arguments, by name.
+
+    Raises:
+        UnsupportedError: the layer itself is what is drawn, and a leaf has no inside to draw.
     """
     given = [value for value in (input, hx, *options.values()) if isinstance(value, Proxy)]
     if not given or not isinstance(given[0].tracer, Tracer):
@@ -28,6 +33,12 @@ def leaf(module: nn.Module, input: object, hx: object, options: dict[str, Any]) 
     tracer = given[0].tracer
     said = {"hx": hx, **options}
     path = tracer.path_of_module(module)
+    if not path:
+        raise UnsupportedError(
+            f"torch.fx.symbolic_trace takes a {type(module).__name__} as a leaf of the graph, and "
+            "was given the layer itself, which leaves nothing to draw. Give it the model that the "
+            "layer is part of, or nn.Sequential(layer)."
+        )
     return tracer.create_proxy(
         "call_module", path, (input,), {n: v for n, v in said.items() if v is not None}
     )

@@ -13,7 +13,8 @@ __all__ = ["outside"]
 
 _REASON = (
     "the steps of a cell of one's own run beside a compiled graph, not in it; compile without "
-    "fullgraph=True, or use tt.RNN, tt.LSTM or tt.GRU, which are one node of the graph."
+    "fullgraph=True, export with strict=False, or use tt.RNN, tt.LSTM or tt.GRU, which are one "
+    "node of the graph."
 )
 # The argument came with PyTorch 2.7.
 _told = {"reason": _REASON} if "reason" in signature(torch.compiler.disable).parameters else {}

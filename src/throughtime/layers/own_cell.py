@@ -10,12 +10,13 @@ from torch import Tensor
 from .. import kernels, sweep
 from ..cells import Function
 from ..cells.computed import with_computed_weights
+from ..errors import UnsupportedError
 from ..node.bptt import own_precision
 from ..node.eager import bptt
 from ..node.recording import Recording
 from ..schedules import FULL
 from ..tape import joined
-from ..torch_state import is_autocast
+from ..torch_state import is_autocast, is_exported, is_jit_traced, is_open
 from .inputs import Batch
 
 __all__ = ["run_here"]
@@ -38,7 +39,17 @@ def run_here(
         recording: where a trace collects the run.
         name: the layer's name in the flow.
         context: what the step is given beside its weights, or None.
+
+    Raises:
+        UnsupportedError: an exporter wants a program for any number of steps.
     """
+    if is_exported() and is_open(batch.x.shape[0]):
+        raise UnsupportedError(
+            f"an exporter writes the steps of a {type(module.cell).__name__} cell one by one, "
+            "so their number has to be fixed, and dynamic_shapes leaves it open. Leave the axis of "
+            "steps out of dynamic_shapes (the batch may stay open), or use tt.RNN, tt.LSTM, tt.GRU "
+            "or tt.Recurrent over cells.Elman, cells.LSTM or cells.GRU, which take any number."
+        )
     cell = module.cell if context is None else module.cell.with_context(context)
     if cell.given and is_autocast(batch.x):  # an encoder upstream puts out half precision
         dtype, given = batch.x.dtype, cell.given.items()
@@ -46,7 +57,9 @@ def run_here(
     if not torch.compiler.is_compiling():
         cell = with_computed_weights(cell)
     few = False
-    if isinstance(cell, Function) and (torch.is_grad_enabled() or batch.active is not None):
+    # A tracer would record the trial as a part of the model.
+    tried = isinstance(cell, Function) and not is_jit_traced()
+    if tried and (torch.is_grad_enabled() or batch.active is not None):
         few = _is_few(module, cell, batch, recording)
         with own_precision(batch.x):
             cell.examine(batch.x[0], s_0, anew=not few)

@@ -1,4 +1,4 @@
-"""Fast path for the common call: nothing unusual comes in, and the sweeps are prepared.
+"""Fast path for the common call: nothing unusual comes in, and what runs it is prepared.
 
 On short sequences the general path's checks cost more than the sweeps.
 """
@@ -18,15 +18,12 @@ from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
 from .inputs import mask
-from .stack import cell_of, each_run, suffixes
+from .runs import Results, cell_of, each_run, suffixes
+from .stacked import Whole, whole_of
 
 __all__ = ["quick"]
 
-# Of each layer and direction, in the order of the module's weights.
-Sweeps = tuple[kernels.Prepared, ...]
-
-# With what was asked for when they were prepared, which decides whose sweeps they are.
-_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, Sweeps]] = WeakKeyDictionary()
+Parts = tuple[Tensor, ...]
 
 
 def quick(
@@ -49,38 +46,70 @@ def quick(
         return None
     if type(module.through) is not Full or (module.dropout and module.training):
         return None
-    # Of the rest together only the general path knows the order.
-    if (lengths is not None) + (reset is not None) + bool(module.bidirectional) > 1:
-        return None
     weights = tuple(module._parameters.values())
     parts = () if hx is None else _parts(hx)
     if parts is None or is_transformed((input, *parts, *weights)):
         return None
-    sweeps = _prepared(module, weights)
-    if sweeps is None or input.dim() != 3:
+    prepared = _prepared(module, weights)
+    if prepared is None or input.dim() != 3:
         return None
-    first, runs = sweeps[0], len(sweeps)
     x = input.transpose(0, 1) if module.batch_first else input
-    if not first.takes(x) or (reset is not None and not first.takes_reset(reset, x)):
+    found = prepared.quickly(module, x, parts, weights, lengths, reset)
+    if found is None:
         return None
-    states = first.begin(parts, x, runs) if parts else (None,) * runs
-    known = None if lengths is None else first.lengths(lengths, x)
-    if states is None or (known is None) != (lengths is None):
-        return None
-    active = None if known is None else partial(mask, known, x)
-    if runs == 1:
-        h, finals = bptt_prepared(first, x, states[0], known, active, reset)
-    else:
+    h, finals = found
+    return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
+
+
+class _Sweeps:
+    """The prepared sweeps of each layer and direction, in the order of the module's weights."""
+
+    def __init__(self, sweeps: tuple[kernels.Prepared, ...]) -> None:
+        self.sweeps = sweeps
+
+    def holds(self, weights: Sequence[Tensor | None]) -> bool:
+        """Check whether these are the sweeps' weights, those of each run after the last's."""
+        sweeps = self.sweeps
+        if len(sweeps) == 1:
+            return sweeps[0].holds(weights)
+        n = len(weights) // len(sweeps)
+        if n * len(sweeps) != len(weights):
+            return False
+        return all(s.holds(weights[i * n : i * n + n]) for i, s in enumerate(sweeps))
+
+    def quickly(
+        self, module: nn.RNNBase, x: Tensor, parts: Parts, weights: object, lengths, reset
+    ) -> Results | None:
+        """Run the sweeps; None where anything is unusual."""
+        del weights
+        # Of the rest together only the general path knows the order.
+        masked = lengths is not None or reset is not None
+        if masked and (module.bidirectional or (lengths is not None and reset is not None)):
+            return None
+        sweeps, runs = self.sweeps, len(self.sweeps)
+        first = sweeps[0]
+        if not first.takes(x) or (reset is not None and not first.takes_reset(reset, x)):
+            return None
+        states = first.begin(parts, x, runs) if parts else (None,) * runs
+        known = None if lengths is None else first.lengths(lengths, x)
+        if states is None or (known is None) != (lengths is None):
+            return None
+        active = None if known is None else partial(mask, known, x)
+        if runs == 1:
+            return bptt_prepared(first, x, states[0], known, active, reset)
         directions = 2 if module.bidirectional else 1
 
-        def one(run: int, x: Tensor):
+        def one(run: int, x: Tensor) -> Results:
             back = run % directions > 0
             x = x.flip(0) if back else x
             h, final = bptt_prepared(sweeps[run], x, states[run], known, active, reset)
             return h.flip(0) if back else h, final
 
-        h, finals = each_run(one, x, module.num_layers, directions)
-    return h.transpose(0, 1) if module.batch_first else h, finals[0] if len(finals) == 1 else finals
+        return each_run(one, x, module.num_layers, directions)
+
+
+# With what was asked for when they were prepared, which decides what runs.
+_PREPARED: WeakKeyDictionary[nn.Module, tuple[str, str, _Sweeps | Whole]] = WeakKeyDictionary()
 
 
 def _parts(hx: object) -> tuple[Tensor, ...] | None:
@@ -94,29 +123,27 @@ def _parts(hx: object) -> tuple[Tensor, ...] | None:
     return parts if all(type(part) in (Tensor, nn.Parameter) for part in parts) else None
 
 
-def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> Sweeps | None:
-    """Return the sweeps over a module's weights, prepared anew when these have changed."""
+def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
+    """Return what runs a module over its weights, prepared anew when these have changed."""
     found = _PREPARED.get(module)
-    now = module.mode, wanted()
-    if found is not None and found[:2] == now and _hold(found[2], weights):
-        return found[2]
+    mode, asked = module.mode, wanted()
+    if found is not None:
+        its_mode, its_asked, prepared = found
+        if its_mode == mode and its_asked == asked and prepared.holds(weights):
+            return prepared
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
+    new = _prepare(module, weights)
+    if new is None or not new.holds(weights):
+        return None
+    _PREPARED[module] = (mode, asked, new)
+    return new
+
+
+def _prepare(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
+    whole = whole_of(module, weights)
+    if whole is not None:
+        return whole
     prepared = [kernels.prepare(cell_of(module, suffix)) for suffix in suffixes(module)]
     sweeps = tuple(one for one in prepared if one is not None)
-    if len(sweeps) < len(prepared) or not _hold(sweeps, weights):
-        return None
-    if len(sweeps) > 1 and not all(one.one_by_one for one in sweeps):
-        return None
-    _PREPARED[module] = (*now, sweeps)
-    return sweeps
-
-
-def _hold(sweeps: Sweeps, weights: tuple[Tensor | None, ...]) -> bool:
-    """Check whether these are the sweeps' weights, those of each run after those of the last."""
-    if len(sweeps) == 1:
-        return sweeps[0].holds(weights)
-    n = len(weights) // len(sweeps)
-    if n * len(sweeps) != len(weights):
-        return False
-    return all(s.holds(weights[i * n : i * n + n]) for i, s in enumerate(sweeps))
+    return _Sweeps(sweeps) if len(sweeps) == len(prepared) else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.base import AbstractCell
@@ -22,6 +22,7 @@ from ..torch_state import is_to_onnx, is_transforming
 from .inputs import read, write
 from .leaf import leaf
 from .own_cell import run_here
+from .recorded import Recorded
 from .through import notice
 
 __all__ = ["Recurrent", "run_cell"]
@@ -29,7 +30,7 @@ __all__ = ["Recurrent", "run_cell"]
 X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
-class Recurrent(nn.Module):
+class Recurrent(Recorded):
     """One layer over any cell, by exact BPTT (eq. 1, 9, 5).
 
     Shapes:
@@ -50,6 +51,9 @@ class Recurrent(nn.Module):
 
     through: Schedule = FULL
     streamed = False
+    instead = (
+        "tt.LSTM, tt.GRU and tt.RNN in its place go through tt.unconvert(model), which it takes"
+    )
 
     def __init__(
         self, cell: AbstractCell, *, batch_first: bool = False, through: Schedule = FULL

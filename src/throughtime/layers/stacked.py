@@ -1,170 +1,197 @@
-"""All layers and directions of a module in one call of torch's own, where that is what runs them.
+"""A whole module in one call of torch's own function, where that is what runs it.
 
-cuDNN takes several layers and directions faster in one call than one after the other.
+All layers and directions at once, as `torch.nn` has them: cuDNN takes them faster so than one after
+the other. torch's own graph then stands between the input and the output, with a node of ours
+behind it: see `watched`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from .. import kernels, torch_state
 from ..cells.base import AbstractCell
 from ..kernels.by_row import CALLS, COLLECTORS
-from ..kernels.chosen import is_allowed, note
+from ..kernels.chosen import Choice, is_allowed, note
 from ..kernels.torch.chunk import Shape, together
-from ..kernels.torch.fused import function, leaf, run
+from ..kernels.torch.engine import TORCH
+from ..kernels.torch.fused import function, run
 from ..kernels.torch.packing import Packing, packed
-from ..node.bptt import Shown, own_precision
+from ..node.bptt import own_precision
 from ..schedules import FULL
-from .inputs import Batch
+from .runs import Masks, Results, cell_of
+from .watched import Call, watch
 
-__all__ = ["Results", "all_at_once"]
-
-Results = tuple[Tensor, tuple[Tensor, ...]]
-Again = Callable[[Tensor, tuple[Tensor, ...], dict[str, Tensor]], Results]
+__all__ = ["Whole", "all_at_once", "whole_of"]
 
 
-class _Call(NamedTuple):
-    """What a call needs besides the tensors that may require grad.
+class Whole:
+    """All layers and directions of a module, as torch's function takes them.
 
-    Attributes:
-        run: torch's module, all but its tensors bound.
-        shape: of the module.
-        parts: how many parts a state has.
-        how: the packing, or None.
-        keep: whether the backward pass may be taken.
-        names: of the weights.
-        again: runs layer by layer, differentiably in every way.
+    It holds no reference to the module, so that it may be kept beside it.
     """
 
-    run: Callable[..., tuple[Tensor, ...]]
-    shape: Shape
-    parts: int
-    how: Packing | None
-    keep: bool
-    names: tuple[str, ...]
-    again: Again
+    def __init__(
+        self, module: nn.RNNBase, cell: AbstractCell, weights: Sequence[Tensor], choice: Choice
+    ) -> None:
+        """Note what all calls share.
+
+        Args:
+            module: the module.
+            cell: its first layer's.
+            weights: by the names that the module has for them.
+            choice: why torch's function runs it.
+        """
+        self.function, self.choice = function(cell), choice
+        self.layers, self.both = module.num_layers, bool(module.bidirectional)
+        self.bias, self.names = bool(module.bias), tuple(module._flat_weights_names)
+        self.widths, self.runs = cell.parts(), self.layers * (2 if self.both else 1)
+        self.shape = Shape.of(cell)._replace(layers=self.layers, both=self.both)
+        self.noted = [(w, w.dtype, w.device, w.shape) for w in weights]
+
+    def holds(self, weights: Sequence[Tensor | None]) -> bool:
+        """Check whether these are the weights that were noted, still of the same kind."""
+        if len(weights) != len(self.noted):
+            return False
+        for weight, (own, dtype, device, shape) in zip(weights, self.noted, strict=True):
+            if weight is not own or own.dtype is not dtype:
+                return False
+            if own.device != device or own.shape != shape:
+                return False
+        return True
+
+    def takes(self, x: Tensor, parts: Sequence[Tensor]) -> bool:
+        """Check whether an input (T, B, I), and the parts of a state if any, are ordinary."""
+        _, dtype, device, _ = self.noted[0]
+        if x.dim() != 3 or x.shape[2] != self.shape.I or not x.numel() or COLLECTORS or CALLS:
+            return False
+        if x.dtype is not dtype or x.device != device:
+            return False
+        if torch_state.is_autocast(x) or torch_state.is_faked(x):
+            return False
+        if not parts:
+            return True
+        return len(parts) == len(self.widths) and all(
+            part.shape == (self.runs, x.shape[1], width)
+            and part.dtype is dtype
+            and part.device == device
+            for part, width in zip(parts, self.widths, strict=True)
+        )
+
+    def quickly(
+        self,
+        module: nn.RNNBase,
+        x: Tensor,
+        parts: tuple[Tensor, ...],
+        weights: Sequence[Tensor | None],
+        lengths: object,
+        reset: object,
+    ) -> Results | None:
+        """Do what `call` does; None where anything is unusual, as rows that end early are."""
+        if lengths is not None or reset is not None or not self.takes(x, parts):
+            return None
+        return self.call(module, x, parts, weights)  # pyright: ignore[reportArgumentType] # they hold
+
+    def call(
+        self,
+        module: nn.RNNBase,
+        x: Tensor,
+        parts: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        masks: Masks = (None, None),
+        how: Packing | None = None,
+    ) -> Results:
+        """Run torch's function: the output (T, B, D·H), and the final states, each (L·D, B, ·).
+
+        Args:
+            module: the module.
+            x: inputs (T, B, I).
+            parts: of the initial state, each (L·D, B, ·); none: zeros.
+            weights: by ``names``.
+            masks: which steps each row takes, and where it begins anew.
+            how: the same as a packing; None: all, from the first.
+        """
+        note(self.choice)
+        own = list(weights)
+        if torch_state.is_on_gpu(x):
+            own = together(own, self.shape)
+        h, *finals = run(
+            self.function, x, tuple(parts) or self._zeros(x), own, how,
+            bias=self.bias, layers=self.layers, both=self.both,
+        )  # fmt: skip
+        if x.shape[0] == 1:  # of one step torch's final state is its output
+            finals = [final.clone() for final in finals]
+        if not h.requires_grad:
+            return h, tuple(finals)
+        given = (x, *parts, *weights)
+        call = Call(module, masks, self.choice, self.names, len(parts), len(given))
+        return watch(call, given, (h, *finals))
+
+    def _zeros(self, x: Tensor) -> tuple[Tensor, ...]:
+        first = x.new_zeros(self.runs, x.shape[1], self.widths[0])
+        # The parts may share memory, which nobody writes into.
+        return tuple(
+            [
+                first if w == self.widths[0] else x.new_zeros(self.runs, x.shape[1], w)
+                for w in self.widths
+            ]
+        )
+
+
+def whole_of(
+    module: nn.RNNBase, weights: Sequence[Tensor | None], *tensors: Tensor | None
+) -> Whole | None:
+    """Return a module as torch's function takes it; None where that is not what runs it.
+
+    Args:
+        module: the module.
+        weights: by the names that the module has for them.
+        tensors: what else the call is given, as far as it is known.
+    """
+    cell = cell_of(module, "l0")
+    # First what is quick to ask, since every call on a CPU comes by.
+    if not is_allowed(TORCH.name) or not TORCH.concerns(cell) or not TORCH.serves(cell):
+        return None
+    ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
+    if len(ordinary) < len(weights) or len(weights) != len(module._flat_weights_names):
+        return None
+    if any(w.dtype != ordinary[0].dtype or w.device != ordinary[0].device for w in ordinary):
+        return None
+    choice = kernels.choice(cell, *tensors)
+    return Whole(module, cell, ordinary, choice) if choice.name == TORCH.name else None
 
 
 def all_at_once(
     module: nn.RNNBase,
-    cell: AbstractCell,
-    batch: Batch,
     x: Tensor,
     hx: tuple[Tensor, ...] | None,
     given: dict[str, Tensor] | None,
-    again: Again,
+    masks: Masks,
 ) -> Results | None:
     """Return a module's output (T, B, D·H) and final states; None where layers run one by one.
 
     Args:
-        module: of several layers or both directions, without a recording.
-        cell: the first layer's.
-        batch: the masks.
+        module: a module without a recording.
         x: inputs (T, B, I).
         hx: the parts of the initial state, each (L·D, B, ·); None: zeros.
         given: what stands in for the module's weights, by name; None: they themselves.
-        again: runs layer by layer from x, the parts and such weights.
+        masks: ``active`` and ``reset``, (T, B) each, or None.
     """
-    own = [module._parameters.get(name) for name in module._flat_weights_names]
-    if not _apply(module, cell, batch, own):
+    if not x.numel() or getattr(module, "through", FULL) != FULL or CALLS or COLLECTORS:
         return None
-    choice = kernels.choice(cell, batch.x)
-    if choice.name != "torch":
+    if module.dropout and module.training:
+        return None
+    names: list[str] = module._flat_weights_names
+    weights = [getattr(module, name) if given is None else given[name] for name in names]
+    whole = whole_of(module, weights, None if given else x)
+    if whole is None or torch_state.is_transformed((x, *(hx or ()), *weights)):
         return None
     how = None
-    if batch.active is not None or batch.reset is not None:
-        how = packed(batch.active, batch.reset)
+    if any(mask is not None for mask in masks):
+        how = packed(*masks)
         if how is None:
             return None
-    names = module._flat_weights_names
-    weights = own if given is None else [given[name] for name in names]
-    runs = module.num_layers * (2 if module.bidirectional else 1)
-    if hx is None:
-        hx = tuple(x.new_zeros(runs, x.shape[1], width) for width in cell.parts())
-    inputs = (x, *hx, *weights)
-    keep = torch.is_grad_enabled() and any(i.requires_grad for i in inputs)  # pyright: ignore
-    shape = Shape.of(cell)._replace(layers=module.num_layers, both=bool(module.bidirectional))
-    call = _Call(_bound(function(cell), module), shape, len(hx), how, keep, tuple(names), again)
-    note(choice)
-    h, *finals = _Stacked.apply(call, *inputs)  # pyright: ignore
-    return h, tuple(finals)
-
-
-def _bound(torchs: Any, module: nn.RNNBase) -> Callable[..., tuple[Tensor, ...]]:
-    layers, both, bias = module.num_layers, module.bidirectional, bool(module.bias)
-
-    def call(x: Tensor, parts: tuple[Tensor, ...], weights: list[Tensor], how: Packing | None):
-        return run(torchs, x, parts, weights, how, bias=bias, layers=layers, both=both)
-
-    return call
-
-
-def _apply(module: nn.RNNBase, cell: AbstractCell, batch: Batch, weights: list) -> bool:
-    """Check whether this is a call of torch's own kind."""
-    if function(cell) is None or not batch.x.numel() or getattr(module, "through", FULL) != FULL:
-        return False
-    if (module.dropout and module.training) or CALLS or COLLECTORS:
-        return False
-    # The reverse direction ends a row with its first episode.
-    if batch.reset is not None and module.bidirectional:
-        return False
-    return all(type(weight) is nn.Parameter for weight in weights)
-
-
-class _Stacked(torch.autograd.Function):
-    """torch's own graph within one node; layer by layer where more than it can is asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, call: _Call, x: Tensor, *given: Tensor) -> Any:
-        """Run the module: h, and the parts of the final states."""
-        ctx.call, ctx.given = call, len(given)
-        ctx.set_materialize_grads(False)
-        parts, weights = given[: call.parts], list(given[call.parts :])
-        if torch_state.is_on_gpu(x):
-            weights = together(weights, call.shape)
-        with own_precision(x), torch.set_grad_enabled(call.keep):
-            wanted = zip((x, *parts, *weights), (x, *given), strict=True)
-            leaves = [leaf(t) if own.requires_grad else t.detach() for t, own in wanted]
-            parts, weights = leaves[1 : 1 + call.parts], leaves[1 + call.parts :]
-            results = call.run(leaves[0], tuple(parts), weights, call.how)
-        h = results[0].data
-        ctx.shown = Shown(h.detach(), 0)
-        if call.keep:
-            ctx.save_for_backward(x, *given, *leaves, *results)
-        return h, *(final.detach().clone() for final in results[1:])
-
-    @staticmethod
-    def backward(ctx: Any, *arrived: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Go back through torch's graph."""
-        saved, n = ctx.saved_tensors, 1 + ctx.given
-        outer, leaves, results = saved[:n], saved[n : 2 * n], saved[2 * n :]
-        needs = ctx.needs_input_grad[1:]
-        differentiable = torch.is_grad_enabled()
-        more = differentiable or COLLECTORS or any(map(torch_state.is_batched, arrived))
-        inputs = leaves
-        if more or ctx.shown.changed() or not is_allowed("torch"):
-            call, inputs = ctx.call, outer
-            weights = dict(zip(call.names, outer[1 + call.parts :], strict=True))
-            with torch.enable_grad():
-                h, finals = call.again(outer[0], outer[1 : 1 + call.parts], weights)
-            results = (h, *finals)
-        ends = [(r, g) for r, g in zip(results, arrived, strict=True) if g is not None]
-        wanted = [i for i, need in zip(inputs, needs, strict=True) if need]
-        if not ends or not wanted:
-            return (None,) * (1 + n)
-        found = iter(
-            torch.autograd.grad(
-                [r for r, _ in ends],
-                wanted,
-                [g if differentiable else g.contiguous() for _, g in ends],
-                retain_graph=inputs is outer or torch_state.keeps_graph(),
-                create_graph=differentiable,
-                allow_unused=True,
-            )
-        )
-        return (None, *(next(found) if need else None for need in needs))
+    with own_precision(x):
+        return whole.call(module, x, hx or (), weights, masks, how)

@@ -19,7 +19,7 @@ from ..kernels.by_row import Collector, on_behalf_of
 from ..kernels.verbs import forward
 from ..schedules import FULL, AbstractSchedule
 from ..tape import filled, joined
-from ..torch_state import is_autocast, is_batched
+from ..torch_state import is_autocast, is_batched, is_jit_traced
 from .gradients import batched_gradients, keep, send_back
 from .recording import Gate
 
@@ -220,6 +220,12 @@ def refuse_truncation(through: AbstractSchedule) -> None:
     Raises:
         UnsupportedError: it does.
     """
+    if not through.exact and is_jit_traced():
+        raise UnsupportedError(
+            f"torch.jit.trace records the exact recurrence, which {through} is not. Trace under "
+            "torch.no_grad(), where the schedule plays no part, or call tt.set_through(model, "
+            "tt.Full())."
+        )
     if not through.exact:
         raise UnsupportedError(
             "second derivatives, torch.func and forward mode are taken of the exact recurrence, "

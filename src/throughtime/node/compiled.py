@@ -5,15 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import torch_state
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..schedules import AbstractSchedule
+from ..kernels.chosen import is_free, wanted
+from ..kernels.torch import fused
+from ..schedules import AbstractSchedule, Checkpointed, Full
 from ..schedules.base import check_schedule
 from ..tape import joined
 from .gradients import keep, send_back
 
 __all__ = ["compiled_bptt", "kind_of"]
 
+# An operation returns tensors, and torch's graph is none: the backward pass runs torch's module
+# forward once more, from the initial state, which takes less time than single steps.
+ANEW = Checkpointed(every=2**31 - 1)
 KINDS: dict[str, type[Elman] | type[LSTM] | type[GRU]] = {"LSTM": LSTM, "GRU": GRU}
 
 
@@ -49,10 +55,19 @@ def compiled_bptt(
         reset: (T, B) bool, or None.
     """
     check_schedule(through)
+    if type(through) is Full and _is_torchs(kind, x):
+        through = ANEW
     h, s_T, *_ = torch.ops.throughtime.layer(
         kind, ",".join(weights), *through.told(), x, s_0, list(weights.values()), active, reset
     )
     return h, s_T
+
+
+def _is_torchs(kind: str, x: Tensor) -> bool:
+    """Check whether torch's own module would run a layer, as the table of engines has it."""
+    if kind not in fused.KINDS:
+        return False
+    return wanted() == "torch" or (is_free() and torch_state.is_on_gpu(x))
 
 
 def _cell(kind: str, names: str, weights: list[Tensor]) -> Elman | LSTM | GRU:
@@ -79,7 +94,9 @@ torch.library.define(
 def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
     cell = _cell(kind, names, weights)
     through = AbstractSchedule.of(name, window, every, memory)
-    h, finals, kept, shared = keep(through, cell, x, s_0, active, reset)
+    # What checkpoints keep is the same for every engine, as the compiler has to know it before.
+    states = not isinstance(through, Checkpointed)
+    h, finals, kept, shared = keep(through, cell, x, s_0, active, reset, states=states)
     # An operation's outputs must not share memory.
     return [h.clone() if shared else h, joined(finals), *kept]
 

@@ -18,7 +18,7 @@ from ..torch_state import is_jit_traced, is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
 from .recording import Call, Gate, Key, Recording
-from .traced import held_to_its_steps
+from .traced import held_to_its_steps, refuse_a_tracer
 
 __all__ = ["bptt", "bptt_prepared"]
 
@@ -55,7 +55,8 @@ def bptt(
 
     Raises:
         UnsupportedError: the schedule cuts what second derivatives and transforms need; or
-            `torch.onnx.export` with ``dynamo=False`` is at work.
+            `torch.onnx.export` with ``dynamo=False`` is at work, or `torch.jit.trace` within
+            `tt.trace`.
 
     Cost:
         two sweeps; memory T·B·(S + what the cell saves), no autograd graph of the steps.
@@ -64,6 +65,7 @@ def bptt(
     if through is not FULL:
         check_schedule(through)
     if recording is not None:
+        refuse_a_tracer()
         anchor, gate = recording.anchor, Gate(recording.switch, Key("layer", name))
         s_0 = begin(cell, x) if s_0 is None else s_0
     else:
@@ -146,8 +148,7 @@ def bptt_prepared(
     inputs = (x, s_0, *weights)
     keep = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
     if not keep:
-        h, finals, *_ = prepared.forward(x, s_0, lengths, reset, keep=False)
-        return h, finals
+        return prepared.forward(x, s_0, lengths, reset, keep=False)[:2]
     rows = by_row.of_call(weights) if by_row.CALLS else None
     run = Run(prepared.cell, None, reset, FULL, None, True, prepared, lengths, mask, rows)
     h, *parts = _apply(run, x, s_0, None, *weights)

@@ -6,9 +6,35 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..torch_state import is_to_onnx
+from ..torch_state import is_jit_traced, is_to_onnx
 
-__all__ = ["held_to_its_steps"]
+__all__ = ["held_to_its_steps", "refuse_a_tracer", "refuse_the_older_exporter"]
+
+
+def refuse_the_older_exporter() -> None:
+    """Raise where the older exporter to ONNX traces, which drops what a trace would refuse.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    if is_to_onnx():
+        raise UnsupportedError(
+            "torch.onnx.export with dynamo=False writes the steps of one length, and leaves out "
+            "the rest of a longer input. Pass dynamo=True, which takes any length."
+        )
+
+
+def refuse_a_tracer() -> None:
+    """Raise where `torch.jit.trace` records what `tt.trace` records too.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    if is_jit_traced():
+        raise UnsupportedError(
+            "torch.jit.trace was called within tt.trace, whose gates and anchors would become part "
+            "of the graph. Call it before or after."
+        )
 
 
 def held_to_its_steps(x: Tensor) -> Tensor:
@@ -22,11 +48,7 @@ def held_to_its_steps(x: Tensor) -> Tensor:
     Raises:
         UnsupportedError: the older exporter to ONNX traces, which would drop the refusal.
     """
-    if is_to_onnx():
-        raise UnsupportedError(
-            "torch.onnx.export with dynamo=False writes the steps of one length, and leaves out "
-            "the rest of a longer input. Pass dynamo=True, which takes any length."
-        )
+    refuse_the_older_exporter()
     T = int(x.shape[0])
     alike = torch.ops.aten._shape_as_tensor(x)[0] == T
     told = (

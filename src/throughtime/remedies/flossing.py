@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..layers import Recurrent
-from ..layers.stack import cell_of
+from ..layers.runs import cell_of
 from ..shapes import check
 from ..sweep import forward
 from .base import Case, Change, Remedy, plain_weights

@@ -51,23 +51,14 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _deterministic(kept: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
-
-
 SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    (
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
-        _deterministic,
-    ),
+    # Not `torch.use_deterministic_algorithms`, which imports torch's compiler: seconds.
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
 )
 
 

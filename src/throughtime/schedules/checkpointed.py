@@ -128,7 +128,9 @@ class Checkpointed(AbstractSchedule):
         """Return the shape of the kept states; None if a compiler leaves T or B open."""
         T, B = x.shape[:2]
         count = None
-        if isinstance(T, int) and isinstance(B, int):
+        if self.every is not None:
+            count = (T + self.every - 1) // self.every - 1
+        elif isinstance(T, int) and isinstance(B, int):
             how = plan(self, cell, x, s_0)
             count = len(list(how.descent(0, T, how.slots))) - 1
         return [(count, B, cell.state_size)]

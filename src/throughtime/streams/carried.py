@@ -20,7 +20,8 @@ from ..errors import (
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
 from ..layers.recurrent_kinds import within_layers
-from ..layers.stack import state_widths
+from ..layers.runs import state_widths
+from ..torch_state import is_exported, is_jit_traced
 from .cutting import leaves
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_kind",
     "check_mask",
     "check_rows",
+    "check_unrecorded",
     "each",
     "time_axis",
     "title",
@@ -65,6 +67,20 @@ def check_rows(layer_title: str, layer: Any, input: Any, state: State) -> None:
         raise ShapeError(
             f"the state carried into {layer_title} has {told[0]} but this segment has {told[1]}; a "
             "row goes on from its own past. Keep the batch as it is, or make a new stream."
+        )
+
+
+def check_unrecorded(layer_title: str) -> None:
+    """Raise where an exporter or tracer records the call: the state would be a constant of it.
+
+    Raises:
+        UnsupportedError: one does.
+    """
+    if is_exported() or is_jit_traced():
+        raise UnsupportedError(
+            f"a stream hands {layer_title} its state from outside the model, so what is exported "
+            "or traced here would begin from this segment's state for good. Export outside of the "
+            "loop, a model that takes hx and returns the final state."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +13,17 @@ from ..errors import InputTypeError, InputValueError, ShapeError
 __all__ = ["Segments", "leaves", "segments"]
 
 
-def segments(source: Any, window: int | None = None, *, batch_first: bool = False) -> Segments:
+P = TypeVar("P")  # what a segment is: what the source is, or a piece of it
+W = TypeVar("W", bound="Tensor | tuple[Any, ...] | Mapping[Any, Any]")
+
+
+@overload
+def segments(source: W, window: int | None = None, *, batch_first: bool = False) -> Segments[W]: ...
+@overload
+def segments(
+    source: Iterable[P], window: int | None = None, *, batch_first: bool = False
+) -> Segments[P]: ...
+def segments(source: Any, window: int | None = None, *, batch_first: bool = False) -> Segments[Any]:
     """Cut a sequence into segments of ``window`` steps, for a loop that passes hx on by itself.
 
     Args:
@@ -43,7 +53,7 @@ def segments(source: Any, window: int | None = None, *, batch_first: bool = Fals
     return Segments(source, window, batch_first)
 
 
-class Segments(Iterator[Any]):
+class Segments(Iterator[P]):
     """The iterator that `segments` gives.
 
     Attributes:
@@ -89,7 +99,7 @@ class Segments(Iterator[Any]):
         self._have = sum(self.length(piece) for piece in self.held)
         self._pieces = iter(self.source)
 
-    def __next__(self) -> Any:
+    def __next__(self) -> P:
         """Return the next segment."""
         # One step more says that a segment is not the last one, all of whose steps are its own.
         needed = (self.window or 1) + bool(self.overlap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 from torch import Tensor, nn
 
@@ -20,17 +20,15 @@ from .carried import (
     check_kind,
     check_mask,
     check_rows,
+    check_unrecorded,
     each,
     time_axis,
     title,
 )
-from .cutting import Segments
+from .cutting import P, Segments, W
 from .overlapping import Tail, split
 
 __all__ = ["Stream", "stream"]
-
-P = TypeVar("P")  # what a segment is: what the source is, or a piece of it
-W = TypeVar("W", bound="Tensor | tuple[Any, ...] | Mapping[Any, Any]")
 
 
 @overload
@@ -359,6 +357,7 @@ class Stream(Generic[P]):
         """Make the hook that hands a layer its state and the resets."""
 
         def give(layer: nn.Module, args: tuple, kwargs: dict[str, Any]):
+            check_unrecorded(title(name, layer))
             for given, value in (
                 ("hx", args[1] if len(args) > 1 else kwargs.get("hx")),
                 ("reset", None if self._mask is None else kwargs.get("reset")),

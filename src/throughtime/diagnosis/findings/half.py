@@ -23,7 +23,8 @@ def half_underflow(flow: Look, *, warn: float = 0.5, note: float = 0.05) -> Iter
     """Look for a gradient whose terms float16 makes 0, in a step that ran in it, and a scale holds.
 
     Under autocast a layer of this package keeps the precision of its weights, so only what enters
-    it from a readout in half precision counts; of others dE/ds_t too. bfloat16 makes 0 only what
+    it from a readout in half precision counts; of others dE/ds_t too, and of those that torch's
+    own module runs on a GPU, although inside a trace they keep theirs. bfloat16 makes 0 only what
     float32 hardly holds; and what no scale saves spans too many orders: both are the matter of
     `underflow` and `vanishes`. Whether a flow in float32 would fit says
     `throughtime.diagnosis.half_range`.

@@ -25,6 +25,7 @@ from .run import Widths, make_room, run_gradients
 __all__ = ["PreparedSweeps", "Taken"]
 
 _copy = library.Sweep.from_buffer_copy
+_LIMIT = 2**31 - 1  # of what the sweeps count in 32 bits
 _TAKEN = 2  # only the steps that rows take are written to what is kept
 
 
@@ -49,8 +50,6 @@ class Taken(NamedTuple):
 
 class PreparedSweeps(Prepared):
     """The sweeps of one cell over weights that stay where they are."""
-
-    one_by_one = True
 
     def __init__(self, cell: AbstractCell, number: int, choice: Choice) -> None:
         """Check the weights and note where they are, once.
@@ -81,12 +80,11 @@ class PreparedSweeps(Prepared):
         return True
 
     def takes(self, x: Tensor) -> bool:
-        """Check whether ``x`` is (T, B, I) and as ordinary as the sweep needs it."""
-        if not is_allowed(self.choice.name) or x.dim() != 3 or x.shape[2] != self.cell.input_size:
+        """Check whether ``x``, of three axes, is as ordinary as the sweep needs it."""
+        T, B, I = x.shape
+        if I != self.widths.I or not (0 < T < _LIMIT and 0 < B < _LIMIT):
             return False
-        T, B = x.shape[:2]
-        sized = min(T, B) > 0 and max(T, B) < 2**31 - 1
-        return sized and plain(x, self.dtype) and not is_faked(x)
+        return plain(x, self.dtype) and not is_faked(x)
 
     def lengths(self, lengths: object, x: Tensor) -> ctypes.Array[ctypes.c_int32] | None:
         """Return how many steps each row of ``x`` takes, or None if that is unusual."""
@@ -229,4 +227,4 @@ def plain(x: Tensor, dtype: torch.dtype) -> bool:
     """Check whether this is an ordinary tensor in memory, with its last axis contiguous."""
     if type(x) is not Tensor or x.dtype is not dtype or not library.address(x):
         return False
-    return x.stride(-1) == 1 or x.shape[-1] == 1
+    return x.is_contiguous() or x.stride(-1) == 1 or x.shape[-1] == 1

@@ -17,15 +17,17 @@ __all__ = ["Widths", "back_arguments", "make_room", "run_back", "run_forward", "
 
 
 class Widths(NamedTuple):
-    """The widths of what a cell's forward sweep writes; asking the cell each time takes a µs.
+    """The widths of what a cell's forward sweep reads and writes; asking the cell takes a µs.
 
     Attributes:
+        I: of the input.
         H: of the output.
         S: of the state.
         parts: of the parts of the final state.
         kept: of what the cell saves at each step.
     """
 
+    I: int
     H: int
     S: int
     parts: tuple[int, ...]
@@ -35,7 +37,7 @@ class Widths(NamedTuple):
     def of(cls, cell: AbstractCell) -> Widths:
         """Return those of a cell."""
         kept = tuple(cell.kept_widths() or ())
-        return cls(cell.hidden_size, cell.state_size, tuple(cell.parts()), kept)
+        return cls(cell.input_size, cell.hidden_size, cell.state_size, tuple(cell.parts()), kept)
 
 
 def run_forward(
@@ -72,19 +74,22 @@ def make_room(
         The final state by parts, each (1, B, ·); and what is kept, if anything: s (T+1, B, S) and
         the cell's own, (T, B, ·).
     """
-    T, B, H, S = sweep.T, sweep.B, widths.H, widths.S
-    finals = tuple([x.new_empty(1, B, width) for width in widths.parts])
-    sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), finals[0].shape[-1]
+    B, H, S = sweep.B, widths.H, widths.S
+    finals = []
+    for width in widths.parts:
+        finals.append(x.new_empty(1, B, width))
+    sweep.h_T, sweep.final_stride_b = finals[0].data_ptr(), widths.parts[0]
     if S > H:  # c is a part of its own, or follows h in the same one
         sweep.c_T = (finals[1] if len(finals) == 2 else finals[0][..., H:]).data_ptr()
     if not sweep.keep:
-        return finals, ()
+        return tuple(finals), ()
+    T = sweep.T
     s = library.empty(x, T + 1, B, S)
     kept, sweep.s = [s], s.data_ptr()
     for i, width in enumerate(widths.kept):
         kept.append(library.empty(x, T, B, width))
         sweep.kept[i] = kept[-1].data_ptr()
-    return finals, tuple(kept)
+    return tuple(finals), tuple(kept)
 
 
 def run_back(

@@ -22,7 +22,7 @@ from ..engine import Demand, Losses, unfit
 from ..plain.engine import Plain
 from .plan import MULTIPROCESSOR, plan_for, recurrence
 
-__all__ = ["TRITON", "Triton"]
+__all__ = ["TRITON", "Triton", "compiler_missing"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -124,6 +124,11 @@ def _missing() -> str:
     """Return what is not there: a device or the interpreter, Triton, a compiler for its stubs."""
     if not torch.cuda.is_available() and not _interpreted():
         return "there is no CUDA device, and TRITON_INTERPRET=1 is not set."
+    return compiler_missing()
+
+
+def compiler_missing() -> str:
+    """Return what is missing of Triton and a compiler for its stubs; "" if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed."
     compilers = (os.environ.get("CC"), "cc", "gcc", "clang")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ... import torch_state
 from ...cells import AbstractCell
 from .language import INTERPRETED
 from .plan import GATES, ROWS, Plan, plan_for, recurrence
@@ -67,7 +68,7 @@ def precision() -> str:
 
     One is what torch's own switch allows: ``torch.backends.cuda.matmul.allow_tf32``.
     """
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if torch_state.products_in_tf32() else "tf32x3"
 
 
 def shape_of(cell: AbstractCell) -> Shape:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...norms import vector_norm
-from .graphs import REPLAYS, Tensors, Work
+from ...replays import REPLAYS, Tensors, Work
 from .language import OutOfResources
 from .plan import COLUMNS, INNER
 from .shape import Bound, Shape, precision, tiles
@@ -61,7 +61,7 @@ def _run(
             except OutOfResources:
                 _TOO_LARGE.add(key)
         if first.is_cuda and not torch.cuda.is_current_stream_capturing():
-            return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs)
+            return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
         return steps(*what, *inputs)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +15,29 @@ from ...tape import Tape
 from ..chosen import Choice, note
 from .recorder import Follower, Program, Recorder, Refusal, backward_program
 
-__all__ = ["backward", "gradients"]
+__all__ = ["AS_THEY_ARE", "Way", "backward", "gradients"]
 
 # How large a block's states may be: small enough for the cache, with enough rows to share the cost
 # of each operation.
 BLOCK_BYTES = 1 << 19
 # With fewer steps than this, a graph of them costs less than learning a step's backward pass.
 WORTH_LEARNING = 32
+
+
+class Way(NamedTuple):
+    """How blocks are taken.
+
+    Attributes:
+        block_bytes: how large a block's states may be.
+        run: runs the chain of a block's steps, given a key of what it does, the work, and the
+            tensors that the work takes.
+    """
+
+    block_bytes: int
+    run: Callable[[Hashable, Callable[..., Any], Sequence[Tensor | None]], Any]
+
+
+AS_THEY_ARE = Way(BLOCK_BYTES, lambda key, work, inputs: work(*inputs))
 
 
 def gradients(
@@ -30,6 +47,7 @@ def gradients(
     delta_T: Tensor | None,
     wants: Sequence[str],
     want_x: bool,
+    how: Way = AS_THEY_ARE,
 ) -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
     """Send one loss back through a step that only autograd knows (eq. 5, 9).
 
@@ -50,6 +68,7 @@ def gradients(
         delta_T: what else arrives at s_T, (B, S).
         wants: the weights whose gradients are wanted.
         want_x: whether dE/dx is wanted.
+        how: how blocks are taken.
 
     Returns:
         dE/dW by name, dE/dx (T, B, I) or None, and dE/ds_0 (B, S).
@@ -58,14 +77,14 @@ def gradients(
         one forward and one backward of the step over T·B rows, and J_tᵀ delta_t step by step;
         memory for one block besides the results.
     """
-    way = _BackwardPass(cell, tape, g, wants, want_x)
+    way = _BackwardPass(cell, tape, g, wants, want_x, how)
     s_0 = way.run(delta_T)
     way.say()
     return way.total, way.x, s_0
 
 
 def backward(
-    cell: Function, tape: Tape, g: Tensor, delta_T: Tensor | None = None
+    cell: Function, tape: Tape, g: Tensor, delta_T: Tensor | None = None, how: Way = AS_THEY_ARE
 ) -> tuple[Tensor, Tensor]:
     """Send one loss back (eq. 9), as `sweep.backward` does for V = 1.
 
@@ -74,11 +93,12 @@ def backward(
         tape: what its forward sweep kept.
         g: direct gradients (1, T, B, G) into the first G ≤ S entries of s_1…s_T.
         delta_T: what else arrives at s_T, (1, B, S).
+        how: how blocks are taken.
 
     Returns:
         The adjoints (1, T, B, I+S), and dE/ds_0 (1, B, S).
     """
-    way = _BackwardPass(cell, tape, g[0], (), True)
+    way = _BackwardPass(cell, tape, g[0], (), True, how)
     way.deltas = torch.zeros_like(tape.s[1:])
     s_0 = way.run(None if delta_T is None else delta_T[0])
     way.say()
@@ -89,9 +109,15 @@ class _BackwardPass:
     deltas: Tensor | None = None  # where delta of each step is written, if it is wanted
 
     def __init__(
-        self, cell: Function, tape: Tape, g: Tensor | None, wants: Sequence[str], want_x: bool
+        self,
+        cell: Function,
+        tape: Tape,
+        g: Tensor | None,
+        wants: Sequence[str],
+        want_x: bool,
+        how: Way,
     ) -> None:
-        self.tape, self.g, self.reason = tape, g, cell.apart
+        self.tape, self.g, self.reason, self.how = tape, g, cell.apart, how
         # New leaves, since a gradient of one that the caller holds could call its hooks.
         leaves = {n: w.detach().requires_grad_(n in wants) for n, w in cell.weights().items()}
         self.weights, self.cell = leaves, rebind(cell, leaves)
@@ -104,7 +130,7 @@ class _BackwardPass:
     def run(self, delta_T: Tensor | None) -> Tensor:
         s = self.tape.s
         delta = s.new_zeros(s.shape[1:]) if delta_T is None else delta_T
-        K = max(1, BLOCK_BYTES // max(1, s[0].nbytes))
+        K = max(1, self.how.block_bytes // max(1, s[0].nbytes))
         for last in range(self.tape.T, 0, -K):
             first = max(1, last - K + 1)
             if self.reason or first == last or self.tape.T < WORTH_LEARNING:
@@ -210,11 +236,11 @@ class _BackwardPass:
         ]
         if fresh and probes.mixes_steps(self.cell, tape):
             raise Refusal(DEPENDS)
-        if fresh and not all(alike(c[-1], k) for c, k in zip(columns, program.kept, strict=True)):
-            raise Refusal("the step does not keep the batch's rows in their order")
-        rows = list(zip(*columns, strict=True)) if columns else [()] * K
+        for column, like in zip(columns, program.kept, strict=True):
+            if fresh and not alike(column.of(K)[-1], like):
+                raise Refusal("the step does not keep the batch's rows in their order")
         g = None if self.g is None else self.g[first - 1 : last]
-        deltas, delta = self._chain(tape, g, rows, delta)
+        deltas, delta = self._chain(tape, g, columns, delta)
         self._pull([s], [deltas.flatten(0, 1)], [], x, slice(first - 1, last))
         if self.deltas is not None:
             self.deltas[first - 1 : last] = deltas
@@ -235,15 +261,15 @@ class _BackwardPass:
                 (grad,) = torch.autograd.grad(s_t, s_prev, delta, allow_unused=True)
         return backward_program(recorder, calls, place, grad)
 
-    def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> tuple[Tensor, ...]:
-        """Cut what the step left for all rows into steps; what has no rows serves every step."""
+    def _by_step(self, kept: Tensor, shape: torch.Size, K: int) -> Column:
+        """Lay what the step left for all rows out by steps; what has no rows serves every step."""
         if kept.shape == shape:
-            return (kept.detach(),) * K
+            return Column(kept.detach(), None)
         B = self.tape.B
         differs = [axis for axis, size in enumerate(shape) if kept.shape[axis] != size]
         if len(differs) != 1 or shape[differs[0]] != B or kept.shape[differs[0]] != K * B:
             raise Refusal("the step folds the batch's rows into another axis")
-        return kept.detach().unflatten(differs[0], (K, B)).unbind(differs[0])
+        return Column(kept.detach().unflatten(differs[0], (K, B)), differs[0])
 
     def _compare(self, tape: Tape, s: Tensor) -> None:
         """Refuse if a row's state depends on which other rows there are."""
@@ -254,22 +280,59 @@ class _BackwardPass:
             raise Refusal(DEPENDS)
 
     def _chain(
-        self, tape: Tape, g: Tensor | None, rows: list[tuple[Tensor, ...]], delta: Tensor
+        self, tape: Tape, g: Tensor | None, columns: list[Column], delta: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return delta at every step of a block (K, B, S), 0 where none is taken, and before it."""
         assert self.program is not None
-        back = self.program.run
-        deltas = tape.s.new_zeros(tape.s[1:].shape)
-        if g is not None:
-            deltas[..., : g.shape[-1]] = g
-        each = deltas.unbind(0)
-        for k in range(tape.T - 1, -1, -1):
-            delta_t = each[k].add_(delta)
-            delta = torch.zeros_like(delta_t) if back is None else back(delta_t, *rows[k])
-            if tape.reset is not None:
-                delta = delta.masked_fill(tape.reset[k, :, None], 0)
-            if tape.active is not None:
-                delta = torch.where(tape.active[k, :, None], delta, delta_t)
-        if tape.active is not None:
-            deltas = torch.where(tape.active[..., None], deltas, 0)
-        return deltas, delta
+        back, axes = self.program.run, tuple(column.axis for column in columns)
+
+        def work(
+            delta: Tensor, g: Tensor | None, active: Tensor | None, reset: Tensor | None, *kept: Any
+        ) -> tuple[Tensor, Tensor]:
+            laid = [Column(k, axis).of(tape.T) for k, axis in zip(kept, axes, strict=True)]
+            rows = list(zip(*laid, strict=True)) if laid else [()] * tape.T
+            return _chained(back, rows, g, active, reset, delta)
+
+        inputs = (delta, g, tape.active, tape.reset, *(column.kept for column in columns))
+        return self.how.run(("chain", back, axes, tape.T), work, inputs)
+
+
+class Column(NamedTuple):
+    """A tensor that the step back needs, for all steps of a block.
+
+    Attributes:
+        kept: as the step over all rows left it, with an axis for the steps.
+        axis: that axis; None where one tensor serves every step.
+    """
+
+    kept: Tensor
+    axis: int | None
+
+    def of(self, K: int) -> tuple[Tensor, ...]:
+        """Return the tensor of each of K steps."""
+        return (self.kept,) * K if self.axis is None else self.kept.unbind(self.axis)
+
+
+def _chained(
+    back: Callable[..., Tensor] | None,
+    rows: Sequence[tuple[Tensor, ...]],
+    g: Tensor | None,
+    active: Tensor | None,
+    reset: Tensor | None,
+    delta: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return delta at every step of a block and before it, looking at no value."""
+    deltas = delta.new_zeros(len(rows), *delta.shape)
+    if g is not None:
+        deltas[..., : g.shape[-1]] = g
+    each = deltas.unbind(0)
+    for k in range(len(rows) - 1, -1, -1):
+        delta_t = each[k].add_(delta)
+        delta = torch.zeros_like(delta_t) if back is None else back(delta_t, *rows[k])
+        if reset is not None:
+            delta = delta.masked_fill(reset[k, :, None], 0)
+        if active is not None:
+            delta = torch.where(active[k, :, None], delta, delta_t)
+    if active is not None:
+        deltas = torch.where(active[..., None], deltas, 0)
+    return deltas, delta

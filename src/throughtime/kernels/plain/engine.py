@@ -151,6 +151,7 @@ class Blocks(Plain):
     name = "blocks"
     asked_for = False
     how = " Its steps run in torch, and the backward pass takes many of them at once."
+    way: blocks.Way = blocks.AS_THEY_ARE
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether only autograd knows the step."""
@@ -162,7 +163,7 @@ class Blocks(Plain):
         """Send V losses back: one loss by blocks of steps, several step by step (eq. 9)."""
         if g.shape[0] != 1:
             return super().backward(cell, tape, g, delta_T)
-        return blocks.backward(cell, complete(cell, tape), g, delta_T)  # pyright: ignore
+        return blocks.backward(cell, complete(cell, tape), g, delta_T, self.way)  # pyright: ignore
 
     def gradients(
         self,
@@ -179,7 +180,8 @@ class Blocks(Plain):
         with torch.no_grad():
             g = None if g is None else taken(g, tape.active)
             tape = complete(cell, tape)
-            return Gradients(*blocks.gradients(cell, tape, g, delta_T, names, want_x))  # pyright: ignore
+            found = blocks.gradients(cell, tape, g, delta_T, names, want_x, self.way)  # pyright: ignore
+            return Gradients(*found)
 
 
 SCAN, BLOCKS, REFERENCE = Scan(), Blocks(), Plain()

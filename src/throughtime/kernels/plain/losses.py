@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ...norms import vector_norm
 from ...tape import Tape
 from ..engine import Losses
 
-__all__ = ["losses"]
+__all__ = ["Sorted", "losses", "sorted_losses"]
 
 # After how many steps it is asked which losses are 0; on a GPU that is a wait.
 ASKED = 16
@@ -49,8 +50,54 @@ def losses(
     return _BackwardSweep(cell, tape, g, enters, floors).run(norms, deltas, adjoints)
 
 
+class Sorted(NamedTuple):
+    """The losses sorted by entry, and where the CPU can look at it without waiting for a GPU.
+
+    Attributes:
+        g: direct gradients, sorted too where they have the axis V.
+        entries: the last step at which each loss enters.
+        entry: the same, as a tensor (V,).
+        final_entry: the first such step; `losses` may end a loss that is 0 below it.
+        floors: (V,) the lowest k that each loss is followed to.
+        back: the order that undoes the sorting; None where they came sorted.
+    """
+
+    g: Tensor
+    entries: list[int]
+    entry: Tensor
+    final_entry: Tensor
+    floors: Tensor
+    back: Tensor | None
+
+
+def sorted_losses(T: int, g: Tensor, enters: Tensor | None, floors: Tensor | None) -> Sorted:
+    """Return the losses sorted by entry; on a GPU this waits for it once.
+
+    Args:
+        T: how many steps there are.
+        g: direct gradients (V, T, B, G); or, with ``enters``, (T, B, G).
+        enters: (V,) the one step at which each loss enters, or None.
+        floors: (V,) the lowest k that each loss is followed to; None: 0.
+    """
+    if enters is None:
+        steps = torch.arange(1, T + 1, device=g.device)
+        entered = (g != 0).flatten(2).any(-1)
+        entry = (entered * steps).amax(1)
+        final_entry = torch.where(entered, steps, T + 1).amin(1)
+    else:
+        entry = final_entry = enters
+    floors = torch.zeros_like(entry) if floors is None else floors
+    entry, final_entry, floors = entry.cpu(), final_entry.cpu(), floors.cpu()
+    order = torch.argsort(entry, stable=True)
+    if bool((order[:-1] < order[1:]).all()):
+        return Sorted(g, entry.tolist(), entry, final_entry, floors, None)
+    g = g if enters is not None else g[order.to(g.device)]
+    entry, final_entry, floors = entry[order], final_entry[order], floors[order]
+    return Sorted(g, entry.tolist(), entry, final_entry, floors, torch.argsort(order))
+
+
 class _BackwardSweep:
-    """The losses sorted by entry, so that those under way at a step are neighbours."""
+    """A sweep in which the losses under way at a step are neighbours."""
 
     def __init__(
         self,
@@ -60,28 +107,12 @@ class _BackwardSweep:
         enters: Tensor | None,
         floors: Tensor | None,
     ) -> None:
+        found = sorted_losses(tape.T, g, enters, floors)
         self.cell, self.tape, self.lone = cell, tape, enters is not None
-        self.g = g
-        if enters is None:
-            steps = torch.arange(1, tape.T + 1, device=g.device)
-            entered = (g != 0).flatten(2).any(-1)
-            self.entry = (entered * steps).amax(1)
-            self.final_entry = torch.where(entered, steps, tape.T + 1).amin(1)
-        else:
-            self.entry = self.final_entry = enters
-        floors = torch.zeros_like(self.entry) if floors is None else floors
-        # Where the CPU can look at them without waiting for a GPU at every step.
-        self.entry, self.final_entry = self.entry.cpu(), self.final_entry.cpu()
-        self.floors = floors.cpu()
+        self.g, self.entries, self.entry, self.final_entry, self.floors, self.back = found
         self.done = torch.zeros_like(self.entry, dtype=torch.bool)
         self.rows, self.some_done = slice(0), False
-        order = torch.argsort(self.entry, stable=True)
-        self.back = None if bool((order[:-1] < order[1:]).all()) else torch.argsort(order)
-        if self.back is not None:
-            self.g = g if self.lone else g[order.to(g.device)]
-            self.entry, self.floors = self.entry[order], self.floors[order]
-            self.final_entry = self.final_entry[order]
-        self.entries, self.all_to_0 = self.entry.tolist(), not bool((self.floors > 0).any())
+        self.all_to_0 = not bool((self.floors > 0).any())
 
     def run(self, want_norms: bool, want_deltas: bool, want_adjoints: bool) -> Losses:
         tape, V, B, S = self.tape, len(self.entry), self.tape.B, self.cell.state_size

@@ -8,7 +8,7 @@ copied here, and the parameters stay where they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,10 +76,25 @@ def together(weights: list[Tensor], shape: Shape) -> list[Tensor]:
     """
     if is_one_chunk(weights) or not _wants_chunks(weights[0]):
         return weights
-    # With a version count of their own, since they are given other memory.
-    copies = [weight.data for weight in weights]
-    flatten(copies, shape)
-    return copies
+    return list(_Together.apply(shape, *weights))  # pyright: ignore
+
+
+class _Together(torch.autograd.Function):
+    """Copies in one chunk; a copy's gradient is the weight's."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: Shape, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Copy."""
+        del ctx
+        # With a version count of their own, since they are given other memory.
+        copies = [weight.data for weight in weights]
+        flatten(copies, shape)
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Hand on."""
+        return None, *g
 
 
 def is_one_chunk(weights: Sequence[Tensor]) -> bool:

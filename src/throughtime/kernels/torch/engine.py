@@ -17,13 +17,13 @@ from torch import Tensor
 from ... import torch_state
 from ...cells import AbstractCell
 from ...tape import Gradients, Tape
-from ..chosen import Choice, is_allowed, wanted
+from ..chosen import Choice, wanted
 from ..engine import Demand, Engine, Outputs
+from ..gpu.fused import FUSED
 from ..plain.engine import Plain
 from .chunk import in_one_chunk
 from .fused import called, function, leaf, order_of, run, zeros
 from .packing import packed
-from .prepared import PreparedModule
 
 __all__ = ["TORCH", "Torch"]
 
@@ -46,13 +46,6 @@ class Torch(Plain):
         weight = cell._parameters.get("weight_hh")
         return weight is not None and torch_state.is_on_gpu(weight)
 
-    def prepare(self, cell: AbstractCell, choice: Choice) -> PreparedModule:
-        """Return the module over weights that stay."""
-        return PreparedModule(cell, choice, self._is_current)
-
-    def _is_current(self, cell: AbstractCell) -> bool:
-        return is_allowed(self.name) and self.concerns(cell)
-
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
         return function(cell) is not None
@@ -65,8 +58,12 @@ class Torch(Plain):
         if weight.dtype not in DTYPES:
             return f"torch's fused modules are not for {weight.dtype}."
         for tensor in (*demand.tensors, *cell.weights().values()):
-            if tensor is not None and tensor.dtype not in (weight.dtype, torch.bool):
+            if tensor is None:
+                continue
+            if tensor.dtype not in (weight.dtype, torch.bool):
                 return f"a tensor has dtype {tensor.dtype}, and the weights {weight.dtype}."
+            if tensor.device != weight.device:
+                return f"a tensor is on {tensor.device}, and the weights on {weight.device}."
         return ""
 
     def chosen(self, cell: AbstractCell) -> Choice:
@@ -81,6 +78,8 @@ class Torch(Plain):
             f"torch's own fused module, which would run {called(cell)}, gives no single steps (for "
             "a trace, many losses or an empty batch): these run one by one in plain torch."
         )
+        if not FUSED.obstacle(cell, demand):
+            return FUSED, Choice(FUSED.name, reason + FUSED.how)
         return _STEPS, Choice(_STEPS.name, reason)
 
     def outputs(

@@ -10,10 +10,11 @@ from torch import Tensor
 from ...cells import GRU, LSTM, AbstractCell, Elman
 from .packing import Packing, begun, ended, pack, unpacked
 
-__all__ = ["called", "function", "leaf", "order_of", "run", "zeros"]
+__all__ = ["KINDS", "called", "function", "leaf", "order_of", "run", "zeros"]
 
 # torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
 ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+KINDS = ("LSTM", "GRU", *ELMAN)
 
 
 def function(cell: AbstractCell) -> Any:
@@ -76,8 +77,9 @@ def run(
     if how is None:
         hx: Any = parts[0] if len(parts) == 1 else parts
         return module(x, hx, weights, bias, layers, 0.0, train, both, False)
-    begins = tuple(begun(how, part) for part in parts)
+    begins = tuple(begun(how, part, both=both) for part in parts)
     hx = begins[0] if len(begins) == 1 else begins
     data, *finals = module(pack(how, x), how.sizes, hx, weights, bias, layers, 0.0, train, both)
     h = unpacked(how, data, *x.shape[:2])
-    return h, *(ended(how, f, part) for f, part in zip(finals, parts, strict=True))
+    ends = zip(finals, parts, strict=True)
+    return h, *(ended(how, final, part, both=both) for final, part in ends)

@@ -28,6 +28,8 @@ class Packing(NamedTuple):
         final: which episode is the last of each of these rows.
         given: which rows begin with s_0: those that are not reset first.
         first: which episode each of these begins.
+        start: which episode is the first of each of ``rows``, where the reverse direction ends;
+            None where no row is cut, and it is the last one.
     """
 
     sizes: Tensor
@@ -36,6 +38,7 @@ class Packing(NamedTuple):
     final: Tensor
     given: Tensor
     first: Tensor
+    start: Tensor | None
 
     @property
     def episodes(self) -> int:
@@ -82,7 +85,7 @@ def _find(active: Tensor | None, reset: Tensor | None) -> Packing | None:
     begins = torch.ones_like(row, dtype=torch.bool)
     begins[1:] = row[1:] != row[:-1]
     anew = torch.zeros_like(begins) if reset is None else reset[step, row]
-    first = begins & ~anew
+    start, first = begins, begins & ~anew
     last = torch.ones_like(begins)
     last[:-1] = begins[1:]
     begins = begins | anew
@@ -101,7 +104,7 @@ def _find(active: Tensor | None, reset: Tensor | None) -> Packing | None:
     rows = row[last]
     parts = (
         steps, None if len(rows) == B else rows, place[episode[last]], row[first],
-        place[episode[first]],
+        place[episode[first]], None if reset is None else place[episode[start]],
     )  # fmt: skip
     return Packing(sizes, *(None if p is None else p.to(like.device) for p in parts))  # pyright: ignore
 
@@ -118,10 +121,13 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, at: Tensor) -> Tensor:
         ctx.at, ctx.n = at, len(source)
+        ctx.set_materialize_grads(False)  # where nothing arrives, nothing is sent on
         return source.index_select(0, at)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if g is None:
+            return None, None
         return g.new_zeros(ctx.n, *g.shape[1:]).index_copy_(0, ctx.at, g), None
 
 
@@ -131,10 +137,13 @@ class _Placed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, at: Tensor, n: int) -> Tensor:
         ctx.at = at
+        ctx.set_materialize_grads(False)
         return source.new_zeros(n, *source.shape[1:]).index_copy_(0, at, source)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if g is None:
+            return None, None, None
         return g.index_select(0, ctx.at), None, None
 
 
@@ -148,20 +157,48 @@ def unpacked(how: Packing, data: Tensor, T: int, B: int) -> Tensor:
     return _Placed.apply(data, how.steps, T * B).view(T, B, -1)  # pyright: ignore
 
 
-def begun(how: Packing, part: Tensor) -> Tensor:
-    """Return what each episode begins from, (R, episodes, ·), of the initial states (R, B, ·)."""
-    given = _Taken.apply(part.transpose(0, 1), how.given)
-    placed = _Placed.apply(given, how.first, how.episodes)
+def begun(how: Packing, part: Tensor, *, both: bool = False) -> Tensor:
+    """Return what each episode begins from, (R, episodes, ·), of the initial states (R, B, ·).
+
+    Args:
+        how: the packing.
+        part: of the initial states.
+        both: whether every second of the R runs goes in reverse, and begins with the last episode.
+    """
+    if both and how.start is not None:
+        there = _begun(how, part[::2], how.given, how.first)
+        return _in_turn(there, _begun(how, part[1::2], how.rows, how.final))
+    return _begun(how, part, how.given, how.first)
+
+
+def _begun(how: Packing, part: Tensor, rows: Tensor | None, episodes: Tensor) -> Tensor:
+    given = part.transpose(0, 1)
+    if rows is not None:
+        given = _Taken.apply(given, rows)
+    placed = _Placed.apply(given, episodes, how.episodes)
     return placed.transpose(0, 1).contiguous()  # pyright: ignore
 
 
-def ended(how: Packing, part: Tensor, initial: Tensor) -> Tensor:
+def ended(how: Packing, part: Tensor, initial: Tensor, *, both: bool = False) -> Tensor:
     """Return the final states (R, B, ·) of the episodes' (R, episodes, ·).
 
     Args:
         how: the packing.
         part: the states after each episode.
         initial: the states (R, B, ·) of rows that take no step.
+        both: whether every second of the R runs goes in reverse, and ends with the first episode.
     """
-    final = _Taken.apply(part.transpose(0, 1), how.final).transpose(0, 1)  # pyright: ignore
+    if both and how.start is not None:
+        final = _in_turn(_ended(part[::2], how.final), _ended(part[1::2], how.start))
+    else:
+        final = _ended(part, how.final)
     return final.contiguous() if how.rows is None else initial.index_copy(1, how.rows, final)
+
+
+def _ended(part: Tensor, episodes: Tensor) -> Tensor:
+    return _Taken.apply(part.transpose(0, 1), episodes).transpose(0, 1)  # pyright: ignore
+
+
+def _in_turn(forward: Tensor, reverse: Tensor) -> Tensor:
+    """Return the runs as torch has them: each layer's forward one, then its reverse one."""
+    return torch.stack((forward, reverse), 1).flatten(0, 1)
