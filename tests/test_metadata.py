@@ -86,9 +86,6 @@ def test_the_classifiers_are_the_pythons_that_the_readmes_say_were_run(metadata,
         assert set(re.findall(r"\b3\.1\d\b", told)) == named, page
 
 
-def test_the_package_knows_its_version():
-
-
 def test_the_package_knows_its_version(monkeypatch, capsys):
     assert tt.__version__ == version("throughtime")
     monkeypatch.setattr(sys, "argv", ["throughtime", "--version"])
