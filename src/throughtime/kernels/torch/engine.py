@@ -46,6 +46,11 @@ class Torch(Plain):
         weight = cell._parameters.get("weight_hh")
         return weight is not None and torch_state.is_on_gpu(weight)
 
+    def follows_autocast(self, cell: AbstractCell) -> bool:
+        """Check whether the weights are where autocast casts them for `torch.nn`: on a GPU."""
+        weight = cell.weights()["weight_hh"]
+        return torch_state.is_on_gpu(weight) and weight.dtype == torch.float32
+
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
         return function(cell) is not None
