@@ -16,8 +16,8 @@ from .gpu.engine import TRITON
 from .gpu.fused import FUSED
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
+from .torch.calling import KINDS
 from .torch.engine import TORCH
-from .torch.fused import KINDS
 
 __all__ = [
     "ENGINES",

@@ -2,7 +2,7 @@
 
 All layers and directions at once, as `torch.nn` has them: cuDNN takes them faster so than one after
 the other. torch's own graph then stands between the input and the output, with a node of ours
-behind it: see `watched`.
+behind it: see `behind`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .. import kernels, torch_state
 from ..cells.base import AbstractCell
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..kernels.chosen import Choice, note
+from ..kernels.torch.calling import function, run
 from ..kernels.torch.chunk import Shape, together
-from ..kernels.torch.fused import function, run
 from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
+from .behind import Call, node_behind
 from .runs import Masks, Results, cell_of
-from .watched import Call, watch
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
 
@@ -124,7 +124,7 @@ class Whole:
             return h, tuple(finals)
         given = (x, *parts, *weights)
         call = Call(module, masks, self.choice, self.names, len(parts), len(given))
-        return watch(call, given, (h, *finals))
+        return node_behind(call, given, (h, *finals))
 
     def _zeros(self, x: Tensor) -> tuple[Tensor, ...]:
         first = x.new_zeros(self.runs, x.shape[1], self.widths[0])
