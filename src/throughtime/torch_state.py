@@ -1,7 +1,7 @@
 """What torch is doing around a call, and what it has no public function for.
 
-The private names of torch that this package reads all stand here, so that a new version of torch
-is checked against one file.
+Nothing else asks `torch._C`, so that a new version of torch is checked against one file. The few
+other private names, as those of its recurrent modules, stand where they are used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 __all__ = [
     "ReturningHook",
     "backward_node",
+    "current_stream",
     "is_autocast",
     "is_batched",
     "is_exported",
@@ -33,7 +34,6 @@ __all__ = [
     "products_in_tf32",
     "rounding",
     "sequence_number",
-    "stream",
 ]
 
 
@@ -151,7 +151,7 @@ def rounding() -> tuple[Any, ...]:
     )
 
 
-def stream(device: torch.device) -> int:
+def current_stream(device: torch.device) -> int:
     """Return on which stream of a device work is put now; 0 where there are none."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
