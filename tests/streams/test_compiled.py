@@ -25,10 +25,10 @@ class Net(nn.Module):
 
 
 def trained(run, streamed, x, **options):
-    """Give the outputs and gradients of a loop over segments of 4 steps."""
+    """Give the outputs and gradients of a loop over segments of 2 steps."""
     streamed.zero_grad()
     outputs = []
-    for part in tt.stream(streamed, x, window=4, **options):
+    for part in tt.stream(streamed, x, window=2, **options):
         outputs.append(run(part))
         if options.get("detach", True):
             outputs[-1].pow(2).sum().backward()
