@@ -1,7 +1,5 @@
 """A stream over a compiled model carries its states, whenever it was compiled."""
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -10,15 +8,15 @@ import throughtime as tt
 from throughtime.testing import assert_close
 
 F64 = torch.float64
-T, B, I, H = 28, 3, 2, 4
+T, B, I, H = 16, 3, 2, 4
 
 
 class Net(nn.Module):
     """Layers of both kinds, and a readout."""
 
-    def __init__(self):
+    def __init__(self, num_layers=1):
         super().__init__()
-        self.lstm = tt.LSTM(I, H, num_layers=2, dtype=F64)
+        self.lstm = tt.LSTM(I, H, num_layers, dtype=F64)
         self.own = tt.Recurrent(tt.cells.GRU(H, H, dtype=F64))
         self.readout = nn.Linear(H, 2, dtype=F64)
 
@@ -39,17 +37,18 @@ def trained(run, streamed, x, **options):
     return torch.cat(outputs), [p.grad.clone() for p in streamed.parameters()]
 
 
-OPTIONS = ("plain", "detach=False", "reset")
-OVER = ("the model", "the compiled one")
-FIRST = ("before the loop", "within it")
-# The package cannot see fullgraph, which makes of a break in the graph an error: where there is
-# none, False has to give the same, once for each way to begin and for each option.
+# Every pair of an option, of what is streamed and of where it is first compiled; not every three:
+# the stream's hooks are the same objects whenever the graph is made, and an option is a value that
+# they hand over. The package cannot see fullgraph, which makes of a break in the graph an error:
+# where there is none, False has to give the same.
 CASES = [
-    *((*case, True) for case in itertools.product(OPTIONS, OVER, FIRST)),
-    ("plain", "the model", "before the loop", False),
-    ("detach=False", "the model", "within it", False),
-    ("reset", "the compiled one", "before the loop", False),
-    ("plain", "the compiled one", "within it", False),
+    ("plain", "the model", "before the loop", True),
+    ("plain", "the compiled one", "within it", True),
+    ("detach=False", "the model", "within it", True),
+    ("detach=False", "the compiled one", "before the loop", True),
+    ("reset", "the model", "before the loop", True),
+    ("reset", "the compiled one", "within it", True),
+    ("plain", "the model", "within it", False),
 ]
 
 
@@ -84,11 +83,11 @@ def test_a_compiled_model_goes_on_from_its_states(options, over, first, fullgrap
 
 
 def test_a_compiled_model_looks_at_other_data_while_the_stream_is_paused():
-    model, x = Net(), torch.randn(T, B, I, dtype=F64)
+    model, x = Net(num_layers=2), torch.randn(T, B, I, dtype=F64)
     want, alone = model(x), model(x[:7])
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    stream, got = tt.stream(compiled, x, window=20), []
+    stream, got = tt.stream(compiled, x, window=12), []
     for part in stream:
         with stream.paused():
             assert_close(compiled(x[:7]), alone, rtol=1e-12)
