@@ -13,6 +13,8 @@ import pytest
 import throughtime as tt
 
 RIGHT = """
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -97,6 +99,7 @@ assert_type(diagnosis.evidence[0].threshold, float | None)
 for finding in tt.examine(flow, lag=3):
     assert_type(finding, tt.Finding)
     assert_type(finding.code, str)
+    assert_type(finding.severity, Literal["error", "warning", "note"])
     assert_type(finding.layer, str | None)
     assert_type(finding.fix, str | None)
 treatment = tt.treat(net, lambda m: m(x, torch.tensor([7, 2])).sum(), lag=3)

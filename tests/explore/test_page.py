@@ -304,6 +304,8 @@ def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
         flow_data(own_flow, row=2)
     with pytest.raises(InputValueError, match="no layer"):
         flow_data({})
+    with pytest.raises(InputValueError, match="got 4 for 5 steps"):
+        flow_data(own_flow, words=WORDS[1:])
     (tmp_path / "bare.json").write_text(json.dumps(own_flow.to_dict()))
     with pytest.raises(InputValueError, match="norms=True"):
         read_flow(tmp_path / "bare.json")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..flow.export import VERSION, check_format
 from .evidence import Evidence, indented
 
-__all__ = ["SEVERITIES", "Finding"]
+__all__ = ["SEVERITIES", "Finding", "Severity"]
 
 # From the most harmful to what is only worth knowing.
-SEVERITIES = ("error", "warning", "note")
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 FORMAT = "throughtime.finding"
 
 
@@ -40,7 +41,7 @@ class Finding:
     """
 
     code: str
-    severity: str
+    severity: Severity
     layer: str | None
     what: str
     evidence: tuple[Evidence, ...]

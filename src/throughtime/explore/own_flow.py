@@ -41,7 +41,7 @@ def flow_data(
         minutes is left out: singular values of a state above 512, terms of more than 4096 cells.
 
     Raises:
-        InputValueError: no layer, or no such row.
+        InputValueError: no layer, no such row, or words for which no layer has as many steps.
 
     Example:
         >>> model = torch.nn.GRU(3, 5)
@@ -56,6 +56,13 @@ def flow_data(
     for name, layer in flow.items():
         if not 0 <= row < layer.B:
             raise InputValueError(f"row must be 0 to {layer.B - 1} in {name}; got {row}.")
+    steps = {layer.T for layer in flow.values()}
+    if words is not None and len(words) not in steps:
+        takes = " or ".join(map(str, sorted(steps)))
+        raise InputValueError(
+            f"words must be one for each step of a layer; got {len(words)} for {takes} steps. "
+            "Give padding a word too."
+        )
     split = next(iter(flow.values())).split
     exported = to_dict(flow, split, norms=True)
     for layer in exported["layers"].values():
@@ -113,12 +120,12 @@ def write_flow(
     Args:
         flow: what ``trace.flow`` returned.
         path: of the file; its folder must exist.
-        words: what each step read.
+        words: what each step read, for layers of as many steps, in the order of the text.
         row: of the batch.
 
     Raises:
         FileError: it cannot be written.
-        InputValueError: no layer, or no such row.
+        InputValueError: no layer, no such row, or words for which no layer has as many steps.
     """
     return write_whole(path, json.dumps(flow_data(flow, words=words, row=row), allow_nan=False))
 

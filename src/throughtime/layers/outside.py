@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +15,4 @@ _REASON = (
     "fullgraph=True, export with strict=False, or use tt.RNN, tt.LSTM or tt.GRU, which are one "
     "node of the graph."
 )
-# The argument came with PyTorch 2.7.
-_told = {"reason": _REASON} if "reason" in signature(torch.compiler.disable).parameters else {}
-outside: Any = torch.compiler.disable(run_here, **_told)  # pyright: ignore[reportArgumentType]
+outside: Any = torch.compiler.disable(run_here, reason=_REASON)
