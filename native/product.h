@@ -2,7 +2,8 @@
 //
 // A panel is NR vectors wide, stored [k][NR][lanes], and read once from front to back. MR rows are
 // taken at a time, so that each vector of weights loaded serves MR multiplications: MR * NR sums
-// stay in registers.
+// stay in registers. Of 16, few are left for the factors: what is held and in which order things are
+// loaded is said here, since Clang otherwise loads too early and spills sums in the innermost loop.
 #pragma once
 
 #include <utility>
@@ -13,10 +14,16 @@
 namespace TT_ISA {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int sums = 24;  // of 32 registers
+constexpr int registers = 32;
 #else
-constexpr int sums = 12;  // of 16
+constexpr int registers = 16;
 #endif
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr int unadded = 0;
+#else
+constexpr int unadded = 1;  // registers for a product before it is added
+#endif
+constexpr int sums = registers / 4 * 3;
 constexpr int64_t far = 1 << 20;  // bytes of weights that a core's own cache does not hold
 constexpr int max_rows = 12, max_vectors = 4;
 
@@ -24,26 +31,67 @@ constexpr int rows_for(int vectors) {
     return sums / vectors < max_rows ? sums / vectors : max_rows;
 }
 
+// What stays in registers for one k: the weights of a panel, or one element of each row.
+enum class Held { weights, rows, neither };
+
+// For Clang; GCC finds by itself what fits. Nothing is loaded before this that the source loads later.
+TT_INLINE void in_order() {
+#if defined(__clang__)
+    __asm__ volatile("" ::: "memory");
+#endif
+}
+
+// An address that is not expressed by another one.
+template <class F> TT_INLINE const F *on_its_own(const F *p) {
+#if defined(__clang__)
+    __asm__("" : "+r"(p));
+#endif
+    return p;
+}
+
 // out = from + x · w for MR rows: out and from are rows of NR vectors; from null: 0. The rows of x
 // lie x_step apart and its depth runs contiguously; Across: the other way round.
 template <class F, int MR, int NR, bool Across>
 void multiply(const F *x, int64_t x_step, const F *w, int64_t n, F *out, int64_t out_row,
               const F *from, int64_t from_row) {
-    constexpr int L = Simd<F>::lanes;
+    constexpr int L = Simd<F>::lanes, left = registers - MR * NR - unadded;
+    constexpr Held held = left > NR ? Held::weights : left > MR ? Held::rows : Held::neither;
+    constexpr bool tight = held == Held::neither || (held == Held::weights && left == NR + 1);
     Vec<F> sum[MR][NR];
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < NR; ++j) sum[i][j] = from ? load(from + i * from_row + j * L) : Vec<F>{};
+    // Three multiples of x_step and one address for every four rows: more do not fit the registers.
+    const F *rows[(MR + 3) / 4];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; i += 4) rows[i / 4] = on_its_own(x + i * x_step);
     for (int64_t k = 0; k < n; ++k, w += NR * L) {
-        Vec<F> weights[NR];
-#pragma GCC unroll 4
-        for (int j = 0; j < NR; ++j) weights[j] = load(w + j * L);
+        const auto x_k = [&](int i) TT_ALWAYS {
+            return Across ? x[k * x_step + i] : rows[i / 4][k + i % 4 * x_step];
+        };
+        if constexpr (held == Held::rows) {
+            F x_ik[MR];
 #pragma GCC unroll 16
-        for (int i = 0; i < MR; ++i) {
-            const F x_ik = Across ? x[k * x_step + i] : x[i * x_step + k];
+            for (int i = 0; i < MR; ++i) x_ik[i] = x_k(i);
 #pragma GCC unroll 4
-            for (int j = 0; j < NR; ++j) sum[i][j] += weights[j] * x_ik;
+            for (int j = 0; j < NR; ++j) {
+                const Vec<F> weights = load(w + j * L);
+#pragma GCC unroll 16
+                for (int i = 0; i < MR; ++i) sum[i][j] += weights * x_ik[i];
+            }
+        } else {
+            Vec<F> weights[NR];
+#pragma GCC unroll 4
+            for (int j = 0; j < NR; ++j) weights[j] = load(w + j * L);
+#pragma GCC unroll 16
+            for (int i = 0; i < MR; ++i) {
+                if (tight) in_order();
+                const F x_ik = x_k(i);
+#pragma GCC unroll 4
+                for (int j = 0; j < NR; ++j)
+                    sum[i][j] += (held == Held::weights ? weights[j] : load(w + j * L)) * x_ik;
+            }
         }
     }
 #pragma GCC unroll 16

@@ -9,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-#define TT_INLINE inline __attribute__((always_inline))
+#define TT_ALWAYS __attribute__((always_inline))
+#define TT_INLINE inline TT_ALWAYS
 
 namespace TT_ISA {
 

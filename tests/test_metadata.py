@@ -77,6 +77,15 @@ def test_what_only_reports_need_is_an_extra(metadata):
     assert {re.split(r"\W", line)[0] for line in extras} == {"plotly", "jinja2"}
 
 
+def test_the_classifiers_are_the_pythons_that_the_readmes_say_were_run(metadata, root: Path):
+    named = {line.rpartition(" ")[2] for line in metadata.get_all("Classifier") if ":: 3." in line}
+    assert min(named, key=lambda name: int(name[2:])) == metadata["Requires-Python"][2:]
+    for page, begins in (("README.md", "- The whole suite"), ("README.zh-CN.md", "- 全部测试")):
+        lines = (root / page).read_text(encoding="utf-8").splitlines()
+        (told,) = [line for line in lines if line.startswith(begins)]
+        assert set(re.findall(r"\b3\.1\d\b", told)) == named, page
+
+
 def test_the_package_knows_its_version(monkeypatch, capsys):
     assert tt.__version__ == version("throughtime")
     monkeypatch.setattr(sys, "argv", ["throughtime", "--version"])

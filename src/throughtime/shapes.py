@@ -79,6 +79,16 @@ def _wanted(letters: list[str], sizes: dict[str, int] | None) -> str:
     return ", ".join(f"{c}={sizes[c]}" if sizes and c in sizes else c for c in letters)
 
 
+def _values(lengths: Tensor | Sequence[int]) -> list[int]:
+    # Not of the tensor made of a list: torch 2.8 cannot look into one made inside torch.func.jvp.
+    if not isinstance(lengths, Tensor):
+        return list(lengths)
+    try:
+        return lengths.tolist()
+    except RuntimeError:  # torch 2.8 takes no whole tensor's values there, but single ones
+        return [int(steps) for steps in lengths]
+
+
 def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Tensor:
     """Return the number of steps of each row as a tensor (B,), or raise.
 
@@ -107,8 +117,7 @@ def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Ten
         raise DeviceError("lengths must have values; got a tensor on the meta device.")
     if torch.compiler.is_compiling():  # a compiler cannot look at values
         return steps
-    # Not of the tensor made of a list: torch 2.8 cannot look into one made inside torch.func.jvp.
-    values = (steps.tolist() if isinstance(lengths, Tensor) else list(lengths)) or [1]
+    values = _values(lengths) or [1]
     least, most = min(values), max(values)
     if least < 1 or (T is not None and most > T):
         bound = "1…T" if T is None else f"1…T={T}"

@@ -1,19 +1,23 @@
-"""What torch is doing around a call: every question that torch has no public function for.
+"""What torch is doing around a call, and what it has no public function for.
 
-The private names of torch that this package reads all stand here, so that a new version of torch
-is checked against one file.
+Nothing else asks `torch._C`, so that a new version of torch is checked against one file. The few
+other private names, as those of its recurrent modules, stand where they are used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils.hooks import RemovableHandle
 
 __all__ = [
+    "ReturningHook",
     "backward_node",
+    "current_stream",
     "is_autocast",
     "is_batched",
     "is_exported",
@@ -30,7 +34,6 @@ __all__ = [
     "products_in_tf32",
     "rounding",
     "sequence_number",
-    "stream",
 ]
 
 
@@ -148,7 +151,7 @@ def rounding() -> tuple[Any, ...]:
     )
 
 
-def stream(device: torch.device) -> int:
+def current_stream(device: torch.device) -> int:
     """Return on which stream of a device work is put now; 0 where there are none."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
@@ -166,3 +169,29 @@ def backward_node() -> Any | None:
 def keeps_graph() -> bool:
     """Check whether the backward pass at work retains its graph; True outside of one."""
     return torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore
+
+
+class ReturningHook:
+    """A forward pre-hook with keyword arguments that comes and goes under one number.
+
+    The compiler of torch 2.8 compiles again where the number of such a hook is another one.
+    """
+
+    def __init__(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        """Register nothing yet.
+
+        Args:
+            module: what is hooked.
+            hook: called with the module, its positional and its keyword arguments.
+        """
+        self.module, self.hook = module, hook
+        self.handle: RemovableHandle | None = None
+
+    def attach(self) -> RemovableHandle:
+        """Register the hook, behind those that are there; return what removes it."""
+        if self.handle is None:
+            self.handle = self.module.register_forward_pre_hook(self.hook, with_kwargs=True)
+        else:
+            self.module._forward_pre_hooks[self.handle.id] = self.hook
+            self.module._forward_pre_hooks_with_kwargs[self.handle.id] = True
+        return self.handle

@@ -66,7 +66,8 @@ def kept(tmp_path: Path):
         model = names["Model"]()
         keeper = Keeper(model, tmp_path / "broken")
         optimizer = torch.optim.SGD(model.parameters(), rate)
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             for step in range(1, 5):
                 x, y = names["data"](step)
                 if step == 3:

@@ -19,7 +19,7 @@ from throughtime.cells import (
     RefineLSTM,
 )
 from throughtime.kernels.check import term_error
-from throughtime.kernels.gpu import fused, swept
+from throughtime.kernels.gpu import fused, two_launches
 from throughtime.kernels.gpu.fused import FUSED
 from throughtime.norms import vector_norm
 from throughtime.replays import graphs
@@ -45,8 +45,8 @@ OTHERS = {
 @pytest.fixture
 def kernel(gpu, monkeypatch):
     """Let the kernel of a step back run in Triton's interpreter."""
-    launched = Launched(swept.step_back)
-    monkeypatch.setattr(swept, "step_back", launched)
+    launched = Launched(two_launches.step_back)
+    monkeypatch.setattr(two_launches, "step_back", launched)
     monkeypatch.setattr(fused, "_no_kernel", lambda device: "")
     return launched
 

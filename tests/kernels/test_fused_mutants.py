@@ -12,7 +12,7 @@ from tests.oracles.on_gpu import F64, Own, by_reference, gpu, needs_triton, prob
 
 from throughtime import sweep
 from throughtime.cells import GRU, LSTM, Elman
-from throughtime.kernels.gpu import replaying, stepping, swept
+from throughtime.kernels.gpu import replayed_steps, replayed_sweeps, two_launches
 from throughtime.kernels.gpu.fused import FUSED
 from throughtime.replays import graphs, seen, steps
 
@@ -40,7 +40,7 @@ KERNEL += [pytest.param(*mutant, marks=pytest.mark.slow) for mutant in MORE]
 @needs_triton
 @pytest.mark.parametrize(("old", "new", "kind"), KERNEL, ids=lambda part: str(part)[:24])
 def test_a_mutant_of_the_kernel_is_noticed(old, new, kind, kernel, tmp_path, monkeypatch):
-    module = sys.modules[swept.step_back.kernel.fn.__module__]
+    module = sys.modules[two_launches.step_back.kernel.fn.__module__]
     text = Path(module.__file__).read_text(encoding="utf-8")
     assert text.count(old) == 1, old
     path = tmp_path / "pointwise.py"
@@ -86,7 +86,7 @@ def nothing_is_copied(monkeypatch):
 
 
 def weights_are_left_where_they_were(monkeypatch):
-    monkeypatch.setattr(replaying, "rebind", lambda cell, weights: GRU(2, 3, dtype=F64))
+    monkeypatch.setattr(replayed_sweeps, "rebind", lambda cell, weights: GRU(2, 3, dtype=F64))
 
 
 def every_form_is_one(monkeypatch):
@@ -95,7 +95,7 @@ def every_form_is_one(monkeypatch):
 
 
 def kinds_are_not_asked(monkeypatch):
-    monkeypatch.setattr(replaying, "known", lambda cell: "any")
+    monkeypatch.setattr(replayed_sweeps, "known", lambda cell: "any")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,6 @@ def test_a_step_that_looks_at_values_would_fail_a_capture(gpu, monkeypatch):
 
     cell = Looks()
     given = problem(cell)[0]
-    stand_in = stepping.Replaying(cell, given[0].device)
+    stand_in = replayed_steps.Replaying(cell, given[0].device)
     sweep.forward(stand_in, *given)
     assert "not permitted when stream is capturing" in stand_in.reason

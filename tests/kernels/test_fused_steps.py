@@ -21,7 +21,7 @@ from tests.oracles.on_gpu import (
 import throughtime as tt
 from throughtime import kernels, sweep
 from throughtime.cells import GRU, LSTM, Elman, Function, MinGRU
-from throughtime.kernels.gpu import fused, stepping
+from throughtime.kernels.gpu import fused, replayed_steps
 from throughtime.kernels.gpu.fused import FUSED
 
 __all__ = ["gpu"]
@@ -51,7 +51,7 @@ def test_losses_that_join_one_by_one_are_one_shape_where_they_are_small(small, g
     given, g, _ = problem(cell)
     tape = sweep.forward(cell, *given)
     if not small:
-        monkeypatch.setattr(stepping, "SMALL", 0)
+        monkeypatch.setattr(replayed_steps, "SMALL", 0)
     wanted = {"enters": torch.arange(1, T + 1), "deltas": True, "adjoints": True}
     wanted["floors"] = torch.arange(T) // 2
     found = FUSED.losses(cell, tape, g[0], **wanted)

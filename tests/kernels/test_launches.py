@@ -20,8 +20,7 @@ from throughtime.cells import (
     RefineLSTM,
 )
 from throughtime.kernels.check import term_error
-from throughtime.kernels.gpu import fused
-from throughtime.kernels.gpu import swept as swept_by_kernel
+from throughtime.kernels.gpu import fused, two_launches
 from throughtime.kernels.gpu.fused import FUSED
 
 F64 = torch.float64
@@ -140,7 +139,7 @@ def fused_step(cell, enters, monkeypatch):
     each = []
     for T in (16, 32):
         kernel = Kernel()
-        monkeypatch.setattr(swept_by_kernel, "step_back", kernel)
+        monkeypatch.setattr(two_launches, "step_back", kernel)
         x = torch.zeros(T, B, I)
         tape = sweep.forward(cell, x, x.new_zeros(B, cell.state_size))
         with Counted() as counted:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import throughtime as tt
 from throughtime import kernels
-from throughtime.layers import watched
+from throughtime.layers import behind
 from throughtime.testing import assert_close
 
 F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
@@ -302,11 +302,11 @@ def test_what_torch_has_no_module_for_says_so():
 
 def test_a_gradient_that_is_cut_is_noticed(monkeypatch):
     """The comparison must be able to fail: what arrives at the final state is dropped."""
-    whole = watched._Watched.backward
+    whole = behind._Behind.backward
 
     def cut(ctx, g_h, *g_finals):
         return whole(ctx, g_h, *(None for _ in g_finals))
 
-    monkeypatch.setattr(watched._Watched, "backward", staticmethod(cut))
+    monkeypatch.setattr(behind._Behind, "backward", staticmethod(cut))
     with pytest.raises(AssertionError):
         test_a_training_step_is_torchs_bit_by_bit("GRU", {}, F64)

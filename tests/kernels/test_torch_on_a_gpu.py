@@ -179,7 +179,7 @@ def test_cudnn_is_told_the_shape(monkeypatch):
     told = []
     monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", lambda *given: told.append(given[1:]))
     monkeypatch.setattr(torch.cuda, "device_of", lambda _: torch.no_grad())
-    monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: mode)
+    monkeypatch.setattr("torch.backends.cudnn.rnn.get_cudnn_mode", lambda mode: mode)
     for cell in (LSTM(I, H, proj_size=2), GRU(I, H), Elman(I, H, "relu", bias=False)):
         weights = [cell.weights()[n] for n in chunk.ORDER if n in cell.weights()]
         chunk.flatten(weights, chunk.Shape.of(cell))

@@ -142,25 +142,25 @@ def test_the_choice_says_what_was_counted():
 
 
 def test_a_program_that_does_not_fit_the_device_is_taken_by_steps(monkeypatch):
-    from throughtime.kernels.gpu import sweeps
+    from throughtime.kernels.gpu import bare
 
     def too_large(*_):
-        raise sweeps.OutOfResources(1, 0, "shared memory")
+        raise bare.OutOfResources(1, 0, "shared memory")
 
-    monkeypatch.setattr(sweeps, "_TOO_LARGE", set())
-    monkeypatch.setattr(sweeps, "_forward_whole", too_large)
+    monkeypatch.setattr(bare, "_TOO_LARGE", set())
+    monkeypatch.setattr(bare, "_forward_whole", too_large)
     check("tanh", 3)
-    assert len(sweeps._TOO_LARGE) == 1
+    assert len(bare._TOO_LARGE) == 1
 
 
 @pytest.mark.parametrize("name", GATED)
 def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
     """As on a GPU, with a recording that does the work anew over the inputs it was given."""
-    from throughtime.kernels.gpu import sweeps
+    from throughtime.kernels.gpu import bare
 
     monkeypatch.setattr(plan, "SHARED", 0)
     monkeypatch.setattr(graphs, "RECORDER", [Again()])
-    replays, run = Replays(), sweeps._run
+    replays, run = Replays(), bare._run
 
     def recorded(what, whole, steps, inputs):
         key = (*what, "again")
@@ -172,7 +172,7 @@ def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
         )
         return found
 
-    monkeypatch.setattr(sweeps, "_run", recorded)
+    monkeypatch.setattr(bare, "_run", recorded)
     cell, x = CELLS[name](3).float(), torch.randn(2, 2, 3)
     with kernels.use("triton"):
         tape = kernels.forward(cell, x, x.new_zeros(2, cell.state_size))
@@ -229,7 +229,7 @@ def mutant(file: str, old: str, new: str):
 
 @pytest.mark.parametrize(("file", "old", "new", "name"), MUTANTS)
 def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
-    from throughtime.kernels.gpu import sweeps, whole
+    from throughtime.kernels.gpu import bare, whole
 
     if file == "stepwise":
         monkeypatch.setattr(plan, "SHARED", 0)
@@ -241,7 +241,7 @@ def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     for public in module.__all__:
         monkeypatch.setattr(
-            whole if file == "arithmetic" else sweeps, public, getattr(module, public)
+            whole if file == "arithmetic" else bare, public, getattr(module, public)
         )
     with pytest.raises(AssertionError, match="relative errors"):
         check(name, 3)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from throughtime import replays
-from throughtime.replays import Recording
+from throughtime.replays import WorkRecording
 
 FORBIDDEN = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape,
              torch.Tag.nondeterministic_seeded}  # fmt: skip
@@ -88,7 +88,7 @@ class Launched:
         return launch
 
 
-class Captures(replays.Recorder):
+class Captures(replays.WorkRecorder):
     """Records as torch's CUDA graphs do, on any device, and counts."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Captures(replays.Recorder):
     def obstacle(self, device) -> str:
         return ""
 
-    def record(self, work, inputs, *, alone=False) -> Recording:
+    def record(self, work, inputs, *, alone=False) -> WorkRecording:
         work(*inputs)  # as on the side stream
         with Captured() as captured:
             outputs = work(*inputs)
@@ -107,10 +107,10 @@ class Captures(replays.Recorder):
             self.replayed += 1
             captured.replay()
 
-        return Recording(inputs, outputs, replay)
+        return WorkRecording(inputs, outputs, replay)
 
 
-class Again(replays.Recorder):
+class Again(replays.WorkRecorder):
     """Records work by doing it anew over the inputs it was given."""
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Again(replays.Recorder):
     def obstacle(self, device) -> str:
         return ""
 
-    def record(self, work, inputs, *, alone=False) -> Recording:
+    def record(self, work, inputs, *, alone=False) -> WorkRecording:
         self.log.append("recorded")
         outputs = work(*inputs)
 
@@ -129,4 +129,4 @@ class Again(replays.Recorder):
                 if kept is not None:
                     kept.copy_(new)
 
-        return Recording(inputs, outputs, replay)
+        return WorkRecording(inputs, outputs, replay)

@@ -10,7 +10,7 @@ from tests.oracles.captured import Again, Captured
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from throughtime.replays import Replays, graphs, obstacle
-from throughtime.replays.cuda import CUDA, Recording
+from throughtime.replays.cuda import CUDA, WorkRecording
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_no_more_memory_is_kept_than_allowed(again, monkeypatch):
     for size in range(1000, 1006):
         for _ in range(2):
             doubled(replays, torch.ones(size))
-    made = [found for found in replays._known.values() if isinstance(found, Recording)]
+    made = [found for found in replays._known.values() if isinstance(found, WorkRecording)]
     assert len(made) == 2
     monkeypatch.setattr(graphs, "MOST_BYTES", 100)
     told = [doubled(replays, torch.ones(2000)).reason for _ in range(3)]

@@ -65,7 +65,7 @@ def _about(dry: bool) -> dict[str, Any]:
         "device": dry_run if dry else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "CUDA": torch.version.cuda,
-        "cuDNN": torch.backends.cudnn.version(),
+        "cuDNN": None if dry else torch.backends.cudnn.version(),
         "python": platform.python_version(),
         "triton": TRITON.missing() or "there",
         "TF32": "named with each case; torch's own default is TF32 for cuDNN and not for products",

@@ -20,10 +20,25 @@ if TYPE_CHECKING:
 
     from ..tape import Tape
 
-__all__ = ["AbstractCell", "GatedWeights", "rebind"]
+__all__ = ["AbstractCell", "GatedWeights", "put", "rebind"]
 
 M = TypeVar("M", bound=nn.Module)
 _BLANK = nn.Module().__dict__
+
+
+def put(module: nn.Module, **attributes: object) -> None:
+    """Set plain attributes past nn.Module's setattr.
+
+    Args:
+        module: what gets them.
+        attributes: their values by name.
+    """
+    if not torch.compiler.is_compiling():
+        vars(module).update(attributes)
+        return
+    # The compiler of torch 2.8 reads no vars of a module.
+    for name, value in attributes.items():
+        object.__setattr__(module, name, value)
 
 
 class AbstractCell(nn.Module, ABC):
@@ -314,7 +329,7 @@ class GatedWeights(AbstractCell):
             raise ShapeError(
                 f"weight_ih must be (A, I) and weight_hh (A, H) with A = {self.gates}·H; got {got}."
             )
-        vars(self).update(preact_size=A, input_size=I, hidden_size=H, state_size=H)
+        put(self, preact_size=A, input_size=I, hidden_size=H, state_size=H)
 
     @classmethod
     def over(cls, weights: Mapping[str, Tensor | None], **attributes: object):
@@ -329,7 +344,7 @@ class GatedWeights(AbstractCell):
         state = {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in _BLANK.items()}
         absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
         state["_parameters"] = {**weights, **absent}
-        vars(cell).update(state, **attributes)
+        put(cell, **state, **attributes)
         cell._take_sizes()
         return cell
 

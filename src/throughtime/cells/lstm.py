@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputValueError
-from .base import GatedWeights
+from .base import GatedWeights, put
 from .factors import Factors
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class LSTM(GatedWeights):
     def _take_sizes(self) -> None:
         super()._take_sizes()
         size = self.preact_size // 4
-        vars(self).update(
+        put(
+            self,
             cell_size=size,
             state_size=self.hidden_size + size,
             projected="weight_hr" in self._parameters,

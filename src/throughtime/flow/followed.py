@@ -28,9 +28,9 @@ from .watch import Entry, Watch, Watcher
 
 __all__ = ["entry_of", "follow_step", "left_out"]
 
-FUSED = (nn.RNN, nn.LSTM, nn.GRU)
+OF_TORCH = (nn.RNN, nn.LSTM, nn.GRU)
 FROZEN = "ran on weights, an input and a state none of which requires grad, so nothing reaches it"
-LAYERS = (*FUSED, own.RNN, own.LSTM, own.GRU)
+LAYERS = (*OF_TORCH, own.RNN, own.LSTM, own.GRU)
 
 
 def left_out(model: nn.Module, steps: set[nn.Module]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _run_layer(
 
 def _rounds_otherwise(module: Any) -> bool:
     """Check whether a layer's own run may round otherwise than the one that a trace records."""
-    if isinstance(module, FUSED):
+    if isinstance(module, OF_TORCH):
         return True
     of_steps = isinstance(module, Recurrent) and isinstance(module.cell, Function)
     return of_steps or module.through.whole() is not module.through

@@ -6,7 +6,7 @@ time, ``backward`` moves back, ``gradients`` is a layer's whole backward pass, a
 many losses at once.
 """
 
-from .choose import ENGINES, choice, leaves_a_graph, prepare, use
+from .choose import ENGINES, choice, follows_autocast, in_one_call, leaves_a_graph, prepare, use
 from .chosen import Choice, last_choice
 from .cpu.arguments import know
 from .cpu.engine import Available, available
@@ -25,8 +25,10 @@ __all__ = [
     "available",
     "backward",
     "choice",
+    "follows_autocast",
     "forward",
     "gradients",
+    "in_one_call",
     "know",
     "last_choice",
     "leaves_a_graph",

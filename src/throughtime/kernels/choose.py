@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import torch_state
 from ..cells import AbstractCell
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from ..tape import Tape
@@ -15,6 +16,7 @@ from .gpu.engine import TRITON
 from .gpu.fused import FUSED
 from .plain import blocks
 from .plain.engine import BLOCKS, REFERENCE, SCAN
+from .torch.calling import KINDS
 from .torch.engine import TORCH
 
 __all__ = [
@@ -22,6 +24,9 @@ __all__ = [
     "choice",
     "choose",
     "choose_back",
+    "follows_autocast",
+    "in_one_call",
+    "keeps_no_steps",
     "leaves_a_graph",
     "prepare",
     "use",
@@ -201,6 +206,43 @@ def leaves_a_graph(cell: AbstractCell, T: int) -> bool:
         name = type(cell).__name__
         note(Choice("graph", f"{name} leaves autograd's graph of so few steps, {T}."))
     return few
+
+
+def in_one_call(cell: AbstractCell, *tensors: Tensor | None) -> Choice | None:
+    """Return the choice where the engine takes all layers and directions of a module in one call.
+
+    Args:
+        cell: the recurrence of the module's first layer.
+        tensors: what else the call is given, as far as it is known.
+    """
+    # First what is quick to ask, since every call on a CPU comes by.
+    if not is_allowed(TORCH.name) or not TORCH.concerns(cell) or not TORCH.serves(cell):
+        return None
+    found = choice(cell, *tensors)
+    return found if found.name == TORCH.name else None
+
+
+def keeps_no_steps(kind: str, x: Tensor) -> bool:
+    """Check whether the engine of a layer keeps no single steps, as `torch.compile` may ask.
+
+    A compiler has no cell, only what it is called, and a tensor without memory.
+
+    Args:
+        kind: "LSTM", "GRU", or an Elman cell's nonlinearity.
+        x: inputs (T, B, I).
+    """
+    if kind not in KINDS:
+        return False
+    return wanted() == TORCH.name or (is_free() and torch_state.is_on_gpu(x))
+
+
+def follows_autocast(cell: AbstractCell) -> bool:
+    """Check whether a layer over this cell, outside of a trace, has autocast's precision.
+
+    Args:
+        cell: the recurrence.
+    """
+    return _pick(cell, Demand(()))[0].follows_autocast(cell)
 
 
 def prepare(cell: AbstractCell) -> Prepared | None:

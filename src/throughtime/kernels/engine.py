@@ -188,6 +188,17 @@ class Engine(ABC):
         del cell, demand
         return None
 
+    def follows_autocast(self, cell: AbstractCell) -> bool:
+        """Check whether a layer that runs on this engine has the precision that autocast asks for.
+
+        Otherwise it keeps that of its weights.
+
+        Args:
+            cell: the recurrence.
+        """
+        del cell
+        return False
+
     @abstractmethod
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return in one sentence why this engine cannot take the sweep; "" if it can.

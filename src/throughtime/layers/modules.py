@@ -17,16 +17,16 @@ from ..schedules.base import check_schedule
 from ..shapes import check_sizes
 from .leaf import leaf
 from .quick import quick
-from .recorded import Recorded
 from .stack import run
 from .through import notice
+from .unscriptable import Unscriptable
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
 X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
-class _Through(Recorded, nn.RNNBase):
+class _Through(Unscriptable, nn.RNNBase):
     """What the three modules share: the call.
 
     The base is `nn.RNNBase` and not `nn.RNN` and so on, because ``torch.compile`` refuses whatever

@@ -22,15 +22,15 @@ from ..torch_state import is_to_onnx, is_transforming
 from .inputs import read, write
 from .leaf import leaf
 from .own_cell import run_here
-from .recorded import Recorded
 from .through import notice
+from .unscriptable import Unscriptable
 
 __all__ = ["Recurrent", "run_cell"]
 
 X = TypeVar("X", Tensor, PackedSequence)  # an output comes as its input does
 
 
-class Recurrent(Recorded):
+class Recurrent(Unscriptable):
     """One layer over any cell, by exact BPTT (eq. 1, 9, 5).
 
     Shapes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import kernels, torch_state
+from .. import kernels
 from ..errors import DeviceError, InputTypeError
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..node.recording import Recording
@@ -105,12 +105,12 @@ def _autocasts(
 ) -> torch.dtype | None:
     """Return the precision that autocast asks for where torch's own module would take it.
 
-    That is on a GPU. Elsewhere, in a trace, and where the rows' shares are asked for by weight, a
-    layer keeps the precision of its weights.
+    Elsewhere, in a trace, and where the rows' shares are asked for by weight, a layer keeps the
+    precision of its weights.
     """
-    if not torch_state.is_on_gpu(weight) or not is_autocast(weight) or recording is not None:
+    if recording is not None or torch.compiler.is_compiling() or not is_autocast(weight):
         return None
-    if CALLS or COLLECTORS or torch.compiler.is_compiling() or not follows_autocast(module):
+    if CALLS or COLLECTORS or not follows_autocast(module):
         return None
     return torch.get_autocast_dtype(weight.device.type)
 
@@ -120,10 +120,7 @@ def follows_autocast(module: nn.RNNBase) -> bool:
 
     Inside a trace it keeps that of its weights nevertheless.
     """
-    weight: Tensor = module.weight_ih_l0  # pyright: ignore[reportAssignmentType]
-    if not torch_state.is_on_gpu(weight) or weight.dtype != torch.float32:
-        return False
-    return kernels.choice(cell_of(module, "l0")).name == "torch"
+    return kernels.follows_autocast(cell_of(module, "l0"))
 
 
 def _initial_parts(

@@ -2,7 +2,7 @@
 
 All layers and directions at once, as `torch.nn` has them: cuDNN takes them faster so than one after
 the other. torch's own graph then stands between the input and the output, with a node of ours
-behind it: see `watched`.
+behind it: see `behind`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from .. import kernels, torch_state
 from ..cells.base import AbstractCell
 from ..kernels.by_row import CALLS, COLLECTORS
-from ..kernels.chosen import Choice, is_allowed, note
+from ..kernels.chosen import Choice, note
+from ..kernels.torch.calling import function, run
 from ..kernels.torch.chunk import Shape, together
-from ..kernels.torch.engine import TORCH
-from ..kernels.torch.fused import function, run
 from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
+from .behind import Call, node_behind
 from .runs import Masks, Results, cell_of
-from .watched import Call, watch
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
 
@@ -114,9 +113,7 @@ class Whole:
             how: the same as a packing; None: all, from the first.
         """
         note(self.choice)
-        own = list(weights)
-        if torch_state.is_on_gpu(x):
-            own = together(own, self.shape)
+        own = together(list(weights), self.shape, x)
         h, *finals = run(
             self.function, x, tuple(parts) or self._zeros(x), own, how,
             bias=self.bias, layers=self.layers, both=self.both,
@@ -127,7 +124,7 @@ class Whole:
             return h, tuple(finals)
         given = (x, *parts, *weights)
         call = Call(module, masks, self.choice, self.names, len(parts), len(given))
-        return watch(call, given, (h, *finals))
+        return node_behind(call, given, (h, *finals))
 
     def _zeros(self, x: Tensor) -> tuple[Tensor, ...]:
         first = x.new_zeros(self.runs, x.shape[1], self.widths[0])
@@ -151,16 +148,15 @@ def whole_of(
         tensors: what else the call is given, as far as it is known.
     """
     cell = cell_of(module, "l0")
-    # First what is quick to ask, since every call on a CPU comes by.
-    if not is_allowed(TORCH.name) or not TORCH.concerns(cell) or not TORCH.serves(cell):
+    choice = kernels.in_one_call(cell, *tensors)
+    if choice is None:
         return None
     ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
     if len(ordinary) < len(weights) or len(weights) != len(module._flat_weights_names):
         return None
     if any(w.dtype != ordinary[0].dtype or w.device != ordinary[0].device for w in ordinary):
         return None
-    choice = kernels.choice(cell, *tensors)
-    return Whole(module, cell, ordinary, choice) if choice.name == TORCH.name else None
+    return Whole(module, cell, ordinary, choice)
 
 
 def all_at_once(

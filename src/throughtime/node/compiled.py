@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import torch_state
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..kernels.chosen import is_free, wanted
-from ..kernels.torch import fused
+from ..kernels.choose import keeps_no_steps
 from ..schedules import AbstractSchedule, Checkpointed, Full
 from ..schedules.base import check_schedule
 from ..tape import joined
@@ -55,19 +53,12 @@ def compiled_bptt(
         reset: (T, B) bool, or None.
     """
     check_schedule(through)
-    if type(through) is Full and _is_torchs(kind, x):
+    if type(through) is Full and keeps_no_steps(kind, x):
         through = ANEW
     h, s_T, *_ = torch.ops.throughtime.layer(
         kind, ",".join(weights), *through.told(), x, s_0, list(weights.values()), active, reset
     )
     return h, s_T
-
-
-def _is_torchs(kind: str, x: Tensor) -> bool:
-    """Check whether torch's own module would run a layer, as the table of engines has it."""
-    if kind not in fused.KINDS:
-        return False
-    return wanted() == "torch" or (is_free() and torch_state.is_on_gpu(x))
 
 
 def _cell(kind: str, names: str, weights: list[Tensor]) -> Elman | LSTM | GRU:

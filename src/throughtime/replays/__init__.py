@@ -1,6 +1,6 @@
 """Work on a GPU that is recorded once in a CUDA graph and replayed: a sweep, or a step."""
 
-from .cuda import Recorder, Recording, Tensors, Work
+from .cuda import Tensors, Work, WorkRecorder, WorkRecording
 from .graphs import REPLAYS, Done, Replays, obstacle, unrecorded
 from .seen import Seen
 from .steps import Steps, replayed
@@ -8,13 +8,13 @@ from .steps import Steps, replayed
 __all__ = [
     "REPLAYS",
     "Done",
-    "Recorder",
-    "Recording",
     "Replays",
     "Seen",
     "Steps",
     "Tensors",
     "Work",
+    "WorkRecorder",
+    "WorkRecording",
     "obstacle",
     "replayed",
     "unrecorded",

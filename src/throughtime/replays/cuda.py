@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .. import torch_state
 
-__all__ = ["CUDA", "Recorder", "Recording", "Tensors", "Work"]
+__all__ = ["CUDA", "Tensors", "Work", "WorkRecorder", "WorkRecording"]
 
 Tensors = tuple["Tensor | None", ...]
 Work = Callable[..., Tensors]
 
 
-class Recording(NamedTuple):
+class WorkRecording(NamedTuple):
     """Work that is replayed: where it reads, where it writes, and the replay itself."""
 
     inputs: Tensors
@@ -27,7 +27,7 @@ class Recording(NamedTuple):
     replay: Callable[[], Any]
 
 
-class Recorder(ABC):
+class WorkRecorder(ABC):
     """Who records."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Recorder(ABC):
         """
 
     @abstractmethod
-    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> Recording:
+    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
         """Record work over these very inputs.
 
         Args:
@@ -50,7 +50,7 @@ class Recorder(ABC):
         """
 
 
-class _Graphs(Recorder):
+class _Graphs(WorkRecorder):
     """Torch's CUDA graphs."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Graphs(Recorder):
             return "the caller is recording a CUDA graph of its own."
         return _trial(device)
 
-    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> Recording:
+    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
         """Record work in a CUDA graph."""
         device = next(t.device for t in inputs if t is not None)
         with self._lock, torch.cuda.device(device):
@@ -77,14 +77,14 @@ class _Graphs(Recorder):
             with torch.cuda.stream(side):  # once before, so that libraries make what they need
                 work(*inputs)
             now.wait_stream(side)
-            where, pool = (device, torch_state.stream(device)), None
+            where, pool = (device, torch_state.current_stream(device)), None
             if not alone:  # graphs of one stream run one after the other
                 pool = self._pools.pop(where, None) or torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 outputs = work(*inputs)
             if pool is not None:  # not where it failed: a pool is left in an unknown state
                 self._pools[where] = pool
-        return Recording(inputs, outputs, graph.replay)
+        return WorkRecording(inputs, outputs, graph.replay)
 
 
 CUDA = _Graphs()

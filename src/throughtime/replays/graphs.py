@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import torch_state
-from .cuda import CUDA, Recorder, Recording, Tensors, Work
+from .cuda import CUDA, Tensors, Work, WorkRecorder, WorkRecording
 
 __all__ = [
     "MOST_BYTES",
@@ -32,7 +32,7 @@ __all__ = [
 # A recording keeps what it reads and writes; work with more than this is not recorded.
 MOST_BYTES = 1 << 28
 # Who records: torch's CUDA graphs, and in the tests what does the same on a CPU.
-RECORDER: list[Recorder] = [CUDA]
+RECORDER: list[WorkRecorder] = [CUDA]
 
 
 class Done(NamedTuple):
@@ -75,7 +75,7 @@ class Replays:
         """
         self.most, self.most_bytes, self.lock = most, most_bytes, threading.RLock()
         # How often each was met; then its recording, or why there is none.
-        self._known: OrderedDict[Hashable, int | Recording | str] = OrderedDict()
+        self._known: OrderedDict[Hashable, int | WorkRecording | str] = OrderedDict()
 
     def run(
         self, key: Hashable, work: Work, inputs: Sequence[Tensor | None], more: int = 0
@@ -93,10 +93,10 @@ class Replays:
             why = f"a recording would keep {size >> 20} MiB, more than {MOST_BYTES >> 20}."
             return Done(work(*inputs), why)
         kinds = (None if t is None else (t.shape, t.dtype, t.device) for t in inputs)
-        stream = torch_state.stream(next(t.device for t in inputs if t is not None))
+        stream = torch_state.current_stream(next(t.device for t in inputs if t is not None))
         with self.lock:
             found = self.met((key, stream, *kinds), work, inputs, after=2)
-            if isinstance(found, Recording):
+            if isinstance(found, WorkRecording):
                 copy_all(found.inputs, inputs)
                 found.replay()
                 return Done(tuple(None if t is None else t.clone() for t in found.outputs))
@@ -110,7 +110,7 @@ class Replays:
         after: int,
         *,
         alone: bool = False,
-    ) -> Recording | str:
+    ) -> WorkRecording | str:
         """Return the recording of work, which is made when it is met for the ``after``-th time.
 
         Before that it is "", and why where it could not be made.
@@ -134,7 +134,7 @@ class Replays:
                 self._known.popitem(last=False)
             return "" if isinstance(found, int) else found
 
-    def known(self, key: Hashable) -> Recording | None:
+    def known(self, key: Hashable) -> WorkRecording | None:
         """Return a recording that there is.
 
         Args:
@@ -142,17 +142,17 @@ class Replays:
         """
         with self.lock:
             found = self._known.get(key)
-            if not isinstance(found, Recording):
+            if not isinstance(found, WorkRecording):
                 return None
             self._known.move_to_end(key)
             return found
 
     def _held(self) -> int:
-        made = (found for found in self._known.values() if isinstance(found, Recording))
+        made = (found for found in self._known.values() if isinstance(found, WorkRecording))
         return sum(_bytes(found.inputs) + _bytes(found.outputs) for found in made)
 
 
-def _recorded(work: Work, inputs: Sequence[Tensor | None], alone: bool) -> Recording | str:
+def _recorded(work: Work, inputs: Sequence[Tensor | None], alone: bool) -> WorkRecording | str:
     try:
         # What is made in inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
@@ -170,11 +170,11 @@ def _bytes(tensors: Sequence[Tensor | None]) -> int:
 REPLAYS = Replays()
 
 
-class _Off(Recorder):
+class _Off(WorkRecorder):
     def obstacle(self, device: torch.device) -> str:
         return "recording is switched off."
 
-    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> Recording:
+    def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
         raise NotImplementedError
 
 

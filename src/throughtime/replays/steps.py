@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import torch_state
 from . import graphs
-from .cuda import Recording, Tensors, Work
+from .cuda import Tensors, Work, WorkRecording
 from .graphs import Replays, copy_all
 from .seen import Seen
 
@@ -61,7 +61,7 @@ class Steps:
         self._where: Hashable = None
         self._attributes: Hashable = None
         self._form: Hashable = None
-        self._recording: Recording | None = None
+        self._recording: WorkRecording | None = None
 
     def __call__(self, *inputs: Tensor | None) -> Tensors:
         """Take one step."""
@@ -136,4 +136,4 @@ def _attributes(owner: nn.Module) -> Hashable:
 def _where(inputs: Tensors, device: torch.device) -> Hashable:
     """Return what a recording is for: shapes, a thread, a stream, and how products round."""
     kinds = tuple(None if t is None else (t.shape, t.dtype, t.device) for t in inputs)
-    return kinds, threading.get_ident(), torch_state.stream(device), torch_state.rounding()
+    return kinds, threading.get_ident(), torch_state.current_stream(device), torch_state.rounding()

@@ -14,6 +14,7 @@ from ..errors import (
     InputValueError,
     UnsupportedError,
 )
+from ..torch_state import ReturningHook
 from .carried import (
     State,
     carried_layers,
@@ -173,6 +174,7 @@ class Stream(Generic[P]):
         self._tails: dict[str, Tail] = {}
         self._segment: Any = None
         self._hooks: list[Any] = []
+        self._givers: dict[str, ReturningHook] = {}
         self._ended = self._running = False
 
     @property
@@ -326,8 +328,10 @@ class Stream(Generic[P]):
         self._hooks.append(self.model.register_forward_pre_hook(self._begin_call))
         for name, layer in self._layers.items():
             layer.streamed = True  # pyright: ignore[reportArgumentType]
+            if name not in self._givers:
+                self._givers[name] = ReturningHook(layer, self._give(name))
             self._hooks += [
-                layer.register_forward_pre_hook(self._give(name), with_kwargs=True),
+                self._givers[name].attach(),
                 # Before the user's own hooks, so that they see the output of all steps.
                 layer.register_forward_hook(self._take(name), prepend=True),
             ]

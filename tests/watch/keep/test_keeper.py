@@ -158,7 +158,8 @@ def test_an_update_without_an_optimizer_is_found_at_the_next_step(tmp_path):
             for p in model.parameters():
                 p -= p.grad * (torch.inf if step == 2 else 0.1)
                 p.grad = None
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             keeper.before(step + 1)
         if keeper.broken:
             break
@@ -172,7 +173,8 @@ def test_the_step_is_noticed_without_a_word_from_the_loop(tmp_path):
     model = Model(layers=1)
     optimizer = torch.optim.Adam(model.parameters())
     keeper = Keeper(model, tmp_path)
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for x, y in with_nan(batches(), 5):
             optimizer.zero_grad()
             (model(x) - y).pow(2).mean().backward()

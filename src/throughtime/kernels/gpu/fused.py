@@ -24,8 +24,8 @@ from ..plain.engine import SCAN, Blocks, Plain
 from ..plain.losses import losses as plain_losses
 from ..plain.losses import sorted_losses
 from .engine import compiler_missing
-from .replaying import recorded_backward, recorded_forward, run_recorded
-from .stepping import Replaying
+from .replayed_steps import Replaying
+from .replayed_sweeps import recorded_backward, recorded_forward, run_recorded
 
 __all__ = ["FUSED", "Fused"]
 
@@ -150,7 +150,7 @@ class Fused(Plain):
             note(Choice(self.name, f"{self.chosen(cell).reason} Not everywhere: {why}"))
 
 
-class _Recorded(Blocks):
+class _ReplayedBlocks(Blocks):
     """`cells.Function`'s blocks, each of them one replay."""
 
     def __init__(self) -> None:
@@ -164,7 +164,7 @@ class _Recorded(Blocks):
         note(Choice(FUSED.name, f"Function runs step by step.{FUSED.how} Not everywhere: {why}"))
 
 
-_BLOCKS = _Recorded()
+_BLOCKS = _ReplayedBlocks()
 
 
 class _Sweeps:

@@ -15,9 +15,9 @@ from ...replays import Tensors
 from ...tape import Tape
 from ..engine import Losses
 from ..plain.losses import Sorted
-from .replaying import Say, known, run_recorded
+from .replayed_sweeps import Say, known, run_recorded
 from .shape import Bound
-from .swept import Course, send_back
+from .two_launches import Course, send_losses
 
 __all__ = ["Bound", "sent_back", "trial"]
 
@@ -77,7 +77,7 @@ def _work(
     own = rebind(cell, dict(zip(names, weights, strict=True)))
     factors = own.factors(Tape(saved[0], saved[0], saved, active, reset))
     assert factors is not None
-    return send_back(factors, (active, reset), g, delta_T, (entries, floors), course, bound)
+    return send_losses(factors, (active, reset), g, delta_T, (entries, floors), course, bound)
 
 
 def trial(device: torch.device) -> str:

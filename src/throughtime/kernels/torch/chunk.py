@@ -60,21 +60,20 @@ def in_one_chunk(cell: AbstractCell, x: Tensor) -> tuple[Tensor, ...]:
         x: what they will meet.
     """
     weights = cell.weights()
-    if not torch_state.is_on_gpu(x):
-        return tuple(weights.values())
     ordered = {name: weights[name] for name in ORDER if name in weights}
-    found = dict(zip(ordered, together(list(ordered.values()), Shape.of(cell)), strict=True))
+    found = dict(zip(ordered, together(list(ordered.values()), Shape.of(cell), x), strict=True))
     return tuple(found[name] for name in weights)
 
 
-def together(weights: list[Tensor], shape: Shape) -> list[Tensor]:
-    """Return weights on a GPU in one chunk, copied where they are not.
+def together(weights: list[Tensor], shape: Shape, x: Tensor) -> list[Tensor]:
+    """Return weights as they are; on a GPU in one chunk, copied where they are not.
 
     Args:
         weights: in torch's order.
         shape: of their module.
+        x: what they will meet.
     """
-    if is_one_chunk(weights) or not _wants_chunks(weights[0]):
+    if not torch_state.is_on_gpu(x) or is_one_chunk(weights) or not _wants_chunks(weights[0]):
         return weights
     return list(_Together.apply(shape, *weights))  # pyright: ignore
 

@@ -21,8 +21,8 @@ from ..chosen import Choice, wanted
 from ..engine import Demand, Engine, Outputs
 from ..gpu.fused import FUSED
 from ..plain.engine import Plain
+from .calling import as_leaf, called, function, order_of, run, zeros
 from .chunk import in_one_chunk
-from .fused import called, function, leaf, order_of, run, zeros
 from .packing import packed
 
 __all__ = ["TORCH", "Torch"]
@@ -45,6 +45,11 @@ class Torch(Plain):
             return True
         weight = cell._parameters.get("weight_hh")
         return weight is not None and torch_state.is_on_gpu(weight)
+
+    def follows_autocast(self, cell: AbstractCell) -> bool:
+        """Check whether the weights are where autocast casts them for `torch.nn`: on a GPU."""
+        weight = cell.weights()["weight_hh"]
+        return torch_state.is_on_gpu(weight) and weight.dtype == torch.float32
 
     def serves(self, cell: AbstractCell) -> bool:
         """Check whether torch has a module for such a cell."""
@@ -108,7 +113,7 @@ class Torch(Plain):
             return super().outputs(cell, x, s_0, active, reset, keep=keep)
         given = in_one_chunk(cell, x)
         with torch.set_grad_enabled(keep):
-            leaves = [leaf(x), *map(leaf, given)]
+            leaves = [as_leaf(x), *map(as_leaf, given)]
             parts = _initial(cell, x, s_0)
             weights = [leaves[1 + i] for i in order_of(cell)]
             bias = "bias_ih" in cell.weights()
@@ -194,7 +199,7 @@ def _initial(cell: AbstractCell, x: Tensor, s_0: Tensor | None) -> tuple[Tensor,
         given = zeros(cell, x)
     else:
         given = [part.contiguous() for part in s_0.detach()[None].split(cell.parts(), -1)]
-    return tuple(map(leaf, given))
+    return tuple(map(as_leaf, given))
 
 
 def _apart(kept: tuple[Tensor, ...], *at: int) -> list[tuple[Tensor, ...]]:

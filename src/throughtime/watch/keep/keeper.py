@@ -65,7 +65,8 @@ class Keeper:
         >>> keeper = Keeper(model, tempfile.mkdtemp())
         >>> keeper.before(1)
         >>> loss = model(torch.full((5, 3, 2), torch.inf))[0].sum() / 0
-        >>> with warnings.catch_warnings(action="ignore"):
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
         ...     keeper.after(loss)
         >>> keeper.broken.what, keeper.bundle.name
         ('loss', 'step-1')

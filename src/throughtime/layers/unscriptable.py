@@ -9,10 +9,10 @@ from torch import nn
 from ..errors import UnsupportedError
 from ..node.traced import refuse_the_older_exporter
 
-__all__ = ["Recorded"]
+__all__ = ["Unscriptable"]
 
 
-class Recorded(nn.Module):
+class Unscriptable(nn.Module):
     """A module that `torch.jit.script` and ONNX's older exporter refuse in words of this package.
 
     Both would otherwise end in an error about its source, such as one of its keyword arguments.

@@ -15,7 +15,7 @@ from ...cells.factors import Factors
 from .pointwise import step_back
 from .shape import Bound, as_bytes
 
-__all__ = ["Course", "send_back"]
+__all__ = ["Course", "send_losses"]
 
 # Columns that a program holds at a time.
 WIDEST = 1024
@@ -37,7 +37,7 @@ class Course(NamedTuple):
         return bisect_left(self.entries, t)
 
 
-def send_back(
+def send_losses(
     factors: Factors,
     masks: Sequence[Tensor | None],
     g: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...cells import GRU, LSTM, AbstractCell, Elman
 from .packing import Packing, begun, ended, pack, unpacked
 
-__all__ = ["KINDS", "called", "function", "leaf", "order_of", "run", "zeros"]
+__all__ = ["KINDS", "as_leaf", "called", "function", "order_of", "run", "zeros"]
 
 # torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
 ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
@@ -32,7 +32,7 @@ def called(cell: AbstractCell) -> str:
     return f"{type(cell).__name__}" + (f" with nonlinearity={kind!r}" if kind else "")
 
 
-def leaf(tensor: Tensor) -> Tensor:
+def as_leaf(tensor: Tensor) -> Tensor:
     """Return a tensor over the same memory and version, at which a graph of its own begins."""
     found = tensor.detach()
     return found.requires_grad_() if torch.is_grad_enabled() else found

@@ -19,7 +19,7 @@ from ..kernels.chosen import Choice, note
 from ..torch_state import is_batched
 from .runs import Masks, Results, one_by_one
 
-__all__ = ["Call", "watch"]
+__all__ = ["Call", "node_behind"]
 
 
 class Call(NamedTuple):
@@ -42,7 +42,7 @@ class Call(NamedTuple):
     given: int
 
 
-def watch(call: Call, given: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> Results:
+def node_behind(call: Call, given: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> Results:
     """Return the results of torch's graph, behind the node.
 
     Args:
@@ -54,7 +54,7 @@ def watch(call: Call, given: tuple[Tensor, ...], results: tuple[Tensor, ...]) ->
     return h, tuple(finals)
 
 
-class _Watched(torch.autograd.Function):
+class _Behind(torch.autograd.Function):
     """What torch's graph put out; gradients pass, or go back layer by layer where they cannot.
 
     Its inputs are what went into torch's graph and what came out of it; a gradient is returned
@@ -114,4 +114,4 @@ def _layer_by_layer(
 
 
 # What `torch.autograd.Function.apply` does when no transform is at work, which was checked before.
-_apply = super(torch.autograd.Function, _Watched).apply  # pyright: ignore[reportAttributeAccessIssue]
+_apply = super(torch.autograd.Function, _Behind).apply  # pyright: ignore[reportAttributeAccessIssue]
