@@ -154,8 +154,8 @@ def with_and_without_masks(kind, schedule):
     return tt.set_through(model, schedule), x, wanted
 
 
-# What a schedule does is told to the operation in numbers, whatever the kind: each schedule goes
-# with one kind here, with another where the operations are checked, and the LSTM with them all.
+# What a schedule does is told to the operation in numbers, and the kind by its name: each schedule
+# goes with one kind, each kind with two schedules or more.
 WITH = [(KINDS[i % 3], schedule) for i, schedule in enumerate(SCHEDULES)]
 
 
@@ -201,7 +201,7 @@ def test_checkpoints_keep_less_between_the_two_compiled_graphs():
     assert full - kept == 101 * B * 2 * H + 100 * B * 4 * H - 9 * B * 2 * H
 
 
-# Every schedule here goes with the LSTM, and every kind with one: see above.
+# Each schedule goes with the LSTM, and each other kind with one of them: see above.
 @pytest.mark.parametrize(
     "kind, schedule",
     [*(("LSTM", SCHEDULES[i]) for i in (0, 2, 4, 6)), ("RNN", SCHEDULES[4]), ("GRU", SCHEDULES[2])],
