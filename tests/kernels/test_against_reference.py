@@ -74,6 +74,11 @@ def check_on_every_isa(cell, tolerance=None, **problem):
     return errors
 
 
+def one_of(choices, name, turn):
+    """Return the choice that is a cell's turn, such that every cell meets every choice."""
+    return choices[(turn + list(CELLS).index(name)) % len(choices)]
+
+
 def check_on_threads(cell, **problem):
     reference = Reference(cell, **problem)
     for threads in (1, 2, 3):
@@ -84,12 +89,15 @@ def check_on_threads(cell, **problem):
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("H", WIDTHS)
 def test_every_term(name, H):
+    """Every cell and every width meet every span: see below why not all three at once."""
     torch.manual_seed(H)
-    for span, resets in (("all", False), ("prefix", True), ("suffix", False)):
-        check_on_every_isa(CELLS[name](4, H), span=span, resets=resets)
+    spans = (("all", False), ("prefix", True), ("suffix", False))
+    span, resets = one_of(spans, name, WIDTHS.index(H))
+    check_on_every_isa(CELLS[name](4, H), span=span, resets=resets)
 
 
-@pytest.mark.parametrize("name", CELLS)
+# What a bias adds is there or not, whatever the products of Jacobians do.
+@pytest.mark.parametrize("name", [name for name in CELLS if "without" not in name])
 @pytest.mark.parametrize("how", ["contracting", "orthogonal", "exploding", "saturated"])
 def test_regimes(name, how):
     torch.manual_seed(1)
@@ -110,9 +118,10 @@ def test_tape_written_past_the_caches(name, dtype):
     """Over 4 MB, and H a multiple of what a line holds."""
     torch.manual_seed(5)
     tolerance = 1e-10 if dtype is torch.float64 else 1e-3
+    T = 70 * 8 // dtype.itemsize
     for span, resets in (("all", False), ("prefix", True)):
         check_on_every_isa(
-            CELLS[name](4, 64), T=150, B=32, V=1, span=span, resets=resets, dtype=dtype,
+            CELLS[name](4, 64), T=T, B=32, V=1, span=span, resets=resets, dtype=dtype,
             tolerance=tolerance,
         )  # fmt: skip
 
@@ -184,7 +193,7 @@ def test_more_steps_than_may_wait(name, turn):
     torch.manual_seed(6)
     cell = CELLS[name](70, 26)
     T, B = ((110, 7), (400, 1), (9, 70))[turn]
-    span = ("all", "prefix", "suffix")[(turn + list(CELLS).index(name)) % 3]
+    span = one_of(("all", "prefix", "suffix"), name, turn)
     check_on_threads(cell, T=T, B=B, V=1, span=span, resets=span != "all")
 
 
@@ -193,8 +202,9 @@ def test_more_steps_than_may_wait(name, turn):
 def test_columns_shared_by_threads(name, B):
     """Few rows and a large H: the threads of a group share its columns, with a barrier a step."""
     torch.manual_seed(B)
-    for span, resets in (("all", False), ("prefix", False), ("suffix", True)):
-        check_on_threads(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)
+    spans = (("all", False), ("prefix", False), ("suffix", True))
+    span, resets = one_of(spans, name, B // 2)
+    check_on_threads(CELLS[name](4, 300), T=5, B=B, V=1, span=span, resets=resets)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

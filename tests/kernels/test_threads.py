@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-# Sixteen threads wait for one another some hundred times in each.
+# Sixteen threads wait for one another some fifty times in each.
 SWEEPS = """
 import torch
 from throughtime import cells
@@ -27,7 +27,7 @@ for name, dtype, span in (
         for I, H in ((4, 256), (70, 300)):
             torch.manual_seed(0)
             cell = getattr(cells, name)(I, H, dtype=torch.float64)
-            reference = Reference(cell, dtype=dtype, T=30, B=B, V=1, span=span)
+            reference = Reference(cell, dtype=dtype, T=15, B=B, V=1, span=span)
             for threads in (4, 5, 16):
                 torch.set_num_threads(threads)
                 print(name, threads, B, I, H, flush=True)

@@ -85,9 +85,10 @@ def test_a_state_is_not_rounded_from_step_to_step(way):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, in the interpreter
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["identity", "relu", "lstm", "gru"])
-def test_what_is_not_finite_comes_out_where_torch_puts_it(name, bad, way):
+@pytest.mark.parametrize("turn, name", list(enumerate(["identity", "relu", "lstm", "gru"])))
+def test_what_is_not_finite_comes_out_where_torch_puts_it(turn, name, way):
+    """Every cell meets NaN and infinity, and so does every kernel; the cells' code is the same."""
+    bad = float("nan") if (turn % 2 == 0) == (way == "whole") else float("inf")
     cell = CELLS[name](5)
     x = torch.randn(3, 2, 3, dtype=F64)
     x[1, 1, 0] = bad

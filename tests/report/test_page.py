@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -151,15 +149,6 @@ def test_bad_words_leave_no_file(flows, tmp_path):
 def test_a_flow_without_layers_is_refused(tmp_path):
     with pytest.raises(InputValueError, match="no layer"):
         tt.write_report({}, tmp_path / "flow.html")
-
-
-def test_importing_the_package_and_treat_draws_in_no_plotting():
-    code = (
-        "import sys, throughtime as tt, throughtime.report.notebook; tt.treat;"
-        "print([m for m in ('plotly', 'jinja2', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_notebook_shows_verdicts_and_figures_in_a_frame(flows):

@@ -18,7 +18,7 @@ SESSION = """
 import contextlib, io, json, sys
 
 class Missing:
-    names = {"plotly"}
+    names = set()
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
@@ -28,11 +28,14 @@ missing = Missing()
 sys.meta_path.insert(0, missing)
 
 import torch
-import throughtime as tt
+import throughtime as tt, throughtime.report.notebook
+tt.treat
+works = {"drawn in": [name for name in ("plotly", "jinja2", "rich") if name in sys.modules]}
+missing.names = {"plotly"}
 from throughtime.cli import main
 
 torch.manual_seed(0)
-told, works = {}, {}
+told = {}
 
 def tell(name, call):
     try:
@@ -115,6 +118,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], .
     written = {path.name for path in folder.iterdir()}
     assert written == {"model.py", "text.txt", "run.jsonl", "live.html"}, written
     return tuple(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_and_treat_draws_in_no_plotting(session):
+    assert session[2]["drawn in"] == []  # all of it was there to be imported
 
 
 def test_every_figure_and_page_says_in_one_sentence_what_is_missing(session):
