@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
 from throughtime.kernels import available
 from throughtime.kernels.cpu import library as native
 from throughtime.kernels.cpu.engine import CELLS
@@ -109,10 +108,9 @@ def test_each_number_belongs_to_its_cell():
     body = re.search(r"enum tt_cell \{(.*?)\}", source(), re.DOTALL)
     assert body is not None
     numbers = {name: int(n) for name, n in re.findall(r"TT_(\w+) = (\d+)", body[1])}
-    cells = {"ELMAN": Elman, "LSTM": LSTM, "GRU": GRU, "LAYERNORM_LSTM": LayerNormLSTM}
-    assert numbers.keys() == cells.keys()
-    named = {cells[name]: number for name, number in numbers.items()}
-    assert named == CELLS
+    assert len(numbers) > 3
+    named = {name.replace("_", ""): number for name, number in numbers.items()}
+    assert named == {kind.__name__.upper(): number for kind, number in CELLS.items()}
 
 
 @pytest.mark.skipif(not available().native, reason="no kernels")
