@@ -14,7 +14,7 @@ from .cells.computed import with_computed_weights
 from .cells.factors import Factors
 from .compare import assert_close
 from .errors import CheckError, InputTypeError, InputValueError, ThroughTimeError
-from .kernels.check import check_kernel
+from .kernels.comparison import check_kernel
 from .shapes import check_sizes
 from .tape import Tape
 

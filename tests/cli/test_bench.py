@@ -18,8 +18,8 @@ from throughtime.bench import apart as bench_apart
 from throughtime.bench import calls as bench_calls
 from throughtime.bench import gpu, gpu_right
 from throughtime.bench import rivals as bench_rivals
+from throughtime.bench.bench_rows import KINDS, Findings, Memory, Row, Times
 from throughtime.bench.page import figure, page
-from throughtime.bench.rows import KINDS, Findings, Memory, Row, Times
 from throughtime.bench.targets import TARGETS, outcomes
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close

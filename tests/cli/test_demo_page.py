@@ -12,8 +12,8 @@ from throughtime.demo import Plan, Study, overflow_words, study, words
 from throughtime.demo.experiment import Curriculum
 from throughtime.demo.overflow import Overflow
 from throughtime.demo.page import demo_html
-from throughtime.demo.reach import ByLag
 from throughtime.demo.recall import Budget, Recalled, Score
+from throughtime.demo.word_reach import ByLag
 from throughtime.flow import NonFinite
 
 

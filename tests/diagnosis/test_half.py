@@ -13,7 +13,7 @@ import throughtime as tt
 from throughtime import torch_state
 from throughtime.diagnosis import half_range
 from throughtime.diagnosis.findings.half import _gone, _made_zero, _remedy, half_underflow
-from throughtime.diagnosis.half import range_of
+from throughtime.diagnosis.half_precision import range_of
 from throughtime.diagnosis.look import Look
 from throughtime.kernels.cpu.engine import NATIVE
 

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from throughtime.kernels.gpu import pointwise, stepwise, whole
-from throughtime.kernels.gpu.plan import COLUMNS, GATES, INNER, ROWS, plan_for
+from throughtime.kernels.gpu.tiling import COLUMNS, GATES, INNER, ROWS, plan_for
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # What a sweep is asked for: all that a training step may bring; the least; many losses at once.

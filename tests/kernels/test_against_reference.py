@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman, LayerNormLSTM
-from throughtime.kernels.check import Reference, check_kernel, term_error
+from throughtime.kernels.comparison import Reference, check_kernel, term_error
 from throughtime.kernels.cpu import library as native
 
 pytestmark = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from torch import nn
 
 import throughtime as tt
 from throughtime import sweep
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.plain import blocks, recorder
 from throughtime.testing import assert_close
 

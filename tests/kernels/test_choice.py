@@ -12,7 +12,7 @@ from throughtime import kernels
 from throughtime import sweep as reference
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.errors import InputValueError, ShapeError, ThroughTimeError, UnsupportedError
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.cpu import library as native
 
 needs_native = pytest.mark.skipif(
@@ -261,7 +261,7 @@ def test_a_recurrent_weight_of_other_sizes_never_reaches_native_code(kind, sizes
         given.weight_hh_l0 = torch.nn.Parameter(torch.zeros(size))
         written(x)  # its cell is kept
         written.weight_hh_l0.data = torch.zeros(size)
-        over = tt.Recurrent(tt.layers.runs.cell_of(kind(3, 5), "l0"))
+        over = tt.Recurrent(tt.layers.directions.cell_of(kind(3, 5), "l0"))
         over.cell.weight_hh.data = torch.zeros(size)
         for layer in (given, written, over):
             with pytest.raises(ShapeError, match="weight_hh"):

@@ -19,7 +19,7 @@ from throughtime.cells import (
     PeepholeLSTM,
     RefineLSTM,
 )
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.gpu import fused, two_launches
 from throughtime.kernels.gpu.fused import FUSED
 

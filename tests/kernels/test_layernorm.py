@@ -9,7 +9,7 @@ import throughtime as tt
 from throughtime import kernels
 from throughtime.cells import LayerNormLSTM
 from throughtime.kernels import gradients
-from throughtime.kernels.check import check_kernel
+from throughtime.kernels.comparison import check_kernel
 from throughtime.kernels.cpu import library as native
 
 pytestmark = pytest.mark.skipif(

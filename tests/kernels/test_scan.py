@@ -7,7 +7,7 @@ import torch
 
 import throughtime as tt
 from throughtime import sweep
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.plain import scan
 from throughtime.testing import assert_close
 

@@ -15,7 +15,7 @@ import pytest
 SWEEPS = """
 import torch
 from throughtime import cells
-from throughtime.kernels.check import Reference
+from throughtime.kernels.comparison import Reference
 
 for name, dtype, span in (
     ("Elman", torch.float64, "prefix"),

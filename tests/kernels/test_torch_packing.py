@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import throughtime as tt
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.torch import packing
 from throughtime.testing import assert_close
 

@@ -9,7 +9,7 @@ from torch import nn
 import throughtime as tt
 from throughtime import kernels
 from throughtime.kernels.torch import packing
-from throughtime.layers import runs, stacked
+from throughtime.layers import directions, stacked
 from throughtime.testing import assert_close
 
 F64 = torch.float64
@@ -101,7 +101,7 @@ def test_rows_that_are_reset_at_once_and_rows_that_take_no_step_in_both_directio
 
     def question():
         masks = active, reset & active
-        return stacked.all_at_once(layer, x, (h_0,), None, masks) or runs.one_by_one(
+        return stacked.all_at_once(layer, x, (h_0,), None, masks) or directions.one_by_one(
             layer, masks, x, (h_0,), None
         )
 

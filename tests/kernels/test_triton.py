@@ -14,8 +14,8 @@ import throughtime as tt
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.errors import UnsupportedError
-from throughtime.kernels.check import check_kernel, term_error
-from throughtime.kernels.gpu import plan
+from throughtime.kernels.comparison import check_kernel, term_error
+from throughtime.kernels.gpu import tiling
 from throughtime.kernels.gpu.engine import TRITON
 from throughtime.replays import Replays, graphs
 from throughtime.testing import assert_close
@@ -46,7 +46,7 @@ def check(name: str, H: int, **options) -> dict[str, float]:
 def way(request, monkeypatch):
     """Take a small shape by both kernels: by one launch, and by one for each step."""
     if request.param == "by steps":
-        monkeypatch.setattr(plan, "SHARED", 0)
+        monkeypatch.setattr(tiling, "SHARED", 0)
     return request.param
 
 
@@ -158,7 +158,7 @@ def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
     """As on a GPU, with a recording that does the work anew over the inputs it was given."""
     from throughtime.kernels.gpu import bare
 
-    monkeypatch.setattr(plan, "SHARED", 0)
+    monkeypatch.setattr(tiling, "SHARED", 0)
     monkeypatch.setattr(graphs, "RECORDER", [Again()])
     replays, run = Replays(), bare._run
 
@@ -232,7 +232,7 @@ def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     from throughtime.kernels.gpu import bare, whole
 
     if file == "stepwise":
-        monkeypatch.setattr(plan, "SHARED", 0)
+        monkeypatch.setattr(tiling, "SHARED", 0)
     full, text = mutant(file, old, new)
     path = tmp_path / f"{file}.py"
     path.write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.kernels.gpu import engine
 from throughtime.kernels.gpu.engine import TRITON
-from throughtime.kernels.gpu.plan import plan_for
+from throughtime.kernels.gpu.tiling import plan_for
 
 BF16, F32 = torch.bfloat16, torch.float32
 

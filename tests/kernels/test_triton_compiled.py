@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.kernels.gpu.plan import MULTIPROCESSOR
+from throughtime.kernels.gpu.tiling import MULTIPROCESSOR
 
 SCRIPT = Path(__file__).with_name("compiled_for_sm90.py")
 PLAIN = [

@@ -19,7 +19,7 @@ from throughtime import kernels
 from throughtime.tape import filled
 
 modules = importlib.import_module("throughtime.layers.modules")
-stack = importlib.import_module("throughtime.layers.runs")
+stack = importlib.import_module("throughtime.layers.directions")
 prepared_sweeps = importlib.import_module("throughtime.kernels.cpu.prepared").PreparedSweeps
 
 pytestmark = [

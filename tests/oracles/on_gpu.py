@@ -9,7 +9,7 @@ import torch
 
 from throughtime import kernels, torch_state
 from throughtime.cells import AbstractCell, Function
-from throughtime.kernels.check import term_error
+from throughtime.kernels.comparison import term_error
 from throughtime.kernels.cpu.engine import NATIVE
 from throughtime.replays import graphs, steps
 

@@ -10,7 +10,7 @@ import pytest
 from throughtime.report.lines import Axis, Curve, chart
 from throughtime.report.live import live_page
 from throughtime.watch import Found, Record
-from throughtime.watch.run import Run
+from throughtime.watch.training_run import Run
 
 from .browser import open_pages
 

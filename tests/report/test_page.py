@@ -13,7 +13,7 @@ from torch import nn
 import throughtime as tt
 from throughtime.errors import FileError, InputTypeError, InputValueError
 from throughtime.report import notebook, page, report
-from throughtime.report.numbers import symbols
+from throughtime.report.number_text import symbols
 from throughtime.report.page import render
 
 from .browser import open_pages

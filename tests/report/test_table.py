@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from throughtime.report import table
-from throughtime.report.numbers import number, percent, ratio
+from throughtime.report.number_text import number, percent, ratio
 from throughtime.report.terminal_table import sparkline
 
 from .conftest import REGIMES

@@ -15,7 +15,7 @@ from throughtime.remedies import REMEDIES
 from throughtime.remedies.ranking import interval
 from throughtime.report import report
 from throughtime.report.figures import tried
-from throughtime.report.numbers import percent
+from throughtime.report.number_text import percent
 from throughtime.report.page import plot
 from throughtime.report.treated import section
 

@@ -12,8 +12,8 @@ import torch
 
 from throughtime.demo.experiment import Curriculum, Plan, study
 from throughtime.demo.overflow import overflow
-from throughtime.demo.reach import bounds, follow, reach
 from throughtime.demo.recall import NETWORKS, Budget, Network, Recall, Score, learn
+from throughtime.demo.word_reach import bounds, follow, reach
 from throughtime.tasks import Mention
 from throughtime.tasks.mention import LONG
 

@@ -12,8 +12,8 @@ import pytest
 from throughtime.errors import FileError
 from throughtime.watch import Found, Record, read
 from throughtime.watch.following import Following
-from throughtime.watch.run import POINTS, Run, Series
-from throughtime.watch.shape import blocks
+from throughtime.watch.sparkline import blocks
+from throughtime.watch.training_run import POINTS, Run, Series
 
 
 def line(step: int, *found: str, layer: str = "rnn.l0") -> bytes:

@@ -18,7 +18,7 @@ from throughtime.errors import (
     InputValueError,
     LayerNotFoundError,
 )
-from throughtime.watch.numbers import QUANTITIES
+from throughtime.watch.quantities import QUANTITIES
 
 from .models import B, H, I, Model, T, batches, train
 

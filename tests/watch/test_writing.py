@@ -42,7 +42,7 @@ def test_a_line_has_the_fields_that_readers_rely_on(tmp_path):
         assert list(line) == ["version", "step", "time", "values", "findings", "profile"]
         assert line["version"] == 1 and abs(line["time"] - time.time()) < 60
         assert line["values"].keys() == {
-            f"throughtime/rnn.l{n}/{q}" for n in (0, 1) for q in tt.watch.numbers.QUANTITIES
+            f"throughtime/rnn.l{n}/{q}" for n in (0, 1) for q in tt.watch.quantities.QUANTITIES
         }
         assert line["findings"] and all(
             list(found) == ["code", "severity", "layer", "what"] for found in line["findings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from .rows import Memory
+from .bench_rows import Memory
 
 __all__ = ["memory", "startup"]
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .. import cells, kernels
 from ..layers import GRU, LSTM, RNN
+from .bench_rows import KINDS
 from .rivals import RIVALS, agree
-from .rows import KINDS
 
 __all__ = ["MAP_SHAPE", "PAIRS", "SAMPLED", "calls"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from .. import cells, kernels
-from ..kernels.check import check_kernel, term_error
 from ..kernels.choose import TRITON
+from ..kernels.comparison import check_kernel, term_error
 from .gpu_table import Table, tf32
 
 __all__ = ["right"]

@@ -19,7 +19,7 @@ from .. import kernels
 from ..cells import GRU, Function, LayerNormLSTM
 from ..flow import trace
 from ..kernels import last_choice
-from ..kernels.check import term_error
+from ..kernels.comparison import term_error
 from ..layers import Recurrent
 from ..layers import modules as ours
 from ..online import rtrl

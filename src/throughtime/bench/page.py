@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .. import kernels
-from .rows import KINDS, Findings, Row, geometric_mean
+from .bench_rows import KINDS, Findings, Row, geometric_mean
 from .targets import outcomes
 
 __all__ = ["figure", "page"]

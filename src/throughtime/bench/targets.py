@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from .rows import KINDS, Findings, Row, geometric_mean
+from .bench_rows import KINDS, Findings, Row, geometric_mean
 
 __all__ = ["TARGETS", "Outcome", "Target", "outcomes"]
 

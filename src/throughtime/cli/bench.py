@@ -13,10 +13,10 @@ import torch
 import typer
 
 from ..bench import apart, gpu
+from ..bench.bench_rows import KINDS, SHAPES, Findings, Row, Times
 from ..bench.calls import MAP_SHAPE, PAIRS, SAMPLED, calls
 from ..bench.page import figure, page
 from ..bench.rivals import RIVALS, absent, hold_threads, note
-from ..bench.rows import KINDS, SHAPES, Findings, Row, Times
 from ..bench.targets import outcomes
 from ..errors import CheckError, FileError, InputValueError
 from ..files import check_writable, write_whole

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from ..demo import Plan, Study, networks, study, table, words, write_demo
+from ..demo import Plan, Study, networks, study, terminal_tables, words, write_demo
 from ..files import check_writable
 from ..packages import need_plotly
 from .terminal import notes, print_json, progress, results
@@ -56,7 +56,7 @@ def demo(
         print_json({**measured.to_dict(), "page": str(out)})
         return
     console = results()
-    for title, rows in table.tables(measured):
+    for title, rows in terminal_tables.tables(measured):
         console.print()
         console.print(title, style="bold")
         console.print(rows)

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputTypeError, InputValueError, ThroughTimeError
 from ..flow import Flow, trace
-from .source import check_defines
+from .user_code import check_defines
 
 __all__ = ["beside", "called", "flow_of", "function_of", "returned"]
 

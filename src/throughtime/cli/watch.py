@@ -18,8 +18,8 @@ from ..files import check_writable, write_whole
 from ..report.live import live_page
 from ..watch import Record
 from ..watch.following import Following
-from ..watch.run import Run, Seen
-from ..watch.shape import QUANTITIES, blocks, short
+from ..watch.sparkline import QUANTITIES, blocks, short
+from ..watch.training_run import Run, Seen
 from .check import STYLES
 from .terminal import notes, print_json, results
 

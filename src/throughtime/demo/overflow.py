@@ -15,8 +15,8 @@ from ..layers import RNN
 from ..remedies import clip_gradient_, orthogonal_
 from ..tasks.mention import Mention
 from ..train.updating import update
-from .reach import follow
 from .recall import Budget, Network, Recall
+from .word_reach import follow
 
 __all__ = ["GAINS", "Overflow", "overflow"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ..report.numbers import number, percent
+from ..report.number_text import number, percent
 from .overflow import Overflow
 
 __all__ = ["clipping", "first_bad_step", "joined"]

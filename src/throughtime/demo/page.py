@@ -11,13 +11,13 @@ from ..files import check_writable, write_whole
 from ..packages import need_plotly
 from ..report.equations import EQUATIONS
 from ..report.figures.words import legend_html, shade, words_html
-from ..report.numbers import number, percent
+from ..report.number_text import number, percent
 from ..report.page import plot, render
 from ..tasks.mention import LONG, SHORT, Mention, Text
 from . import figures, overflow_words, words
 from .experiment import Study
 from .recall import Recalled
-from .table import first, outcome, right
+from .terminal_tables import first, outcome, right
 
 __all__ = ["demo_html", "write_demo"]
 

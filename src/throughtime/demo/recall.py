@@ -18,7 +18,7 @@ from ..layers import GRU, LSTM, RNN, Recurrent
 from ..remedies import chrono_
 from ..tasks.mention import LONG, SHORT, Mention
 from ..train.updating import update
-from .reach import ByLag, bounds, follow, reach
+from .word_reach import ByLag, bounds, follow, reach
 
 __all__ = [
     "FURTHER",

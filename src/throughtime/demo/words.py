@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..report.numbers import number, percent
+from ..report.number_text import number, percent
 from ..tasks.mention import LONG, SHORT
 from .experiment import Study
 from .overflow_words import clipping, first_bad_step, joined

@@ -9,7 +9,7 @@ from .evidence import Diagnosis, Evidence, Verdict
 from .examining import examine
 from .finding import Finding
 from .found import Findings
-from .half import HalfRange, half_range
+from .half_precision import HalfRange, half_range
 from .verdicts import diagnose
 
 __all__ = [

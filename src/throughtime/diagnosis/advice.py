@@ -12,7 +12,7 @@ from ..flow import LayerView
 from ..flow.nonfinite import NonFinite
 from .evidence import Verdict, percent
 from .gate_biases import already, kept_by_biases
-from .rows import Rows
+from .per_row import Rows
 
 __all__ = ["Found", "advice"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..flow import LayerView
 from ..flow.lags import beginning
-from .rows import Rows, limits
+from .per_row import Rows, limits
 
 __all__ = ["Total", "by_step", "total"]
 

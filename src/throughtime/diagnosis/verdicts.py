@@ -15,7 +15,7 @@ from ..flow.view import gain
 from .advice import Found, advice
 from .diagnoses import Diagnoses
 from .evidence import Diagnosis, Evidence, Verdict
-from .rows import Rows, by_lag
+from .per_row import Rows, by_lag
 from .total import Total, by_step, total
 
 __all__ = ["diagnose"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..node.recording import Step
 from ..tape import Tape
-from .steps import GraphSegment
+from .step_segments import GraphSegment
 
 __all__ = ["AxisSegment"]
 

@@ -23,8 +23,8 @@ from ..node.recording import Key, Recording, Step
 from ..torch_state import is_transformed
 from .beside import run_beside
 from .checkpoints import refuse_reentrant
+from .forward_wrapper import Entry, Watch, Watcher
 from .held import OwnAliases, held, is_state, put_in, refilled, spread
-from .watch import Entry, Watch, Watcher
 
 __all__ = ["entry_of", "follow_step", "left_out"]
 

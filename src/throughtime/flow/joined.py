@@ -10,7 +10,7 @@ from torch import Tensor
 from ..tape import Tape
 from .flattening import flat
 from .segments import Node, Segment, merged
-from .steps import GraphSegment, StepSegment
+from .step_segments import GraphSegment, StepSegment
 
 __all__ = ["JoinedSegment"]
 

@@ -18,7 +18,7 @@ from .direct import arrivals
 from .joined import JoinedSegment
 from .runs import Run, given_state, left_state
 from .segments import Segment
-from .steps import StepSegment
+from .step_segments import StepSegment
 
 __all__ = ["direct_boundaries", "join", "laid_out", "same_weights"]
 

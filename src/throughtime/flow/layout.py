@@ -18,7 +18,7 @@ from .joining import direct_boundaries, join, laid_out, same_weights
 from .returning import settle_states
 from .runs import Run, find_runs, given_numbers
 from .segments import CallSegment, Segment
-from .steps import GraphSegment, StepSegment
+from .step_segments import GraphSegment, StepSegment
 
 __all__ = ["Layout", "lay_out"]
 

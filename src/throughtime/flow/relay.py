@@ -13,7 +13,7 @@ from ..node.recording import Recording
 from .direct import Direct, graph_grads
 from .layout import Layout
 from .segments import Back, Segment, merged
-from .steps import GraphSegment
+from .step_segments import GraphSegment
 
 __all__ = ["Entries", "Relay"]
 

@@ -16,7 +16,7 @@ from .nonfinite import NonFinite, first_nonfinite
 from .relay import Entries
 from .segments import Back, Segment
 from .source import Source
-from .steps import GraphSegment
+from .step_segments import GraphSegment
 
 __all__ = ["RunSteps"]
 

@@ -14,7 +14,7 @@ from ..schedules import Schedule
 from ..schedules.base import check_schedule
 from .direct import graph_grads
 from .run_steps import RunSteps
-from .steps import GraphSegment
+from .step_segments import GraphSegment
 
 __all__ = ["RunWeights"]
 

@@ -1,7 +1,7 @@
 """Stretches of a run that are swept in one piece, and where gradients meet the graph around them.
 
 A segment has a tape, whose steps nothing but the state connects; or it is one step of somebody's
-own code (`flow.steps`).
+own code (`flow.step_segments`).
 """
 
 from __future__ import annotations

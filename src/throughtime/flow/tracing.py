@@ -20,11 +20,11 @@ from .checkpoints import kept_whole
 from .facts import Beginning, gather
 from .flow import Flow
 from .followed import entry_of, follow_step, left_out
+from .forward_wrapper import Watch
 from .marking import taking_marks
 from .measure import measure
 from .runs import left_state
 from .stance import uncompiled
-from .watch import Watch
 from .windows import Sample
 
 __all__ = ["Trace", "trace"]

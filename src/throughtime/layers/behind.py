@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..kernels.by_row import COLLECTORS
 from ..kernels.chosen import Choice, note
 from ..torch_state import is_batched
-from .runs import Masks, Results, one_by_one
+from .directions import Masks, Results, one_by_one
 
 __all__ = ["Call", "node_behind"]
 

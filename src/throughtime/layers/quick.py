@@ -17,8 +17,8 @@ from ..kernels.chosen import wanted
 from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
+from .directions import Results, cell_of, each_run, suffixes
 from .inputs import mask
-from .runs import Results, cell_of, each_run, suffixes
 from .stacked import Whole, whole_of
 
 __all__ = ["quick"]

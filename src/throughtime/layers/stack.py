@@ -15,8 +15,8 @@ from ..kernels.by_row import CALLS, COLLECTORS
 from ..node.recording import Recording
 from ..shapes import check
 from ..torch_state import is_autocast
+from .directions import all_weights, cell_of, one_by_one, state_widths
 from .inputs import Batch, dropout, lengths_of, read, write
-from .runs import all_weights, cell_of, one_by_one, state_widths
 from .stacked import all_at_once
 
 __all__ = ["follows_autocast", "run"]

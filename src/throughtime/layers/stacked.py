@@ -21,7 +21,7 @@ from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
 from .behind import Call, node_behind
-from .runs import Masks, Results, cell_of
+from .directions import Masks, Results, cell_of
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import UnsupportedError
-from ..node.traced import refuse_the_older_exporter
+from ..node.jit_trace import refuse_the_older_exporter
 
 __all__ = ["Unscriptable"]
 

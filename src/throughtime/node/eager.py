@@ -17,8 +17,8 @@ from ..tape import Tape, complete, joined, split
 from ..torch_state import is_jit_traced, is_transformed, only_maps
 from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
+from .jit_trace import held_to_its_steps, refuse_a_tracer
 from .recording import Call, Gate, Key, Recording
-from .traced import held_to_its_steps, refuse_a_tracer
 
 __all__ = ["bptt", "bptt_prepared"]
 

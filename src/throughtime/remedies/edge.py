@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import InputTypeError, InputValueError, UnsupportedError
 from .base import Case, Change, Remedy, copied, flow_of, plain_weights
-from .blocks import gates_of, is_plain, recurrent_weights
 from .places import Place
+from .weight_blocks import gates_of, is_plain, recurrent_weights
 
 __all__ = ["EDGE", "edge_gain", "scale_recurrent_"]
 

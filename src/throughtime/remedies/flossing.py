@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..layers import Recurrent
-from ..layers.runs import cell_of
+from ..layers.directions import cell_of
 from ..shapes import check
 from ..sweep import forward
 from .base import Case, Change, Remedy, plain_weights
-from .blocks import gates_of, is_plain, suffixes
 from .places import Place
+from .weight_blocks import gates_of, is_plain, suffixes
 
 __all__ = ["FLOSSING", "floss_", "leading_exponents"]
 

@@ -10,9 +10,9 @@ from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import GRU, RNN
 from .base import Case, Change, Remedy, plain_weights
-from .blocks import redrawn_
 from .chrono import chrono_
 from .places import Place
+from .weight_blocks import redrawn_
 
 __all__ = ["GATED", "gated"]
 

@@ -11,8 +11,8 @@ from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import RNN
 from .base import Case, Change, Remedy, plain_weights
-from .blocks import suffixes
 from .places import Place
+from .weight_blocks import suffixes
 
 __all__ = ["IDENTITY_RELU", "identity_relu_"]
 

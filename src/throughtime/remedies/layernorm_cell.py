@@ -9,8 +9,8 @@ from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError
 from ..layers import LSTM
 from .base import Case, Change, Remedy, plain_weights
+from .cell_stack import Stacked, cells_over, stackable
 from .places import Place
-from .stacked import Stacked, cells_over, stackable
 
 __all__ = ["LAYERNORM", "layer_normed"]
 

@@ -10,8 +10,8 @@ from ..cells import Leaky
 from ..errors import InputTypeError, InputValueError
 from ..layers import RNN
 from .base import Case, Change, Remedy, plain_weights
+from .cell_stack import Stacked, cells_over, stackable
 from .places import Place
-from .stacked import Stacked, cells_over, stackable
 
 __all__ = ["LEAKY", "leaky"]
 

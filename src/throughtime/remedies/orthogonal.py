@@ -12,8 +12,8 @@ from torch import Generator, nn
 from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
-from .blocks import gates_of, recurrent_weights
 from .places import Place
+from .weight_blocks import gates_of, recurrent_weights
 
 __all__ = ["ORTHOGONAL", "orthogonal_"]
 

@@ -10,8 +10,8 @@ from torch import Generator, nn
 from ..diagnosis.paste import CALLS
 from ..errors import InputTypeError, InputValueError
 from .base import Case, Change, Remedy, plain_weights
-from .blocks import biases, gates_of, has_gates
 from .places import Place
+from .weight_blocks import biases, gates_of, has_gates
 
 __all__ = ["UNIFORM_GATES", "uniform_gates_"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .figures.base import decades
-from .numbers import number, power
+from .number_text import number, power
 
 __all__ = ["Axis", "axis_of"]
 

@@ -7,8 +7,8 @@ import time
 from html import escape
 from pathlib import Path
 
-from ..watch.run import Run, Seen
-from ..watch.shape import QUANTITIES, binned, short
+from ..watch.sparkline import QUANTITIES, binned, short
+from ..watch.training_run import Run, Seen
 from . import palette
 from .lines import Axis, Curve, chart
 

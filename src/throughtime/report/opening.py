@@ -12,7 +12,7 @@ from ..diagnosis.grouping import Group, grouped, named
 from ..diagnosis.paste import line
 from ..flow import LayerView
 from . import palette
-from .numbers import number, percent, steps
+from .number_text import number, percent, steps
 
 __all__ = ["TITLES", "cards", "headline", "known", "label"]
 

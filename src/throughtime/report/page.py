@@ -12,7 +12,7 @@ from typing import Any
 
 from . import palette
 from .figures.base import Drawing
-from .numbers import symbols
+from .number_text import symbols
 from .still import still_svg
 
 __all__ = ["Plot", "inside_script", "plot", "render", "still"]

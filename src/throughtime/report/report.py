@@ -22,7 +22,7 @@ from .figures import draw
 from .figures.base import Drawing
 from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
-from .numbers import number
+from .number_text import number
 from .opening import NEXT, cards, growth, headline, label, reach
 from .over_training import history_of, over_training
 from .page import Plot, plot, render, still

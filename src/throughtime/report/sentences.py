@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..flow import LayerView
 from ..flow.shown import units
-from .numbers import number, percent, steps
+from .number_text import number, percent, steps
 
 __all__ = ["LIMITS", "MANY", "began", "biased", "facts", "meaning", "summary"]
 

@@ -18,7 +18,7 @@ from . import palette
 from .axes import Axis, axis_of
 from .bitmap import mixed, png_uri
 from .figures.base import Drawing
-from .numbers import symbols
+from .number_text import symbols
 
 __all__ = ["still_svg"]
 

@@ -12,7 +12,7 @@ from ..diagnosis.grouping import grouped
 from ..flow import LayerView, NonFinite
 from ..flow.view import least
 from .arrange import array
-from .numbers import number, percent
+from .number_text import number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

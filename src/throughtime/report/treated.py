@@ -12,7 +12,7 @@ from ..remedies.ranking import Interval
 from ..remedies.table_text import said
 from .figures.base import Drawing
 from .figures.tried import draw
-from .numbers import number, percent, steps
+from .number_text import number, percent, steps
 from .opening import label
 from .page import Plot
 

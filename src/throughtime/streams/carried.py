@@ -17,10 +17,10 @@ from ..errors import (
     ShapeError,
     UnsupportedError,
 )
+from ..layers.directions import state_widths
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
 from ..layers.recurrent_kinds import within_layers
-from ..layers.runs import state_widths
 from ..torch_state import is_exported, is_jit_traced
 from .cutting import leaves
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from .following import Following
-from .numbers import PREFIX, split_name
+from .quantities import PREFIX, split_name
 from .record import Record
 
 __all__ = ["MOST", "History", "read"]
@@ -91,7 +91,7 @@ class History:
 
         Args:
             layer: the layer's name.
-            quantity: one of `throughtime.watch.numbers.QUANTITIES`.
+            quantity: one of `throughtime.watch.quantities.QUANTITIES`.
         """
         name = f"{PREFIX}/{layer}/{quantity}"
         there = [(r.step, r.values[name]) for r in self._records if name in r.values]

@@ -17,7 +17,7 @@ from ..flow import Sample, Trace
 from .alarms import Alarm, Alarms
 from .history import History
 from .keep import Keeper
-from .numbers import measured
+from .quantities import measured
 from .record import Found, Record
 from .surroundings import generators, is_main, unwrapped
 from .telling import Once, in_a_line
@@ -43,7 +43,7 @@ class Monitor:
     wrong from the first measured step on is raised, there.
 
     What is measured is of the summed loss, from a few of the steps at which it enters a layer and
-    in a few rows of the batch (``sample``); `throughtime.watch.numbers.QUANTITIES` says what the
+    in a few rows of the batch (``sample``); `throughtime.watch.quantities.QUANTITIES` says what the
     numbers are. In a distributed training every process measures and the first one writes.
 
     Attributes:

@@ -43,8 +43,8 @@ class Record:
     Attributes:
         step: of the training, from 0: how many came before it.
         time: in seconds since 1970; NaN where it is not known.
-        values: numbers by their names (`throughtime.watch.numbers.QUANTITIES`); NaN where there is
-            none.
+        values: numbers by their names (`throughtime.watch.quantities.QUANTITIES`); NaN where there
+            is none.
         findings: what is wrong, the most harmful first.
         profile: for each layer, the gradient by lag, relative to lag 0.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from throughtime.watch.keep.loss import operation_in
+from throughtime.watch.keep.broken_loss import operation_in
 
 ZERO = torch.tensor([1.0, 0.0])
 LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], str, tuple[int, ...]]] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...flow.nonfinite import NonFinite, look
 from ..finding import Finding
 from ..look import Look, Seen
-from .places import at_input, kind_of, nonfinite_evidence
+from .place_names import at_input, kind_of, nonfinite_evidence
 
 __all__ = ["before"]
 

@@ -11,8 +11,8 @@ from ...cells import Elman
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
-from .blocks import blocks, sample
 from .coverage import as_default
+from .squashed import blocks, sample
 
 __all__ = ["dead_units"]
 

@@ -20,7 +20,7 @@ from ..look import Look, Seen
 from .at_lag import at_lag
 from .coverage import Coverage, as_default, coverage, remedy
 from .horizon import falling
-from .places import span
+from .place_names import span
 
 __all__ = ["vanishes"]
 

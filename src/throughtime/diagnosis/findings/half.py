@@ -9,7 +9,7 @@ import torch
 
 from ..evidence import Evidence, percent
 from ..finding import Finding
-from ..half import HalfRange, range_of
+from ..half_precision import HalfRange, range_of
 from ..look import Look, Seen
 
 __all__ = ["half_underflow"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look
-from .places import many
+from .place_names import many
 
 __all__ = ["loss_broken"]
 

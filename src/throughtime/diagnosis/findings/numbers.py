@@ -11,7 +11,7 @@ from ...flow.nonfinite import NonFinite, Terms, all_finite, in_terms, look
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
-from .places import kind_of, nonfinite_evidence, step_of
+from .place_names import kind_of, nonfinite_evidence, step_of
 
 __all__ = ["gradient_broken", "state_broken"]
 

@@ -10,7 +10,7 @@ from ...cells import Elman
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
-from .blocks import Block, blocks, sample
+from .squashed import Block, blocks, sample
 
 __all__ = ["input_scale", "saturated"]
 

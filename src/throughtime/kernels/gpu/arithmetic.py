@@ -8,7 +8,7 @@ only at 64. Values are float32; what is stored has the tensors' own dtype.
 
 from __future__ import annotations
 
-from .language import part, tl
+from .triton_language import part, tl
 
 __all__ = [
     "advance",

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...norms import vector_norm
 from ...replays import REPLAYS, Tensors, Work
-from .language import OutOfResources
-from .plan import COLUMNS, INNER
 from .shape import Bound, Shape, precision, tiles
 from .stepwise import backward_step, forward_step
+from .tiling import COLUMNS, INNER
+from .triton_language import OutOfResources
 from .whole import backward_whole, forward_whole
 
 __all__ = ["run_backward", "run_forward"]

@@ -20,7 +20,7 @@ from ...torch_state import is_faked
 from ..chosen import Choice, wanted
 from ..engine import Demand, Losses, unfit
 from ..plain.engine import Plain
-from .plan import MULTIPROCESSOR, plan_for, recurrence
+from .tiling import MULTIPROCESSOR, plan_for, recurrence
 
 __all__ = ["TRITON", "Triton", "compiler_missing"]
 

@@ -9,8 +9,8 @@ from ... import sweep
 from ...cells import AbstractCell, Elman
 from ...tape import Tape
 from .bare import run_backward, run_forward
-from .plan import recurrence
 from .shape import Bound, as_bytes, shape_of
+from .tiling import recurrence
 
 __all__ = ["Bound", "backward", "forward", "send_back", "trial"]
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .language import jit, tl
+from .triton_language import jit, tl
 
 __all__ = ["step_back"]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ... import torch_state
 from ...cells import AbstractCell
-from .language import INTERPRETED
-from .plan import GATES, ROWS, Plan, plan_for, recurrence
+from .tiling import GATES, ROWS, Plan, plan_for, recurrence
+from .triton_language import INTERPRETED
 
 __all__ = ["Bound", "Shape", "as_bytes", "precision", "shape_of", "tiles"]
 

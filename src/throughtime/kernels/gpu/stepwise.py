@@ -16,7 +16,7 @@ from .arithmetic import (
     send_back,
     store_kept,
 )
-from .language import jit, part, tl
+from .triton_language import jit, part, tl
 
 __all__ = ["backward_step", "forward_step"]
 

@@ -17,7 +17,7 @@ from .arithmetic import (
     store_kept,
     tile_norm,
 )
-from .language import jit, part, tl
+from .triton_language import jit, part, tl
 
 __all__ = ["backward_whole", "forward_whole"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...packages import need_plotly
-from ..numbers import symbols
+from ..number_text import symbols
 from ..palette import GUIDE, plotly_template
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ...diagnosis.findings.coverage import EachStep, each_step
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array
-from ..numbers import number, percent, steps
+from ..number_text import number, percent, steps
 from .base import Drawing, layout, level, log_axis
 
 __all__ = ["draw"]

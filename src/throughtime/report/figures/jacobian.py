@@ -10,7 +10,7 @@ from ...errors import InputValueError, UnsupportedError
 from ...flow import LayerView
 from .. import palette
 from ..arrange import affordable, spectrum, thin
-from ..numbers import number, steps
+from ..number_text import number, steps
 from .base import Drawing, layout, level, log_axis
 
 __all__ = ["draw"]

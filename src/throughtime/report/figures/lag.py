@@ -10,7 +10,7 @@ import numpy as np
 from ...flow import LayerView, NonFinite, view
 from .. import palette
 from ..arrange import ByLag, affordable, array, by_lag, spectrum
-from ..numbers import number, percent, ratio, steps
+from ..number_text import number, percent, ratio, steps
 from .base import Drawing, guide, label, layout, level, log_axis
 
 __all__ = ["bounds_of", "draw"]

@@ -10,7 +10,7 @@ from ...errors import InputValueError, UnsupportedError
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array, one_thread, sample_rows
-from ..numbers import number, steps
+from ..number_text import number, steps
 from .base import Drawing, layout, level
 
 __all__ = ["draw"]

@@ -9,7 +9,7 @@ import numpy as np
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array
-from ..numbers import percent, steps
+from ..number_text import percent, steps
 from .base import Drawing, layout, level, log_axis
 
 __all__ = ["draw"]

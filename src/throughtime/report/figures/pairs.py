@@ -10,7 +10,7 @@ import numpy as np
 from ...flow import LayerView
 from .. import palette
 from ..arrange import STEPS, Pairs, by_pair
-from ..numbers import number, power, ratio, steps
+from ..number_text import number, power, ratio, steps
 from .base import Drawing, decades, label, layout
 from .one_line import one_line
 

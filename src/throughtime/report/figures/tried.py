@@ -6,7 +6,7 @@ import math
 
 from ...remedies import Treatment
 from ...remedies.chart import lines
-from ..numbers import percent, steps
+from ..number_text import percent, steps
 from .base import Drawing, guide, layout, level, log_axis
 
 __all__ = ["draw"]

@@ -8,7 +8,7 @@ from ...errors import InputValueError
 from ...flow import LayerView
 from .. import palette
 from ..arrange import array
-from ..numbers import percent, steps
+from ..number_text import percent, steps
 from .base import Drawing, guide, layout
 
 __all__ = ["draw"]

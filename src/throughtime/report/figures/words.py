@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import InputValueError
 from ...flow import LayerView
 from ..arrange import array
-from ..numbers import number, percent
+from ..number_text import number, percent
 from ..palette import SCHEMES
 from .base import Drawing
 

@@ -21,6 +21,7 @@ from torch.optim.optimizer import (
 from ...errors import InputTypeError, InputValueError, KeepWarning
 from ..telling import warn
 from .breaking import Break
+from .bundling import broke
 from .copies import Copies, Weights
 from .folders import check_can_be_folder, clear_partial_folders
 from .harmless import harmless
@@ -28,7 +29,6 @@ from .hook import Hook
 from .judge import Judge
 from .moment import Moment, autocast_now
 from .randomness import Randomness
-from .recording import broke
 from .sizes import bad_names
 
 __all__ = ["Keeper"]

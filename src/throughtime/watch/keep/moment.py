@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .broken_loss import operation_in
 from .copies import Copies
-from .loss import operation_in
 from .nested import Nesting, taken_apart
 from .operation import Operation
 from .randomness import Randomness

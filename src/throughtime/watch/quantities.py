@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..diagnosis.findings.blocks import blocks
 from ..diagnosis.findings.coverage import each_step_of
+from ..diagnosis.findings.squashed import blocks
 from ..diagnosis.look import Look, Seen
-from ..diagnosis.rows import slopes
+from ..diagnosis.per_row import slopes
 from ..errors import UnsupportedError
 from ..flow.view import least
 from ..norms import vector_norm

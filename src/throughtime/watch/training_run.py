@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .numbers import PREFIX
+from .quantities import PREFIX
 from .record import Found, Record
 
 __all__ = ["Run", "Seen", "Series"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..report.numbers import number
+from ..report.number_text import number
 from ..tasks.mention import LONG, SHORT
 from .experiment import Study
 from .overflow import Overflow
