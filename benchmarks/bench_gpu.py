@@ -17,7 +17,7 @@ from pathlib import Path
 if "--dry" in sys.argv:  # Triton reads it when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from throughtime.bench.gpu import no_gpu, run
+from throughtime.bench.gpu import no_gpu, run_all
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     if not given.dry and no_gpu():
         print(no_gpu())
         return
-    if not run(given.out, minutes=given.minutes, rounds=given.rounds, dry=given.dry):
+    if not run_all(given.out, minutes=given.minutes, rounds=given.rounds, dry=given.dry):
         print("An engine is wrong on this device: nothing is timed.")
         raise SystemExit(1)
 

@@ -19,7 +19,7 @@ from throughtime.bench import calls as bench_calls
 from throughtime.bench import gpu, gpu_right
 from throughtime.bench import rivals as bench_rivals
 from throughtime.bench.bench_rows import KINDS, Findings, Memory, Row, Times
-from throughtime.bench.page import figure, page
+from throughtime.bench.page import page, ratio_bars
 from throughtime.bench.targets import TARGETS, outcomes
 from throughtime.errors import CheckError
 from throughtime.testing import assert_close
@@ -127,7 +127,7 @@ def test_page_shows_losses_absences_and_refusals_as_plainly_as_wins():
     assert "JAX ms" in text and "JAX had two threads." in text
     assert "No speed for GRU (1, 2, 3, 4): weight_hh" in text and "some refused | **no**" in top
     assert "Not measured: flashrnn is not installed" in text
-    assert "0.50" in figure(found.rows) and KINDS["jax"].title in figure(found.rows)
+    assert "0.50" in ratio_bars(found.rows) and KINDS["jax"].title in ratio_bars(found.rows)
 
 
 # --- whom it measures ------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_the_table_of_a_gpu_runs_dry_and_leaves_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "DRY", gpu.DRY[:1])
     monkeypatch.setattr(torch, "compile", lambda cell, **_: cell)  # it takes its time
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
-    assert gpu.run(tmp_path, dry=True)
+    assert gpu.run_all(tmp_path, dry=True)
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     right = [row for row in rows if row["table"].startswith("Right, against")]
     assert {(row["engine"], row["right"]) for row in right} == {
@@ -272,11 +272,11 @@ def test_the_table_of_a_gpu_runs_dry_and_leaves_its_rows(tmp_path, monkeypatch):
 def test_an_engine_that_is_wrong_on_a_gpu_is_not_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
     monkeypatch.setattr(gpu_right, "BOUNDS", dict.fromkeys(gpu_right.BOUNDS, 0.0))
-    assert not gpu.run(tmp_path, dry=True)
+    assert not gpu.run_all(tmp_path, dry=True)
     assert "A training step" not in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_run_that_is_late_says_what_it_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
-    gpu.run(tmp_path, dry=True, minutes=0)
+    gpu.run_all(tmp_path, dry=True, minutes=0)
     assert "and what follows" in (tmp_path / "gpu.md").read_text()

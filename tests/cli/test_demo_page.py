@@ -88,18 +88,20 @@ def test_the_first_bad_step_and_what_follows_it():
     said = overflow_words.first_bad_step(rows)
     assert "in the backward pass, at step 7 of 10, batch row 1, unit 2: inf" in said
     assert "1 step further back, at step 6: overflow yields inf first" in said
-    assert "At β_W = 9 clipping does not help" in overflow_words.clipping(rows)
+    assert "At β_W = 9 clipping does not help" in overflow_words.clipping_text(rows)
     assert overflow_words.first_bad_step(rows[:1]).startswith("In this run no gain")
-    assert overflow_words.clipping(rows[:1]).startswith("Clipping changed nothing")
+    assert overflow_words.clipping_text(rows[:1]).startswith("Clipping changed nothing")
 
 
 def test_clipping_that_saves_a_run_is_said_to():
     rows = [overflowed(5, None, stopped="x", updates=3), overflowed(5, 1.0)]
-    assert "without clipping ends, the one with it goes on" in overflow_words.clipping(rows)
+    assert "without clipping ends, the one with it goes on" in overflow_words.clipping_text(rows)
     thrown = [overflowed(5, None, largest=1e9, saturated=1.0), overflowed(5, 1.0)]
-    assert "(the largest to 10⁹ at 5); then 100 % of the states" in overflow_words.clipping(thrown)
+    assert "(the largest to 10⁹ at 5); then 100 % of the states" in overflow_words.clipping_text(
+        thrown
+    )
     lost = [overflowed(5, None, norm=1e23, float32_norm=float("inf")), overflowed(5, 1.0)]
-    assert "multiplies by 0" in overflow_words.clipping(lost)
+    assert "multiplies by 0" in overflow_words.clipping_text(lost)
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,7 @@ def test_treat_ends_with_1_where_it_is_needed_and_nothing_helps(run, folder, tar
 def test_treat_shows_what_was_finished_after_ctrl_c(run, folder, monkeypatch):
     from throughtime.remedies import trial
 
-    measure, calls = trial.measure, 0
+    measure, calls = trial.measured_reach, 0
 
     def stopped(*given):
         nonlocal calls

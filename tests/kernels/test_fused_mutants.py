@@ -90,7 +90,7 @@ def weights_are_left_where_they_were(monkeypatch):
 
 
 def every_form_is_one(monkeypatch):
-    monkeypatch.setattr(seen.Seen, "form", lambda self, out: "the same")
+    monkeypatch.setattr(seen.StepObserver, "form", lambda self, out: "the same")
     monkeypatch.setattr(steps, "_attributes", lambda owner: "the same")
 
 
@@ -116,7 +116,7 @@ def test_a_mutant_of_the_recordings_is_noticed(seed_error, cell, changes, gpu, m
 
 def test_a_step_that_looks_at_values_would_fail_a_capture(gpu, monkeypatch):
     """Without the question that is asked first, the recorder refuses, and it is said."""
-    monkeypatch.setattr(seen.Seen, "_look", lambda self, func, args, kwargs: "")
+    monkeypatch.setattr(seen.StepObserver, "_look", lambda self, func, args, kwargs: "")
 
     class Looks(Own):
         def step(self, a_t, s_prev):

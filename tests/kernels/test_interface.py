@@ -18,7 +18,7 @@ from throughtime.kernels.cpu import library as native
 from throughtime.kernels.cpu.engine import CELLS
 
 HEADER = Path(__file__).parents[2] / "native" / "interface.h"
-STRUCTS = {"tt_sweep": native.Sweep, "tt_facts": native.Facts}
+STRUCTS = {"tt_sweep": native.Sweep, "tt_facts": native.CellFacts}
 TYPES = {
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
@@ -118,7 +118,7 @@ def test_the_facts_are_those_of_the_cells():
     """What the library says of each cell's arrays is what the cell in torch has."""
     H = 5
     for kind, number in CELLS.items():
-        cell, facts = kind(3, H), native.facts(number)
+        cell, facts = kind(3, H), native.cell_facts(number)
         assert (facts.gates * H, facts.states * H) == (cell.preact_size, cell.state_size)
         a = cell.drive(torch.ones(1, 2, 3))
         _, saved = cell.step(a[0], torch.zeros(2, cell.state_size))

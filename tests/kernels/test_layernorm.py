@@ -68,7 +68,7 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_killed(name, monkeypatch):
     check_kernel(cell())
-    run = native.run
+    run = native.run_sweep
 
     def mutated(sweep, *, back):
         MUTANTS[name](sweep, back)

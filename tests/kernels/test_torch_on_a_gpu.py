@@ -182,8 +182,8 @@ def test_cudnn_is_told_the_shape(monkeypatch):
     monkeypatch.setattr("torch.backends.cudnn.rnn.get_cudnn_mode", lambda mode: mode)
     for cell in (LSTM(I, H, proj_size=2), GRU(I, H), Elman(I, H, "relu", bias=False)):
         weights = [cell.weights()[n] for n in chunk.ORDER if n in cell.weights()]
-        chunk.flatten(weights, chunk.Shape.of(cell))
-    both = chunk.Shape("GRU", I, H, 0, 2, True)
+        chunk.flatten(weights, chunk.RNNDescriptor.of(cell))
+    both = chunk.RNNDescriptor("GRU", I, H, 0, 2, True)
     chunk.flatten(list(tt.GRU(I, H, 2, bidirectional=True).parameters()), both)
     assert told == [
         (5, I, "LSTM", H, 2, 1, False, False),

@@ -712,4 +712,8 @@ def test_a_long_figure_is_thinned_and_keeps_its_lags():
 
 
 def test_numbers_are_short():
-    assert [table_text.number(v) for v in (math.nan, math.inf, -0.5)] == ["nan", "inf", "-0.5"]
+    assert [table_text.short_number(v) for v in (math.nan, math.inf, -0.5)] == [
+        "nan",
+        "inf",
+        "-0.5",
+    ]

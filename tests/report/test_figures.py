@@ -13,7 +13,7 @@ from torch import nn
 import throughtime as tt
 from throughtime.errors import InputTypeError, InputValueError, LayerNotFoundError
 from throughtime.report import KINDS, draw
-from throughtime.report.arrange import STEPS, by_lag
+from throughtime.report.arrange import STEPS, norms_by_lag
 
 from .conftest import REGIMES, flow_of, linear
 
@@ -63,7 +63,7 @@ def test_the_map_is_log10_of_the_norms():
 
 def test_the_profile_is_the_flows_own_and_lies_in_its_spread(flows):
     flow = flows("vanishing")
-    layer, lags = flow["l0"], by_lag(flow["l0"])
+    layer, lags = flow["l0"], norms_by_lag(flow["l0"])
     measured = trace_named(drawn(flow, "lag"), "measured")
     np.testing.assert_allclose(measured["y"], layer.lag_profile().numpy(), rtol=1e-12)
     np.testing.assert_allclose(lags.middle, layer.lag_profile().numpy(), rtol=1e-5)

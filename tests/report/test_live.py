@@ -10,13 +10,13 @@ import pytest
 from throughtime.report.lines import Axis, Curve, chart
 from throughtime.report.live import live_page
 from throughtime.watch import Found, Record
-from throughtime.watch.training_run import Run
+from throughtime.watch.training_run import TrainingRun
 
 from .browser import open_pages
 
 
-def a_run(layers: int = 9) -> Run:
-    run = Run()
+def a_run(layers: int = 9) -> TrainingRun:
+    run = TrainingRun()
     names = [f"model.encoder.layer<{n}>.l0_reverse" for n in range(layers)]
     for step in range(0, 4000, 100):
         values = {}

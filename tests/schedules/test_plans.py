@@ -11,7 +11,7 @@ from throughtime import kernels
 from throughtime.kernels.cpu.engine import Native
 from throughtime.kernels.plain.engine import Plain
 from throughtime.schedules import checkpointed
-from throughtime.schedules.plan import Plan, advances
+from throughtime.schedules.plan import RecomputePlan, advances
 from throughtime.testing import assert_close
 
 F64 = torch.float64
@@ -40,7 +40,7 @@ def gone_through(plan, T):
 
 @given(T=st.integers(1, 200), segment=st.integers(1, 20), slots=st.integers(0, 12))
 def test_a_plan_goes_back_through_every_step_with_the_states_it_has(T, segment, slots):
-    gone, _ = gone_through(Plan(segment, slots), T)
+    gone, _ = gone_through(RecomputePlan(segment, slots), T)
     assert gone[0][1] == T and gone[-1][0] == 0
     assert all(last - first <= segment for first, last in gone)
     assert all(later[0] == earlier[1] for earlier, later in zip(gone[1:], gone, strict=False))
@@ -51,7 +51,7 @@ def test_a_plan_runs_as_few_steps_as_the_optimal_binomial_schedule(slots):
     for n in [*range(1, 40), 60, 100, 230]:  # 230 steps are the fourth time over for 8 slots
         # Revolve counts the state before the first step, and runs each step once for its adjoint.
         optimal = sum(a.n1 - a.n0 for a in Revolve(n, slots + 1) if isinstance(a, Forward)) - n
-        _, run = gone_through(Plan(1, slots), n)
+        _, run = gone_through(RecomputePlan(1, slots), n)
         assert run == advances(n, slots) == optimal, (n, slots)
 
 

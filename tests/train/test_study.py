@@ -13,7 +13,7 @@ import torch
 from throughtime.demo.experiment import Curriculum, Plan, study
 from throughtime.demo.overflow import overflow
 from throughtime.demo.recall import NETWORKS, Budget, Network, Recall, Score, learn
-from throughtime.demo.word_reach import bounds, follow, reach
+from throughtime.demo.word_reach import bounds, follow, relative_norm
 from throughtime.tasks import Mention
 from throughtime.tasks.mention import LONG
 
@@ -46,7 +46,7 @@ def test_reach_is_the_ratio_of_the_gradients_that_autograd_gives(name):
     loss = torch.nn.functional.cross_entropy(model.readout(last), y, reduction="sum")
     *at, end = torch.autograd.grad(loss, [*state, last])
     ratio = torch.cat([g[0] for g in at], -1).norm(dim=-1) / end.norm(dim=-1)
-    assert reach(model, x, y, k) == pytest.approx(float(ratio.median()), rel=1e-9)
+    assert relative_norm(model, x, y, k) == pytest.approx(float(ratio.median()), rel=1e-9)
 
 
 def test_bounds_lie_above_the_truth_at_every_lag():

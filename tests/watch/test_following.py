@@ -12,8 +12,8 @@ import pytest
 from throughtime.errors import FileError
 from throughtime.watch import Found, Record, read
 from throughtime.watch.following import Following
-from throughtime.watch.sparkline import blocks
-from throughtime.watch.training_run import POINTS, Run, Series
+from throughtime.watch.sparkline import as_blocks
+from throughtime.watch.training_run import POINTS, Series, TrainingRun
 
 
 def line(step: int, *found: str, layer: str = "rnn.l0") -> bytes:
@@ -126,8 +126,8 @@ def test_a_folder_is_refused(tmp_path):
         Following(tmp_path).new()
 
 
-def run_of(*lines: bytes) -> Run:
-    run = Run()
+def run_of(*lines: bytes) -> TrainingRun:
+    run = TrainingRun()
     for one in lines:
         run.take(Record.from_line(one))
     return run
@@ -164,9 +164,9 @@ def test_a_long_run_stays_small_and_keeps_its_last_point():
 
 
 def test_blocks_show_the_course():
-    assert blocks([0.0] * 4, 4) == "▁▁▁▁" and blocks([], 5) == ""
-    assert blocks([1, 1e-3, 0, float("inf")], 4, logarithmic=True) == "█▅▁"
-    assert len(blocks(list(range(1000)), 30)) == 30
+    assert as_blocks([0.0] * 4, 4) == "▁▁▁▁" and as_blocks([], 5) == ""
+    assert as_blocks([1, 1e-3, 0, float("inf")], 4, logarithmic=True) == "█▅▁"
+    assert len(as_blocks(list(range(1000)), 30)) == 30
 
 
 def test_a_record_goes_through_json_as_the_monitor_writes_it(tmp_path: Path):

@@ -16,7 +16,7 @@ from .gpu_rivals import Case, contenders
 from .gpu_steps import Size, right_steps, time_steps
 from .gpu_table import Clock, Table, tf32
 
-__all__ = ["no_gpu", "run"]
+__all__ = ["no_gpu", "run_all"]
 
 SIZES = [  # B, T, I, H; what is most telling comes first
     (64, 100, 128, 128),
@@ -36,7 +36,7 @@ def no_gpu() -> str:
     return "" if torch.cuda.is_available() else "There is no GPU here; nothing was measured."
 
 
-def run(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = False) -> bool:
+def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = False) -> bool:
     """Check and time everything; write gpu.json and gpu.md as rows come.
 
     Args:

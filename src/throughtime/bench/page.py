@@ -13,7 +13,7 @@ from .. import kernels
 from .bench_rows import KINDS, Findings, Row, geometric_mean
 from .targets import outcomes
 
-__all__ = ["figure", "page"]
+__all__ = ["page", "ratio_bars"]
 
 
 def page(found: Findings, threads: int, kinds: tuple[str, ...] = tuple(KINDS)) -> str:
@@ -134,7 +134,7 @@ def _table(rows: list[Row], against: str) -> list[str]:
     ]
 
 
-def figure(rows: list[Row]) -> str:
+def ratio_bars(rows: list[Row]) -> str:
     """Draw the ratios as bars on a logarithmic scale, as SVG.
 
     Args:

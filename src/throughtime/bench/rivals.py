@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckError
 
-__all__ = ["RIVALS", "Rival", "absent", "agree", "hold_threads", "note"]
+__all__ = ["RIVALS", "Rival", "absent", "agree", "hold_threads", "rival_note"]
 
 TOLERANCE = 1e-3
 
@@ -56,7 +56,7 @@ def hold_threads(threads: int) -> None:
     os.environ["PJRT_NPROC"] = str(threads)
 
 
-def note(kind: str) -> str:
+def rival_note(kind: str) -> str:
     """Describe what a reader has to know of the other side, after it has run."""
     if kind == "flashrnn":
         return (

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from ..tape import Tape
 
-__all__ = ["AbstractCell", "GatedWeights", "put", "rebind"]
+__all__ = ["AbstractCell", "GatedWeights", "rebind", "set_plain"]
 
 M = TypeVar("M", bound=nn.Module)
 _BLANK = nn.Module().__dict__
 
 
-def put(module: nn.Module, **attributes: object) -> None:
+def set_plain(module: nn.Module, **attributes: object) -> None:
     """Set plain attributes past nn.Module's setattr.
 
     Args:
@@ -329,7 +329,7 @@ class GatedWeights(AbstractCell):
             raise ShapeError(
                 f"weight_ih must be (A, I) and weight_hh (A, H) with A = {self.gates}·H; got {got}."
             )
-        put(self, preact_size=A, input_size=I, hidden_size=H, state_size=H)
+        set_plain(self, preact_size=A, input_size=I, hidden_size=H, state_size=H)
 
     @classmethod
     def over(cls, weights: Mapping[str, Tensor | None], **attributes: object):
@@ -344,7 +344,7 @@ class GatedWeights(AbstractCell):
         state = {k: v.copy() if isinstance(v, (dict, set)) else v for k, v in _BLANK.items()}
         absent = {name: None for name in ("bias_ih", "bias_hh") if name not in weights}
         state["_parameters"] = {**weights, **absent}
-        put(cell, **state, **attributes)
+        set_plain(cell, **state, **attributes)
         cell._take_sizes()
         return cell
 

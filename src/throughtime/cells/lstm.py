@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputValueError
-from .base import GatedWeights, put
+from .base import GatedWeights, set_plain
 from .factors import Factors
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class LSTM(GatedWeights):
     def _take_sizes(self) -> None:
         super()._take_sizes()
         size = self.preact_size // 4
-        put(
+        set_plain(
             self,
             cell_size=size,
             state_size=self.hidden_size + size,

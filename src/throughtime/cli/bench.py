@@ -15,8 +15,8 @@ import typer
 from ..bench import apart, gpu
 from ..bench.bench_rows import KINDS, SHAPES, Findings, Row, Times
 from ..bench.calls import MAP_SHAPE, PAIRS, SAMPLED, calls
-from ..bench.page import figure, page
-from ..bench.rivals import RIVALS, absent, hold_threads, note
+from ..bench.page import page, ratio_bars
+from ..bench.rivals import RIVALS, absent, hold_threads, rival_note
 from ..bench.targets import outcomes
 from ..errors import CheckError, FileError, InputValueError
 from ..files import check_writable, write_whole
@@ -82,7 +82,7 @@ def bench(
     found.absent = missing
     text = page(found, threads, kinds)
     write_whole(out / "RESULTS.md", text)
-    write_whole(out / "results.svg", figure(found.rows))
+    write_whole(out / "results.svg", ratio_bars(found.rows))
     if as_json:
         print_json(_plain(found, kinds))
     else:
@@ -102,7 +102,7 @@ def _on_gpu(out: Path) -> None:
     if gpu.no_gpu():
         raise InputValueError(gpu.no_gpu())
     check_writable(out / "gpu.md")
-    if not gpu.run(out):
+    if not gpu.run_all(out):
         notes().print("An engine is wrong on this device: nothing is timed.")
         raise typer.Exit(1)
     notes().print(f"Wrote {out / 'gpu.json'} and {out / 'gpu.md'}.")
@@ -158,7 +158,7 @@ def _measure(kinds: tuple[str, ...], seconds: float) -> Findings:
         if "memory" in kinds:
             found.memory = apart.memory(tuple(PAIRS))
             bar.advance(task)
-    words = {kind: note(kind) if kind in RIVALS else KINDS[kind].note for kind in kinds}
+    words = {kind: rival_note(kind) if kind in RIVALS else KINDS[kind].note for kind in kinds}
     found.notes = {kind: said for kind, said in words.items() if said}
     return found
 

@@ -63,7 +63,7 @@ def demo(
     console.print(
         "\n* took all its updates and did not learn the task. In brackets: 95 % interval.\n"
     )
-    for sentence in words.summary(measured):
+    for sentence in words.terminal_summary(measured):
         console.print(f"• {sentence}")
     console.print(f"\nThe whole story, with figures: [bold]{out}[/bold]")
 

@@ -18,8 +18,8 @@ from ..files import check_writable, write_whole
 from ..report.live import live_page
 from ..watch import Record
 from ..watch.following import Following
-from ..watch.sparkline import QUANTITIES, blocks, short
-from ..watch.training_run import Run, Seen
+from ..watch.sparkline import QUANTITIES, as_blocks, short
+from ..watch.training_run import FindingSpan, TrainingRun
 from .check import STYLES
 from .terminal import notes, print_json, results
 
@@ -63,7 +63,7 @@ def watch(
     """
     if html is not None:
         check_writable(html)
-    following, run = Following(path), Run()
+    following, run = Following(path), TrainingRun()
     try:
         if once:
             _once(following, run, as_json)
@@ -76,7 +76,7 @@ def watch(
             write_whole(html, live_page(run, str(path)))
 
 
-def _once(following: Following, run: Run, as_json: bool) -> None:
+def _once(following: Following, run: TrainingRun, as_json: bool) -> None:
     for record in following.rest():
         run.take(record)
     if as_json:
@@ -86,7 +86,7 @@ def _once(following: Following, run: Run, as_json: bool) -> None:
 
 
 def _follow(
-    following: Following, run: Run, html: Path | None, interval: float, as_json: bool
+    following: Following, run: TrainingRun, html: Path | None, interval: float, as_json: bool
 ) -> None:
     """Look at the file again and again."""
     console = results()
@@ -144,7 +144,7 @@ def _in(layer: str | None) -> str:
     return f" in {layer}" if layer else ""
 
 
-def _shown(following: Following, run: Run, width: int) -> Group:
+def _shown(following: Following, run: TrainingRun, width: int) -> Group:
     """Return the whole view, within a terminal's width."""
     parts: list[Any] = [_head(following, run)]
     if run.last is None:
@@ -162,7 +162,7 @@ def _shown(following: Following, run: Run, width: int) -> Group:
     return Group(*parts)
 
 
-def _head(following: Following, run: Run) -> Text:
+def _head(following: Following, run: TrainingRun) -> Text:
     said = [str(following.path)]
     if run.last is not None:
         said += [f"step {run.last.step}", f"{run.count} records"]
@@ -186,7 +186,7 @@ def _ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def _table(run: Run) -> Table:
+def _table(run: TrainingRun) -> Table:
     """Return each layer's last numbers."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("layer", overflow="fold", max_width=NAMED)
@@ -208,19 +208,19 @@ def _courses(
     names = min(NAMED, max(map(len, courses)))
     room = max(10, width - names - 2)
     lines = [
-        Text(f"{layer[-names:]:<{names}}  {blocks(values, room, logarithmic=logarithmic)}")
+        Text(f"{layer[-names:]:<{names}}  {as_blocks(values, room, logarithmic=logarithmic)}")
         for layer, values in courses.items()
     ]
     return [Text(), Text(said, style="dim"), *lines]
 
 
-def _finding(seen: Seen) -> Text:
+def _finding(seen: FindingSpan) -> Text:
     head = (seen.severity, STYLES.get(seen.severity, ""))
     since = f" since step {seen.since}: " if seen.what else f" since step {seen.since}"
     return Text.assemble(head, f": {seen.code}{_in(seen.layer)}{since}", (seen.what, "dim"))
 
 
-def _plain(run: Run, following: Following) -> dict[str, Any]:
+def _plain(run: TrainingRun, following: Following) -> dict[str, Any]:
     return {
         "path": str(following.path),
         "records": run.count,

@@ -14,7 +14,7 @@ from .experiment import Study
 from .overflow import Overflow
 from .recall import Recalled
 
-__all__ = ["accuracy", "adjoint_norms", "bounds", "probability", "reach"]
+__all__ = ["accuracy", "adjoint_norms", "bounds_figure", "probability", "reach_figure"]
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 FLOAT32 = -45.0  # decades: what is smaller, float32 has no number for
@@ -124,7 +124,7 @@ def probability(study: Study) -> Drawing:
     )
 
 
-def reach(
+def reach_figure(
     study: Study, rows: list[Recalled], which: Callable[[Recalled], dict[int, float]], heading: str,
     caption: str,
 ) -> Drawing:  # fmt: skip
@@ -175,7 +175,7 @@ def reach(
     )
 
 
-def bounds(row: Recalled) -> Drawing:
+def bounds_figure(row: Recalled) -> Drawing:
     """Draw truth and bounds of one network's Jacobian product by lag."""
     found = row.bounds
     assert found is not None

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from ..report.number_text import number, percent
 from .overflow import Overflow
 
-__all__ = ["clipping", "first_bad_step", "joined"]
+__all__ = ["clipping_text", "enumerated", "first_bad_step"]
 
 
-def joined(parts: Sequence[str]) -> str:
+def enumerated(parts: Sequence[str]) -> str:
     """Return a list in words: "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
@@ -42,7 +42,7 @@ def first_bad_step(rows: Sequence[Overflow]) -> str:
     return text.strip()
 
 
-def clipping(rows: Sequence[Overflow]) -> str:
+def clipping_text(rows: Sequence[Overflow]) -> str:
     """Describe what clipping did at each gain where it made a difference, or could not."""
     pairs = [(a, b) for a in rows if a.clip is None for b in rows if b.gain == a.gain and b.clip]
     said = (_thrown(pairs), _lost(rows), _saved(pairs), _past(pairs))
@@ -100,4 +100,4 @@ def _past(pairs: _Pairs) -> str:
 
 
 def _gains(rows: Iterable[Overflow]) -> str:
-    return joined([f"{row.gain:g}" for row in rows])
+    return enumerated([f"{row.gain:g}" for row in rows])

@@ -17,7 +17,7 @@ from ..tasks.mention import LONG, SHORT, Mention, Text
 from . import figures, overflow_words, words
 from .experiment import Study
 from .recall import Recalled
-from .terminal_tables import first, outcome, right
+from .terminal_tables import first, outcome, right_share
 
 __all__ = ["demo_html", "write_demo"]
 
@@ -40,14 +40,14 @@ def write_demo(study: Study, path: str | os.PathLike[str]) -> Path:
 
 def demo_html(study: Study) -> str:
     """Return the page as a string of HTML."""
-    before = figures.reach(
+    before = figures.reach_figure(
         study,
         study.mixed,
         lambda row: row.before,
         "How much of the gradient reaches the mention, before any training?",
         words.reach_before(study),
     )
-    after = figures.reach(
+    after = figures.reach_figure(
         study,
         study.mixed,
         lambda row: row.after,
@@ -82,7 +82,7 @@ def demo_html(study: Study) -> str:
         far=plot(
             figures.accuracy(study, study.far, "And if every text is long?", far_caption), "far"
         ),
-        bounds=[plot(figures.bounds(row), f"bounds-{i}") for i, row in enumerate(elman)],
+        bounds=[plot(figures.bounds_figure(row), f"bounds-{i}") for i, row in enumerate(elman)],
         gated=[words.bound_sentences(row) for row in gated],
         adjoint=plot(figures.adjoint_norms(study.overflow), "adjoint"),
         overflow=[
@@ -96,7 +96,7 @@ def demo_html(study: Study) -> str:
             }
             for row in study.overflow
         ],
-        clipping=overflow_words.clipping(study.overflow),
+        clipping=overflow_words.clipping_text(study.overflow),
         settings=_settings(study),
         equations=list(EQUATIONS.items()),
         date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
@@ -114,9 +114,9 @@ def _row(row: Recalled) -> dict[str, str]:
     return {
         "name": row.name,
         "updates": str(row.updates) if row.learned else f"{row.updates}, not learned",
-        "near": right(near),
-        "far": right(far),
-        "farthest": right(row.scores[-1]),
+        "near": right_share(near),
+        "far": right_share(far),
+        "farthest": right_share(row.scores[-1]),
         "before": number(row.before[far.lag], 2),
         "after": number(row.after[far.lag], 2),
     }

@@ -18,7 +18,7 @@ from ..layers import GRU, LSTM, RNN, Recurrent
 from ..remedies import chrono_
 from ..tasks.mention import LONG, SHORT, Mention
 from ..train.updating import update
-from .word_reach import ByLag, bounds, follow, reach
+from .word_reach import ByLag, bounds, follow, relative_norm
 
 __all__ = [
     "FURTHER",
@@ -263,7 +263,7 @@ def _reaches(
     found = {}
     for lag in lags:
         x, y, _ = task.batch(32, lag, random.Random(f"reach {lag}"))
-        found[lag] = reach(model, x, y, task.mention_step, dtype)
+        found[lag] = relative_norm(model, x, y, task.mention_step, dtype)
     return found
 
 

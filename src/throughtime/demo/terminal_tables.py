@@ -13,7 +13,7 @@ from .recall import Recalled, Score
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["outcome", "right", "tables"]
+__all__ = ["outcome", "right_share", "tables"]
 
 
 def tables(study: Study) -> list[tuple[str, Table]]:
@@ -39,7 +39,7 @@ def tables(study: Study) -> list[tuple[str, Table]]:
     ]
 
 
-def right(score: Score) -> str:
+def right_share(score: Score) -> str:
     """Return "92 % (89–94)": the share of right answers and its interval."""
     low, high = score.interval
     return f"{100 * score.share:.0f} % ({100 * low:.0f}–{100 * high:.0f})"
@@ -54,7 +54,7 @@ def _networks(study: Study, rows: list[Recalled]) -> Table:
         table.add_row(
             row.name,
             f"{row.updates}{' ' if row.learned else '*'}",
-            *(right(scores[lag]) for lag in _lags(study)),
+            *(right_share(scores[lag]) for lag in _lags(study)),
             "  ".join(f"{chance:.2f}" for chance in row.source),
         )
     return table

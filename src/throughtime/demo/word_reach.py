@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..flow import Flow, LayerFlow, trace
 
-__all__ = ["ByLag", "bounds", "follow", "reach"]
+__all__ = ["ByLag", "bounds", "follow", "relative_norm"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def follow(model: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype = torch.fl
     return watched.flow(loss)
 
 
-def reach(
+def relative_norm(
     model: nn.Module, x: Tensor, y: Tensor, step: int, dtype: torch.dtype = torch.float64
 ) -> float:
     """Return ‖dE/ds_k‖/‖dE/ds_T‖ for k = ``step``, the median over rows (eq. 9).

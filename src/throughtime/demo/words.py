@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..report.number_text import number, percent
 from ..tasks.mention import LONG, SHORT
 from .experiment import Study
-from .overflow_words import clipping, first_bad_step, joined
+from .overflow_words import clipping_text, enumerated, first_bad_step
 from .recall import Recalled, Score
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "reach_after",
     "reach_before",
     "score_at",
-    "summary",
+    "terminal_summary",
 ]
 
 ALL_RIGHT = 0.9  # of the texts: "right"; what lies between chance and this is named by its number
@@ -54,26 +54,27 @@ def claim(study: Study) -> str:
             groups["same"].append(shares)
     said = []
     if groups["falls"]:
-        said.append(f"The claim is what we see for {joined(groups['falls'])}.")
+        said.append(f"The claim is what we see for {enumerated(groups['falls'])}.")
     else:
         said.append("In no network of this run was the near answer right more often than the far.")
     if groups["right"]:
         said.append(
             "It is not a law of recurrent networks: after the same lessons "
-            f"{joined(groups['right'])} {_be(groups['right'])} right over both distances."
+            f"{enumerated(groups['right'])} {_be(groups['right'])} right over both distances."
         )
     if groups["guess"]:
         said.append(
-            f"{_capital(joined(groups['guess']))} {_be(groups['guess'])} no better than a guess at "
-            "either distance."
+            f"{_capital(enumerated(groups['guess']))} {_be(groups['guess'])} no better than a guess "
+            "at either distance."
         )
     if groups["same"]:
         said.append(
-            f"No difference between the two distances was found for {joined(groups['same'])}."
+            f"No difference between the two distances was found for {enumerated(groups['same'])}."
         )
     if groups["rises"]:
         said.append(
-            f"Against the claim, the far answer is right more often for {joined(groups['rises'])}."
+            "Against the claim, the far answer is right more often for "
+            f"{enumerated(groups['rises'])}."
         )
     return " ".join(said)
 
@@ -110,9 +111,9 @@ def distance(study: Study) -> str:
         parts.append(f"the {row.name} {far}")
     text = ""
     if parts:
-        text += f"Better than a guess: {joined(parts)}. "
+        text += f"Better than a guess: {enumerated(parts)}. "
     if everywhere:
-        text += f"At least {percent(ALL_RIGHT)} right at every distance: {joined(everywhere)}."
+        text += f"At least {percent(ALL_RIGHT)} right at every distance: {enumerated(everywhere)}."
     return text.strip()
 
 
@@ -128,7 +129,7 @@ def reach_before(study: Study) -> str:
     )
     silent = [row for row in study.mixed if row.silent]
     if silent:
-        which = joined([f"the {row.name} from {row.silent[0]} words on" for row in silent])
+        which = enumerated([f"the {row.name} from {row.silent[0]} words on" for row in silent])
         text += f"In float32, in which they train, exactly nothing arrives in {which}. "
     return text + "No weight has moved yet; this could be seen before an hour of training is spent."
 
@@ -140,7 +141,7 @@ def reach_after(study: Study) -> str:
     still = [r for r in study.mixed if r.after[lag] < 1e-3]
     text = ""
     if grown:
-        which = joined(
+        which = enumerated(
             [
                 f"the {r.name} ({number(r.before[lag], 2)} → {number(r.after[lag], 2)})"
                 for r in grown
@@ -152,7 +153,7 @@ def reach_after(study: Study) -> str:
             "name on the near ones, and what holds it there carries the gradient further. "
         )
     if still:
-        which = joined([f"the {r.name} ({number(r.after[lag], 2)})" for r in still])
+        which = enumerated([f"the {r.name} ({number(r.after[lag], 2)})" for r in still])
         text += f"Less than a thousandth still arrives in {which}."
     return text.strip() or f"At {lag} words training changed the reach of no network tenfold."
 
@@ -164,7 +165,7 @@ def far_only(study: Study) -> str:
     first = study.plan.far
     text = f"With no text nearer than {first.shortest} words, "
     if learned:
-        which = joined([f"the {row.name} after {row.updates} updates" for row in learned])
+        which = enumerated([f"the {row.name} after {row.updates} updates" for row in learned])
         text += f"the task was learned by {which}. "
     else:
         text += f"no network learned the task in {first.updates} updates. "
@@ -172,18 +173,18 @@ def far_only(study: Study) -> str:
     guess = [r.name for r in rest if _is_chance(score_at(r, near), study.chance)]
     if guess:
         text += (
-            f"After {first.updates} updates {joined([f'the {name}' for name in guess])} "
+            f"After {first.updates} updates {enumerated([f'the {name}' for name in guess])} "
             f"{'are' if len(guess) > 1 else 'is'} still no better than a guess at {near} words. "
         )
     between = [(r, score_at(r, near)) for r in rest if r.name not in guess]
     if between:
-        which = joined([f"the {row.name} {percent(score.share)}" for row, score in between])
+        which = enumerated([f"the {row.name} {percent(score.share)}" for row, score in between])
         text += f"Right at {near} words in part: {which}. "
     both = [r.name for r in study.mixed if r.learned and r.name in {x.name for x in rest}]
     if both:
         text += (
-            f"Yet {joined([f'the {name}' for name in both])} learned it above, where there were "
-            "near texts to begin with: the same network, from the same start."
+            f"Yet {enumerated([f'the {name}' for name in both])} learned it above, where there "
+            "were near texts to begin with: the same network, from the same start."
         )
     return text.strip()
 
@@ -232,10 +233,10 @@ def bound_sentences(row: Recalled) -> str:
     )
 
 
-def summary(study: Study) -> list[str]:
+def terminal_summary(study: Study) -> list[str]:
     """Return the few sentences that the terminal shows."""
     lines = [claim(study), reach_before(study), far_only(study), far_reach(study)]
-    return [*filter(None, lines), first_bad_step(study.overflow), clipping(study.overflow)]
+    return [*filter(None, lines), first_bad_step(study.overflow), clipping_text(study.overflow)]
 
 
 def _be(names: Sequence[str]) -> str:

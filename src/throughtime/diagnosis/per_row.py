@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..flow import LayerView, lags
 
-__all__ = ["Rows", "by_lag"]
+__all__ = ["Rows", "median_by_lag"]
 
 # So many losses of each row are followed to its beginning where a window cut the norms off.
 FOLLOWED = 3
@@ -76,7 +76,7 @@ class Rows:
         return last - int(length) + 1, last
 
 
-def by_lag(layer: LayerView, fraction: float, broken: Tensor) -> Rows:
+def median_by_lag(layer: LayerView, fraction: float, broken: Tensor) -> Rows:
     """Return what the losses' own norms say: each row's median over losses, by lag (eq. 9).
 
     Args:

@@ -15,7 +15,7 @@ from ..flow.view import gain
 from .advice import Found, advice
 from .diagnoses import Diagnoses
 from .evidence import Diagnosis, Evidence, Verdict
-from .per_row import Rows, by_lag
+from .per_row import Rows, median_by_lag
 from .total import Total, by_step, total
 
 __all__ = ["diagnose"]
@@ -98,7 +98,7 @@ def _judge(name: str, layer: LayerView, fraction: float, growth: float) -> Diagn
     if bad is not None:
         broken = _broken(layer, bad)
     whole = total(layer, fraction)
-    rows = by_step(whole, fraction) if layer.one_loss else by_lag(layer, fraction, broken)
+    rows = by_step(whole, fraction) if layer.one_loss else median_by_lag(layer, fraction, broken)
     if not bool(rows.reached.any()):
         # Losses that are all 0 at their own step may still enter before it.
         rows = by_step(whole, fraction)

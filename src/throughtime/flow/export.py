@@ -20,8 +20,8 @@ __all__ = [
     "LayerSummary",
     "check_format",
     "from_dict",
+    "layer_summary",
     "plain",
-    "summary",
     "to_dict",
 ]
 
@@ -150,7 +150,7 @@ class FlowSummary:
     layers: Mapping[str, LayerSummary]
 
 
-def summary(layer: LayerView, *, norms: bool = False) -> LayerSummary:
+def layer_summary(layer: LayerView, *, norms: bool = False) -> LayerSummary:
     """Return what is exported of one layer.
 
     Args:
@@ -188,7 +188,9 @@ def to_dict(layers: Mapping[str, LayerView], split: str, *, norms: bool = False)
         "format": FORMAT,
         "version": VERSION,
         "split": split,
-        "layers": {name: summary(layer, norms=norms).to_dict() for name, layer in layers.items()},
+        "layers": {
+            name: layer_summary(layer, norms=norms).to_dict() for name, layer in layers.items()
+        },
     }
 
 

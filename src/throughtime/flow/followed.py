@@ -17,7 +17,7 @@ from ..cells.base import AbstractCell
 from ..layers import modules as own
 from ..layers.recurrent import Recurrent, run_cell
 from ..layers.recurrent_kinds import left_alone
-from ..layers.stack import run
+from ..layers.stack import run_bptt
 from ..node.alias import alias_of, aliased
 from ..node.recording import Key, Recording, Step
 from ..torch_state import is_transformed
@@ -73,7 +73,9 @@ def _follow_recurrent(
 def _follow_layer(
     watch: Watch, watcher: Watcher, args: tuple[Any, ...], named: dict[str, Any]
 ) -> Any:
-    return _run_layer(run, watch.module, watcher, args, named, partial(watch.plain, *args, **named))
+    return _run_layer(
+        run_bptt, watch.module, watcher, args, named, partial(watch.plain, *args, **named)
+    )
 
 
 def _run_layer(
@@ -117,7 +119,7 @@ def _follow_subclass(
         if self is not module:
             return base.forward(self, *args, **named)  # pyright: ignore[reportArgumentType]
         plain = partial(base.forward, self, *args, **named)  # pyright: ignore[reportArgumentType]
-        return _run_layer(run, self, watcher, args, named, plain)
+        return _run_layer(run_bptt, self, watcher, args, named, plain)
 
     between = type(base.__name__, (base,), {"forward": forward})
     recorded = len(watcher.recording.calls)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-__all__ = ["Kept", "OwnAliases", "held", "is_state", "put_in", "refilled", "spread"]
+__all__ = ["OwnAliases", "Snapshot", "held", "is_state", "put_in", "refilled", "spread"]
 
 # What every module has, whoever wrote it.
 PLAIN = frozenset(vars(nn.Module())) | {"forward"}
@@ -17,7 +17,7 @@ PLAIN = frozenset(vars(nn.Module())) | {"forward"}
 LONG, DEEP = 64, 3
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Where a module keeps a tensor, or a tuple of some: ``holder[key]``."""
 
     path: str
@@ -25,18 +25,18 @@ class Place(NamedTuple):
     key: Any
 
 
-class Kept(NamedTuple):
+class Snapshot(NamedTuple):
     """A tensor in an attribute or a buffer, as it was at one moment."""
 
     tensor: Tensor
     version: int
 
-    def same(self, other: Kept) -> bool:
+    def same(self, other: Snapshot) -> bool:
         """Check whether it is the same tensor, and nothing was written into it since."""
         return self.tensor is other.tensor and self.version == other.version
 
 
-def held(module: nn.Module) -> dict[str, Kept]:
+def held(module: nn.Module) -> dict[str, Snapshot]:
     """Return the floating-point tensors that a module and its parts keep, and no parameters.
 
     Seen are buffers, attributes, and what stands in a list, a tuple or a dictionary of one.
@@ -47,13 +47,13 @@ def held(module: nn.Module) -> dict[str, Kept]:
     Returns:
         By where they stand.
     """
-    found: dict[str, Kept] = {}
+    found: dict[str, Snapshot] = {}
     for path, holder, key in _places(module):
         value = holder[key]
         leaves = [value] if isinstance(value, Tensor) else pytree.tree_leaves(value)
         for n, leaf in enumerate(leaves):
             if is_state(leaf) and not isinstance(leaf, nn.Parameter):
-                found[f"{path}/{n}"] = Kept(leaf, leaf._version)
+                found[f"{path}/{n}"] = Snapshot(leaf, leaf._version)
     return found
 
 
@@ -150,7 +150,7 @@ def _is_record(tree: object) -> bool:
     return plain and is_dataclass(tree)
 
 
-def _places(module: nn.Module) -> Iterator[Place]:
+def _places(module: nn.Module) -> Iterator[Slot]:
     for path, part in module.named_modules():
         yield from _within(part._buffers, path, DEEP)
         own = vars(part)
@@ -158,16 +158,16 @@ def _places(module: nn.Module) -> Iterator[Place]:
             yield from _at(own, name, path, DEEP)
 
 
-def _within(holder: Any, path: str, deep: int) -> Iterator[Place]:
+def _within(holder: Any, path: str, deep: int) -> Iterator[Slot]:
     if len(holder) <= LONG:
         for key in list(holder if isinstance(holder, dict) else range(len(holder))):
             yield from _at(holder, key, path, deep)
 
 
-def _at(holder: Any, key: Any, path: str, deep: int) -> Iterator[Place]:
+def _at(holder: Any, key: Any, path: str, deep: int) -> Iterator[Slot]:
     value = holder[key]
     if isinstance(value, Tensor) or (isinstance(value, tuple) and _may_hold(value)):
-        yield Place(f"{path}.{key}", holder, key)
+        yield Slot(f"{path}.{key}", holder, key)
     elif isinstance(value, dict | list) and deep:
         yield from _within(value, f"{path}.{key}", deep - 1)
 

@@ -17,7 +17,7 @@ __all__ = [
     "horizon",
     "last_measured",
     "lengths",
-    "profile",
+    "median_profile",
 ]
 
 # How many pairs are laid out by lag at a time.
@@ -49,7 +49,7 @@ def by_lag(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
     return _at(lags, norms, enters, _starts(enters, tape), tape).to(norms.dtype)
 
 
-def profile(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
+def median_profile(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
     """Return the median over losses and rows of the norm at each lag, relative to lag 0, (L,)."""
     parts = _in_parts(norms, enters, tape)
     medians = [_median(part.transpose(0, 1).flatten(1), 1) for part in parts]
@@ -79,15 +79,15 @@ def lengths(norms: Tensor, enters: Tensor, tape: Tape) -> Tensor:
     return torch.where(counts, enters - starts, -1)
 
 
-def horizon(profile: Tensor, fraction: float) -> int:
+def horizon(median_profile: Tensor, fraction: float) -> int:
     """Return the last lag at which the profile is at or above ``fraction``; 0 if none is."""
-    lags = (profile >= fraction).nonzero().flatten()
+    lags = (median_profile >= fraction).nonzero().flatten()
     return int(lags[-1]) if len(lags) else 0
 
 
-def last_measured(profile: Tensor) -> int:
+def last_measured(median_profile: Tensor) -> int:
     """Return the last lag at which the profile is a number; 0 if there is none."""
-    lags = (~profile.isnan()).nonzero().flatten()
+    lags = (~median_profile.isnan()).nonzero().flatten()
     return int(lags[-1]) if len(lags) else 0
 
 

@@ -38,7 +38,7 @@ class LagProfiles:
 
     @cached_property
     def _profile(self) -> Tensor:
-        return lags.profile(self.norms, self.enters, self.tape)
+        return lags.median_profile(self.norms, self.enters, self.tape)
 
     def row_profiles(self) -> Tensor:
         """Return each batch row's own `lag_profile`, the median over losses alone: (L, B), float64.

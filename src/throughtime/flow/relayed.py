@@ -46,12 +46,12 @@ def relayed(
             found = _by_loss(source, every, window, memory, per_row)
     split = "step" if losses.dim() == 0 else "loss"
     return [
-        kind_of(layout, r)(source, r, norms, which, enters, g, entries, split)
+        flow_class(layout, r)(source, r, norms, which, enters, g, entries, split)
         for r, (g, (norms, which, enters, entries)) in enumerate(zip(entering, found, strict=True))
     ]
 
 
-def kind_of(layout: Layout, r: int) -> type[RunFlow]:
+def flow_class(layout: Layout, r: int) -> type[RunFlow]:
     """Return what a run's flow is."""
     return AxisFlow if layout.runs[r].key.kind == "axis" else RunFlow
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import ShapeError, UnsupportedError
 from ..kernels import by_row
 from ..layers import GRU, LSTM, RNN, Recurrent
-from ..layers.per_sample import weights_of
+from ..layers.per_sample import layer_weights
 
 __all__ = ["register"]
 
@@ -145,7 +145,7 @@ class Served:
             UnsupportedError: a weight is computed from others, or belongs to no cell.
         """
         self.wrapper, self.layer, self.mean = wrapper, layer, mean
-        self.weights = tuple(weights_of(layer).values())
+        self.weights = tuple(layer_weights(layer).values())
         known = set(map(id, self.weights))
         for name, p in layer.named_parameters():
             if p.requires_grad and id(p) not in known:

@@ -19,10 +19,10 @@ from ..kernels.chosen import Choice, note
 from ..torch_state import is_batched
 from .directions import Masks, Results, one_by_one
 
-__all__ = ["Call", "node_behind"]
+__all__ = ["CallContext", "node_behind"]
 
 
-class Call(NamedTuple):
+class CallContext(NamedTuple):
     """What a call needs besides its tensors.
 
     Attributes:
@@ -42,7 +42,9 @@ class Call(NamedTuple):
     given: int
 
 
-def node_behind(call: Call, given: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> Results:
+def node_behind(
+    call: CallContext, given: tuple[Tensor, ...], results: tuple[Tensor, ...]
+) -> Results:
     """Return the results of torch's graph, behind the node.
 
     Args:
@@ -62,7 +64,7 @@ class _Behind(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, call: CallContext, *tensors: Tensor) -> Any:
         """Return the results, each with a version count of its own."""
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -75,7 +77,7 @@ class _Behind(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *arrived: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Hand on what arrived, or return the gradients of what went into torch's graph."""
-        call: Call = ctx.call
+        call: CallContext = ctx.call
         # torch's graph holds its results, in the memory that may have been written into.
         changed = any([result._version for result in ctx.shown])
         more = torch.is_grad_enabled() or changed or COLLECTORS or any(map(is_batched, arrived))
@@ -88,7 +90,10 @@ class _Behind(torch.autograd.Function):
 
 
 def _layer_by_layer(
-    call: Call, given: Sequence[Tensor], needs: Sequence[bool], arrived: Sequence[Tensor | None]
+    call: CallContext,
+    given: Sequence[Tensor],
+    needs: Sequence[bool],
+    arrived: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     """Return the gradients of x, of the initial state and of the weights, None where not needed."""
     parts, weights = tuple(given[1 : 1 + call.parts]), given[1 + call.parts :]

@@ -21,7 +21,7 @@ from ..errors import (
 from ..shapes import check, check_lengths
 from ..torch_state import is_autocast, is_exported
 
-__all__ = ["Batch", "dropout", "lengths_of", "mask", "read", "write"]
+__all__ = ["Batch", "dropout", "from_time_first", "length_mask", "lengths_of", "to_time_first"]
 
 
 class Batch(NamedTuple):
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     packed: PackedSequence | None
 
 
-def read(
+def to_time_first(
     input: Tensor | PackedSequence,
     weight: Tensor,
     input_size: int,
@@ -95,7 +95,7 @@ def read(
     return Batch(x, active, _check_reset(reset, x, active), batched, None)
 
 
-def write(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence:
+def from_time_first(batch: Batch, h: Tensor, batch_first: bool) -> Tensor | PackedSequence:
     """Return a layer's output (T, B, ·) in the layout its input had."""
     if batch.packed is not None:
         p = batch.packed
@@ -148,10 +148,10 @@ def _unpack(packed: PackedSequence, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _active(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     """Return the mask (T, B) of the steps that rows of these lengths take."""
     T, B, _ = x.shape
-    return mask(check_lengths(lengths, B, T), x)
+    return length_mask(check_lengths(lengths, B, T), x)
 
 
-def mask(steps: Tensor | Iterable[int], x: Tensor) -> Tensor:
+def length_mask(steps: Tensor | Iterable[int], x: Tensor) -> Tensor:
     """Return the mask (T, B) of the first ``steps`` (B,) of each row of x, known to the kernels."""
     steps = steps if isinstance(steps, Tensor) else torch.tensor(list(steps), device=x.device)
     active = torch.arange(x.shape[0], device=x.device)[:, None] < steps.to(x.device)

@@ -17,7 +17,7 @@ from ..schedules.base import check_schedule
 from ..shapes import check_sizes
 from .leaf import leaf
 from .quick import quick
-from .stack import run
+from .stack import run_bptt
 from .through import notice
 from .unscriptable import Unscriptable
 
@@ -109,7 +109,7 @@ class _Through(Unscriptable, nn.RNNBase):
         found = leaf(self, input, hx, {"lengths": lengths, "reset": reset, "mask": mask})
         if found is not None:
             return found
-        return run(self, input, hx, lengths=lengths, reset=reset, mask=mask)
+        return run_bptt(self, input, hx, lengths=lengths, reset=reset, mask=mask)
 
 
 def _check_options(dropout: float, proj_size: int, hidden_size: int, dtype) -> None:

@@ -19,7 +19,7 @@ from ..kernels import by_row
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 
-__all__ = ["per_sample_grads", "weights_of"]
+__all__ = ["layer_weights", "per_sample_grads"]
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def per_sample_grads(
     """
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"model must be an nn.Module; got {type(model).__name__}.")
-    served = weights_of(model)
+    served = layer_weights(model)
     mean = _is_mean(served, loss_reduction)
     known = {id(p): name for name, p in served.items()}
     before = {name: _stamp(p) for name, p in served.items()}
@@ -141,7 +141,7 @@ def _is_mean(served: dict[str, nn.Parameter], reduction: str | None) -> bool:
     return reduction == "mean"
 
 
-def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
+def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of all recurrent layers of this package, by their name in the model.
 
     Args:

@@ -18,7 +18,7 @@ from ..node.eager import bptt_prepared
 from ..schedules import Full
 from ..torch_state import is_transformed
 from .directions import Results, cell_of, each_run, suffixes
-from .inputs import mask
+from .inputs import length_mask
 from .stacked import Whole, whole_of
 
 __all__ = ["quick"]
@@ -94,7 +94,7 @@ class _Sweeps:
         known = None if lengths is None else first.lengths(lengths, x)
         if states is None or (known is None) != (lengths is None):
             return None
-        active = None if known is None else partial(mask, known, x)
+        active = None if known is None else partial(length_mask, known, x)
         if runs == 1:
             return bptt_prepared(first, x, states[0], known, active, reset)
         directions = 2 if module.bidirectional else 1

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError
-from ..node.compiled import compiled_bptt, kind_of
+from ..node.compiled import cell_kind, compiled_bptt
 from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL, Schedule
@@ -19,7 +19,7 @@ from ..schedules.base import check_schedule
 from ..shapes import check
 from ..tape import joined
 from ..torch_state import is_to_onnx, is_transforming
-from .inputs import read, write
+from .inputs import from_time_first, to_time_first
 from .leaf import leaf
 from .own_cell import run_here
 from .through import notice
@@ -150,7 +150,7 @@ def run_cell(
     weights = [w for w in cell.weights().values() if w.is_floating_point()]
     data = input.data if isinstance(input, PackedSequence) else input
     like = weights[0] if weights else data
-    batch = read(
+    batch = to_time_first(
         input, like, cell.input_size, batch_first=module.batch_first, lengths=lengths, reset=reset
     )
     B, S = batch.x.shape[1], cell.state_size
@@ -163,7 +163,7 @@ def run_cell(
     compiling = torch.compiler.is_compiling()
     transformed = compiling and is_transforming()
     plain = not compiling or transformed or context is not None or cell._forward_pre_hooks
-    kind = None if plain else kind_of(cell)
+    kind = None if plain else cell_kind(cell)
     if kind is not None and is_to_onnx():
         h, parts = onnx_layer(kind, cell.weights(), batch.x, s_0, batch.active, batch.reset)
         s_T = joined(parts)
@@ -177,4 +177,4 @@ def run_cell(
         else:
             run = run_here
         h, s_T = run(module, batch, s_0, recording, f"{path}.l0" if path else "l0", context)
-    return write(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)
+    return from_time_first(batch, h, module.batch_first), s_T if batch.batched else s_T.squeeze(0)

@@ -16,13 +16,13 @@ from ..node.recording import Recording
 from ..shapes import check
 from ..torch_state import is_autocast
 from .directions import all_weights, cell_of, one_by_one, state_widths
-from .inputs import Batch, dropout, lengths_of, read, write
+from .inputs import Batch, dropout, from_time_first, lengths_of, to_time_first
 from .stacked import all_at_once
 
-__all__ = ["follows_autocast", "run"]
+__all__ = ["follows_autocast", "run_bptt"]
 
 
-def run(
+def run_bptt(
     module: nn.RNNBase,
     input: Tensor | PackedSequence,
     hx: Tensor | tuple[Tensor, Tensor] | None = None,
@@ -59,7 +59,7 @@ def run(
     _check_together(module, weight)
     if mask is not None:
         lengths = lengths_of(mask, input, lengths, batch_first=module.batch_first)
-    batch = read(
+    batch = to_time_first(
         input,
         weight,
         module.input_size,
@@ -79,11 +79,11 @@ def run(
     if recording is None and not torch.compiler.is_compiling():
         found = all_at_once(module, x, parts, weights, masks)
         if found is not None:
-            return write(batch, found[0], module.batch_first), _as_given(batch, found[1])
+            return from_time_first(batch, found[0], module.batch_first), _as_given(batch, found[1])
     drops = module.dropout and module.training
     between = partial(dropout, p=module.dropout, batch=batch) if drops else None
     x, finals = one_by_one(module, masks, x, parts, weights, between, recording, path)
-    return write(batch, x, module.batch_first), _as_given(batch, finals)
+    return from_time_first(batch, x, module.batch_first), _as_given(batch, finals)
 
 
 def _check_together(module: nn.RNNBase, weight: Tensor) -> None:

@@ -15,12 +15,12 @@ from .. import kernels, torch_state
 from ..cells.base import AbstractCell
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..kernels.chosen import Choice, note
-from ..kernels.torch.calling import function, run
-from ..kernels.torch.chunk import Shape, together
+from ..kernels.torch.calling import function, run_fused
+from ..kernels.torch.chunk import RNNDescriptor, together
 from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
-from .behind import Call, node_behind
+from .behind import CallContext, node_behind
 from .directions import Masks, Results, cell_of
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
@@ -47,7 +47,7 @@ class Whole:
         self.layers, self.both = module.num_layers, bool(module.bidirectional)
         self.bias, self.names = bool(module.bias), tuple(module._flat_weights_names)
         self.widths, self.runs = cell.parts(), self.layers * (2 if self.both else 1)
-        self.shape = Shape.of(cell)._replace(layers=self.layers, both=self.both)
+        self.shape = RNNDescriptor.of(cell)._replace(layers=self.layers, both=self.both)
         self.noted = [(w, w.dtype, w.device, w.shape) for w in weights]
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
@@ -114,7 +114,7 @@ class Whole:
         """
         note(self.choice)
         own = together(list(weights), self.shape, x)
-        h, *finals = run(
+        h, *finals = run_fused(
             self.function, x, tuple(parts) or self._zeros(x), own, how,
             bias=self.bias, layers=self.layers, both=self.both,
         )  # fmt: skip
@@ -123,7 +123,7 @@ class Whole:
         if not h.requires_grad:
             return h, tuple(finals)
         given = (x, *parts, *weights)
-        call = Call(module, masks, self.choice, self.names, len(parts), len(given))
+        call = CallContext(module, masks, self.choice, self.names, len(parts), len(given))
         return node_behind(call, given, (h, *finals))
 
     def _zeros(self, x: Tensor) -> tuple[Tensor, ...]:

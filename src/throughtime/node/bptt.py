@@ -23,7 +23,7 @@ from ..torch_state import is_autocast, is_batched, is_jit_traced
 from .gradients import batched_gradients, keep, send_back
 from .recording import Gate
 
-__all__ = ["BPTT", "Run", "begin", "own_precision", "refuse_truncation"]
+__all__ = ["BPTT", "NodeCall", "begin", "own_precision", "refuse_truncation"]
 
 
 class Shown(NamedTuple):
@@ -44,7 +44,7 @@ class Shown(NamedTuple):
         return self.h._version != self.version
 
 
-class Run(NamedTuple):
+class NodeCall(NamedTuple):
     """What one run of a layer needs besides the tensors that may require grad.
 
     Attributes:
@@ -77,7 +77,7 @@ class BPTT(torch.autograd.Function):
     """Exact BPTT: the forward sweep, and the backward sweep as its gradient (eq. 1, 9, 5)."""
 
     @staticmethod
-    def forward(ctx, run: Run, x, s_0, anchor, *weights):
+    def forward(ctx, run: NodeCall, x, s_0, anchor, *weights):
         """Run the sweep: h (T, B, H), and the parts of s_T, each (1, B, ·)."""
         del anchor
         ctx.run, ctx.tape, ctx.shown, ctx.done = run, None, None, None
@@ -106,7 +106,7 @@ class BPTT(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g_h, *g_finals):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run the sweep back: gradients of x, s_0 and the weights."""
-        run: Run = ctx.run
+        run: NodeCall = ctx.run
         cell, gate = run.cell, run.gate
         g_s = _joined(g_finals, cell)
         if (gate is not None and gate.cut) or (g_h is None and g_s is None):
@@ -145,7 +145,7 @@ class BPTT(torch.autograd.Function):
         return (None, *found[:2], None, *found[2:])
 
 
-def _asking(run: Run) -> Collector | None:
+def _asking(run: NodeCall) -> Collector | None:
     """Return who asks for the rows' shares of this backward pass; a trace's own is none of it."""
     if run.rows is None or not run.rows.wanted() or (run.gate is not None and run.gate.exact):
         return None

@@ -13,7 +13,7 @@ from ..schedules.base import check_schedule
 from ..tape import joined
 from .gradients import keep, send_back
 
-__all__ = ["compiled_bptt", "kind_of"]
+__all__ = ["cell_kind", "compiled_bptt"]
 
 # An operation returns tensors, and torch's graph is none: the backward pass runs torch's module
 # forward once more, from the initial state, which takes less time than single steps.
@@ -21,7 +21,7 @@ ANEW = Checkpointed(every=2**31 - 1)
 KINDS: dict[str, type[Elman] | type[LSTM] | type[GRU]] = {"LSTM": LSTM, "GRU": GRU}
 
 
-def kind_of(cell: AbstractCell) -> str | None:
+def cell_kind(cell: AbstractCell) -> str | None:
     """Return `compiled_bptt`'s name for one of the package's three main cells; None for others."""
     if type(cell) is Elman:
         return cell.nonlinearity

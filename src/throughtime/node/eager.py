@@ -15,7 +15,7 @@ from ..schedules import FULL, AbstractSchedule
 from ..schedules.base import check_schedule
 from ..tape import Tape, complete, joined, split
 from ..torch_state import is_jit_traced, is_transformed, only_maps
-from .bptt import BPTT, Run, begin, own_precision, refuse_truncation
+from .bptt import BPTT, NodeCall, begin, own_precision, refuse_truncation
 from .gradients import keep as run_forward
 from .jit_trace import held_to_its_steps, refuse_a_tracer
 from .recording import Call, Gate, Key, Recording
@@ -86,7 +86,7 @@ def bptt(
             found = run_forward(FULL, cell, x, s_0, active, reset, wanted=False, states=False)
             return found[:2]
     rows = by_row.of_call(weights.values()) if keep and by_row.CALLS else None
-    run = Run(cell, active, reset, through, gate, keep, rows=rows)
+    run = NodeCall(cell, active, reset, through, gate, keep, rows=rows)
     h, *parts = BPTT.apply(run, *inputs)  # pyright: ignore[reportGeneralTypeIssues]
     if recording is not None:
         assert s_0 is not None and gate is not None
@@ -150,6 +150,6 @@ def bptt_prepared(
     if not keep:
         return prepared.forward(x, s_0, lengths, reset, keep=False)[:2]
     rows = by_row.of_call(weights) if by_row.CALLS else None
-    run = Run(prepared.cell, None, reset, FULL, None, True, prepared, lengths, mask, rows)
+    run = NodeCall(prepared.cell, None, reset, FULL, None, True, prepared, lengths, mask, rows)
     h, *parts = _apply(run, x, s_0, None, *weights)
     return h, tuple(parts)

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedError
 from ..flow import Flow, LayerFlow, trace
-from .places import Place, put, whole
+from .places import Place, replace_module, whole
 
 __all__ = ["Case", "Change", "Losses", "Remedy", "copied", "flow_of"]
 
@@ -148,7 +148,7 @@ class Remedy:
         for place in places:
             done.append(change := self.change(case, place))
             if change.module is not None:
-                model = put(model, place.path, change.module)
+                model = replace_module(model, place.path, change.module)
         return model, done
 
 

@@ -16,7 +16,7 @@ from ..shapes import check
 from ..sweep import forward
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
-from .weight_blocks import gates_of, is_plain, suffixes
+from .weight_blocks import gates_of, is_plain, weight_suffixes
 
 __all__ = ["FLOSSING", "floss_", "leading_exponents"]
 
@@ -130,7 +130,7 @@ def _cells(layer: nn.Module) -> Sequence[AbstractCell]:
     if isinstance(layer, Recurrent):
         return [layer.cell]
     assert isinstance(layer, nn.RNNBase)
-    return [cell_of(layer, suffix.removeprefix("_")) for suffix in suffixes(layer)]
+    return [cell_of(layer, suffix.removeprefix("_")) for suffix in weight_suffixes(layer)]
 
 
 def _floss(cell: AbstractCell, x: Tensor, n: int, updates: int, rate: float) -> None:
@@ -157,7 +157,7 @@ def _fits(case: Case, place: Place) -> bool:
         and isinstance(layer, (nn.RNNBase, Recurrent))
         and plain_weights(layer)
         and not getattr(layer, "bidirectional", False)
-        and len(case.layers(place)) == len(suffixes(layer))
+        and len(case.layers(place)) == len(weight_suffixes(layer))
         and case.layers(place)[0].cell is not None
     )
 

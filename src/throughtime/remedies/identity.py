@@ -12,7 +12,7 @@ from ..errors import InputTypeError
 from ..layers import RNN
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
-from .weight_blocks import suffixes
+from .weight_blocks import weight_suffixes
 
 __all__ = ["IDENTITY_RELU", "identity_relu_"]
 
@@ -54,7 +54,7 @@ def identity_relu_(layer: M, spread: float = 0.001, generator: Generator | None 
     changed.nonlinearity = "relu"
     if isinstance(layer, nn.RNNBase):
         layer.mode = "RNN_RELU"
-    for suffix in suffixes(layer):
+    for suffix in weight_suffixes(layer):
         with torch.no_grad():
             hidden = getattr(layer, f"weight_hh{suffix}")
             hidden.copy_(torch.eye(len(hidden)))

@@ -14,7 +14,7 @@ from .around import Around
 from .base import Case, Change, Remedy
 from .places import Place
 
-__all__ = ["LENGTHS", "WithLengths", "lengths_of", "with_lengths"]
+__all__ = ["LENGTHS", "WithLengths", "unpadded_lengths", "with_lengths"]
 
 OWN = (RNN, LSTM, GRU)
 # The share of rows that must end in padding for the remedy to fit.
@@ -35,7 +35,7 @@ class WithLengths(Around):
         if input.dim() != 3 or named.get("mask") is not None:
             return self.layer(input, hx, **named)
         time = 1 if self.layer.batch_first else 0
-        lengths = lengths_of(input.transpose(0, time))
+        lengths = unpadded_lengths(input.transpose(0, time))
         output, state = self.layer(input, hx, lengths=lengths, **named)
         h = output.transpose(0, time)
         steps = torch.arange(h.shape[0], device=h.device)[:, None]
@@ -44,7 +44,7 @@ class WithLengths(Around):
         return held.transpose(0, time), state
 
 
-def lengths_of(x: Tensor) -> Tensor:
+def unpadded_lengths(x: Tensor) -> Tensor:
     """Return how long rows are before their padding, (B,): at least 1.
 
     Padding is the input that most rows end in at least twice in a row; rows without it keep all
@@ -104,7 +104,7 @@ def _fits(case: Case, place: Place) -> bool:
         return False
     if layer.tape.active is not None or layer.cell is None:
         return False
-    lengths = lengths_of(layer.tape.x)
+    lengths = unpadded_lengths(layer.tape.x)
     padded = lengths < layer.T
     return float(padded.float().mean()) >= SHARE and len(lengths.unique()) > 1
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-__all__ = ["Place", "places_of", "put", "whole"]
+__all__ = ["Place", "places_of", "replace_module", "whole"]
 
 SUFFIX = re.compile(r"(?:^|\.)l\d+(?:_reverse)?$")
 
@@ -74,7 +74,7 @@ def whole(model: nn.Module, flow: Mapping[str, Any]) -> Place:
     return Place("", model, tuple(flow))
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     """Put a module where another one is, wherever the model has it; return the model.
 
     Args:

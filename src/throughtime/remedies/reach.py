@@ -17,7 +17,7 @@ from ..norms import vector_norm
 from .base import Losses, flow_of
 from .places import Place
 
-__all__ = ["FEW", "FRACTION", "Measured", "Reach", "farthest", "measure", "unit_reach"]
+__all__ = ["FEW", "FRACTION", "Measured", "Reach", "longest_lag", "measured_reach", "unit_reach"]
 
 # What still counts as reached, as in `LayerFlow.horizon`.
 FRACTION = 0.01
@@ -99,7 +99,7 @@ class Measured:
         return {"layers": named, "seconds": self.seconds, "found": list(self.found)}
 
 
-def measure(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
+def measured_reach(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
     """Measure a model: its flow, the reach of each layer, the cost of a step.
 
     Args:
@@ -112,7 +112,7 @@ def measure(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
     return Measured(layers, _seconds(model, losses), _found(flow, lag), flow)
 
 
-def farthest(flow: Mapping[str, LayerFlow]) -> int:
+def longest_lag(flow: Mapping[str, LayerFlow]) -> int:
     """Return the longest lag that any loss has; at least 1."""
     return max(1, *(int(lags.farthest(f.norms, f.enters, f.tape).max()) for f in flow.values()))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .treatment import Row, Treatment
 
-__all__ = ["number", "said", "text"]
+__all__ = ["said", "short_number", "text"]
 
 WIDTH = 79
 
@@ -49,12 +49,12 @@ def _cells(row: Row, scored: bool) -> list[str]:
     if reach is None:
         return [row.name, answer, *[""] * 5]
     nonfinite = row.measured is not None and row.measured.nonfinite
-    best, share = number(reach.best), f"{100 * reach.share:.0f} %"
+    best, share = short_number(reach.best), f"{100 * reach.share:.0f} %"
     ms = f"{1000 * seconds:.3g}"
     if scored:
         score = "" if row.score is None else f"{row.score.mean:.3g}"
         return [row.name, answer, score, _gain(row), str(row.updates), best, ms]
-    typical = "inf/NaN" if nonfinite else number(reach.at_lag)
+    typical = "inf/NaN" if nonfinite else short_number(reach.at_lag)
     return [row.name, answer, typical, best, share, f"{100 * reach.coverage:.0f} %", ms]
 
 
@@ -106,7 +106,7 @@ def _below(treatment: Treatment) -> list[str]:
     return lines
 
 
-def number(value: float) -> str:
+def short_number(value: float) -> str:
     """Return a number in few characters: "0.12", "3e-07".
 
     Args:

@@ -15,9 +15,9 @@ from .judging import judge
 from .places import places_of
 from .progress_bar import Advance, progress
 from .ranking import further, harm, helps
-from .reach import Measured, farthest, measure
+from .reach import Measured, longest_lag, measured_reach
 from .table import REMEDIES
-from .table_text import number
+from .table_text import short_number
 from .training import Train
 from .treatment import AS_IT_IS, Row, Treatment
 from .undisturbed import Before, undisturbed
@@ -131,7 +131,7 @@ def _treat(
     before = _first(model, paired, lag)
     flow = before.flow
     assert flow is not None
-    far = farthest(flow)
+    far = longest_lag(flow)
     if lag is not None and lag > far:
         raise InputValueError(
             f"lag is {lag}, but no loss of this batch has more than {far} steps behind it; give a "
@@ -181,7 +181,7 @@ def _first(model: nn.Module, losses: Losses, lag: int | None) -> Measured:
     """Measure the model as it is."""
     given = copied(model)
     try:
-        return measure(given, losses, lag)
+        return measured_reach(given, losses, lag)
     except GraphError as error:
         if "no recurrent layer ran" not in str(error):
             raise
@@ -207,7 +207,7 @@ def _try(
         if not places:
             return None
         treated, changes = remedy.apply(case, places)
-        after = measure(treated, losses, asked)
+        after = measured_reach(treated, losses, asked)
     except Exception as error:
         if isinstance(error.__cause__, StopIteration):
             raise  # no later one would be measured on this batch either
@@ -227,7 +227,7 @@ def _why(row: Row, before: Measured) -> str:
     if before.nonfinite and not row.measured.nonfinite:
         return "all is finite with it"
     gone = [code for code in before.found if code not in row.measured.found]
-    reached = f"best units {number(row.before.best)} → {number(row.after.best)}"
+    reached = f"best units {short_number(row.before.best)} → {short_number(row.after.best)}"
     return f"without {', '.join(gone)}; {reached}" if gone else reached
 
 

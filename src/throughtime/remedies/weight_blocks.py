@@ -20,7 +20,7 @@ __all__ = [
     "is_plain",
     "recurrent_weights",
     "redrawn_",
-    "suffixes",
+    "weight_suffixes",
     "weights_in",
 ]
 
@@ -71,7 +71,7 @@ def has_gates(layer: nn.Module) -> bool:
         return False
 
 
-def suffixes(layer: nn.Module) -> list[str]:
+def weight_suffixes(layer: nn.Module) -> list[str]:
     """Return what follows the names of a layer's weights: ``"_l0"``, …; ``""`` for a cell."""
     if not isinstance(layer, nn.RNNBase):
         return [""]
@@ -82,7 +82,7 @@ def suffixes(layer: nn.Module) -> list[str]:
 def recurrent_weights(layer: nn.Module) -> list[Tensor]:
     """Return W_h of every layer and direction, the gates' blocks stacked."""
     holds = weights_in(layer)
-    return [getattr(holds, f"weight_hh{suffix}") for suffix in suffixes(holds)]
+    return [getattr(holds, f"weight_hh{suffix}") for suffix in weight_suffixes(holds)]
 
 
 def biases(layer: nn.Module) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -93,7 +93,7 @@ def biases(layer: nn.Module) -> Iterator[tuple[int, Tensor, Tensor]]:
         InputValueError: it has no biases.
     """
     gates, layer = gates_of(layer), weights_in(layer)
-    for suffix in suffixes(layer):
+    for suffix in weight_suffixes(layer):
         bias_ih, bias_hh = (getattr(layer, f"bias_{k}{suffix}", None) for k in ("ih", "hh"))
         if bias_ih is None or bias_hh is None:
             raise InputValueError(f"{type(layer).__name__} has no biases; build it with bias=True.")

@@ -2,14 +2,14 @@
 
 from .cuda import Tensors, Work, WorkRecorder, WorkRecording
 from .graphs import REPLAYS, Done, Replays, obstacle, unrecorded
-from .seen import Seen
+from .seen import StepObserver
 from .steps import Steps, replayed
 
 __all__ = [
     "REPLAYS",
     "Done",
     "Replays",
-    "Seen",
+    "StepObserver",
     "Steps",
     "Tensors",
     "Work",

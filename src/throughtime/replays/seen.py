@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Seen"]
+__all__ = ["StepObserver"]
 
 _VALUES_MATTER = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 # What reads numbers of Python into a tensor; on a GPU that is a copy from the host.
@@ -18,7 +18,7 @@ _FROM_HOST = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.
 _PLAIN = (Tensor, nn.Parameter)
 
 
-class Seen(TorchDispatchMode):
+class StepObserver(TorchDispatchMode):
     """Watches one run of a step, which is done as ever.
 
     Attributes:
@@ -55,7 +55,7 @@ class Seen(TorchDispatchMode):
         """
         return (*self._form, *(self._placed(t) for t in out))
 
-    def __enter__(self) -> Seen:
+    def __enter__(self) -> StepObserver:
         """Begin to look; modules that are called are looked at too."""
         self._hooked = register_module_forward_pre_hook(self._call)
         return super().__enter__()

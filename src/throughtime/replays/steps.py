@@ -19,7 +19,7 @@ from .. import torch_state
 from . import graphs
 from .cuda import Tensors, Work, WorkRecording
 from .graphs import Replays, copy_all
-from .seen import Seen
+from .seen import StepObserver
 
 __all__ = ["Steps", "replayed"]
 
@@ -92,7 +92,7 @@ class Steps:
         """Take a step as ever, and see whether it can be recorded and is like the one before."""
         self._watched, self._where = self._watched + 1, where
         self._attributes = _attributes(self._owner)
-        with Seen(inputs) as seen:
+        with StepObserver(inputs) as seen:
             out = self.work(*inputs)
         self.reason = seen.reason
         if not self.reason and _attributes(self._owner) != self._attributes:

@@ -23,8 +23,8 @@ __all__ = [
     "Pairs",
     "affordable",
     "array",
-    "by_lag",
     "by_pair",
+    "norms_by_lag",
     "one_thread",
     "quantiles",
     "spectrum",
@@ -158,7 +158,7 @@ def _lines(layer: LayerView, chosen: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return np.where(np.isnan(norms) & since, np.inf, norms), at, start
 
 
-def by_lag(layer: LayerView) -> ByLag:
+def norms_by_lag(layer: LayerView) -> ByLag:
     """Return the norms ‖∂E_t/∂s_k‖ of a layer by lag t − k, relative to lag 0 (eq. 7).
 
     Cost:

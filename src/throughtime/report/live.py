@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ..watch.sparkline import QUANTITIES, binned, short
-from ..watch.training_run import Run, Seen
+from ..watch.training_run import FindingSpan, TrainingRun
 from . import palette
 from .lines import Axis, Curve, chart
 
@@ -60,7 +60,7 @@ setInterval(function () { if (!document.hidden) location.reload(); }, %d);
 """
 
 
-def live_page(run: Run, name: str, every: float | None = None) -> str:
+def live_page(run: TrainingRun, name: str, every: float | None = None) -> str:
     """Return the page of a training.
 
     Args:
@@ -94,7 +94,7 @@ def live_page(run: Run, name: str, every: float | None = None) -> str:
     )
 
 
-def _top(run: Run, name: str, every: float | None) -> str:
+def _top(run: TrainingRun, name: str, every: float | None) -> str:
     assert run.last is not None
     follows = (
         "it is no longer followed"
@@ -113,7 +113,7 @@ def _top(run: Run, name: str, every: float | None) -> str:
     )
 
 
-def _findings(run: Run) -> str:
+def _findings(run: TrainingRun) -> str:
     present = "".join(map(_card, run.present))
     if not present:
         sound = palette.SEVERITIES["sound"]
@@ -126,7 +126,7 @@ def _findings(run: Run) -> str:
     return f'<section><h2>What is found</h2><div class="found">{present}</div>{past}</section>'
 
 
-def _card(seen: Seen) -> str:
+def _card(seen: FindingSpan) -> str:
     severity = palette.SEVERITIES.get(seen.severity, palette.SEVERITIES["note"])
     return (
         f'<article class="finding" style="--severity:{severity.colour};--on:{severity.ink}">'
@@ -142,11 +142,11 @@ def _badge(severity: palette.Severity) -> str:
     )
 
 
-def _in(seen: Seen) -> str:
+def _in(seen: FindingSpan) -> str:
     return f" in <code>{escape(seen.layer)}</code>" if seen.layer else ""
 
 
-def _numbers(run: Run) -> str:
+def _numbers(run: TrainingRun) -> str:
     """Return the last numbers of each layer."""
     shown = [row for row in QUANTITIES if any(row[0] in q for q in run.layers.values())]
     head = "".join(f"<th>{word}</th>" for _, word, _ in shown)
@@ -171,7 +171,7 @@ def _look(number: int) -> tuple[str, str]:
     return colours[number % len(colours)], DASHES[number // len(colours) % len(DASHES)]
 
 
-def _courses(run: Run) -> str:
+def _courses(run: TrainingRun) -> str:
     """Return the curves over training, and the last gradient by lag."""
     legend, charts = [], []
     for number, layer in enumerate(run.layers):

@@ -14,7 +14,7 @@ from ..flow import LayerView
 from . import palette
 from .number_text import number, percent, steps
 
-__all__ = ["TITLES", "cards", "headline", "known", "label"]
+__all__ = ["TITLES", "cards", "headline", "how_known", "severity_label"]
 
 # What each code says to somebody who has never heard of it.
 TITLES = {
@@ -71,7 +71,7 @@ NEXT = (
 )
 
 
-def label(severity: str) -> dict[str, str]:
+def severity_label(severity: str) -> dict[str, str]:
     """Return how a severity looks, for the template."""
     return {"severity": severity, **palette.SEVERITIES[severity]._asdict()}
 
@@ -109,7 +109,7 @@ def cards(found: Sequence[Finding], flow: Mapping[str, LayerView]) -> list[dict[
             card = by_code[cause]
             card["symptoms"].append(
                 {
-                    "label": label(group.first.severity),
+                    "label": severity_label(group.first.severity),
                     "what": group.first.what,
                     "title": _title(group),
                 }
@@ -132,14 +132,14 @@ def _card(group: Group, flow: Mapping[str, LayerView]) -> dict[str, Any]:
     first = group.first
     others = [name for name in group.layers if name != first.layer]
     return {
-        "label": label(first.severity),
+        "label": severity_label(first.severity),
         "code": first.code,
         "title": _title(group),
         "where": group.where,
         "what": first.what,
         "means": _means(first),
         "alike": _others(first.layer, others),
-        "known": known(first.evidence),
+        "known": how_known(first.evidence),
         "remedy": first.remedy,
         "paste": line(first, flow, group.layers),
         "symptoms": [],
@@ -164,7 +164,7 @@ def _means(finding: Finding) -> str:
     return "" if finding.code == "vanishes" and not moved else MEANS.get(finding.code, "")
 
 
-def known(evidence: Sequence[Evidence]) -> str:
+def how_known(evidence: Sequence[Evidence]) -> str:
     """Return what decided, in a sentence.
 
     Args:
@@ -181,7 +181,7 @@ def known(evidence: Sequence[Evidence]) -> str:
     return ""
 
 
-def reach(layer: LayerView) -> str:
+def reach_text(layer: LayerView) -> str:
     """Return how far back the gradient of a layer keeps 1 %, for a table.
 
     Args:

@@ -23,10 +23,10 @@ from .figures.base import Drawing
 from .figures.words import draw as draw_words
 from .figures.words import legend_html, shade, words_html
 from .number_text import number
-from .opening import NEXT, cards, growth, headline, label, reach
+from .opening import NEXT, cards, growth, headline, reach_text, severity_label
 from .over_training import history_of, over_training
 from .page import Plot, plot, render, still
-from .sentences import LIMITS, MANY, began, biased, facts, meaning, summary
+from .sentences import LIMITS, MANY, began, biased, layer_facts, meaning, summary
 from .treated import check_treatment, section
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def report_html(
 def _sound() -> dict[str, Any]:
     """Return the card of a model in which nothing is wrong."""
     return {
-        "label": label("sound"),
+        "label": severity_label("sound"),
         "code": "",
         "title": "What this says, and what it does not",
         "where": "",
@@ -211,11 +211,11 @@ def _row(name: str, layer: LayerView, found: Sequence[Finding]) -> dict[str, Any
     passed = not own and layer.first_nonfinite is not None
     return {
         "name": name or "the model",
-        "label": label("note" if passed else severity),
+        "label": severity_label("note" if passed else severity),
         "finding": "inf or NaN passed on"
         if passed
         else ", ".join(dict.fromkeys(one.code for one in own)) or "nothing found",
-        "reach": reach(layer),
+        "reach": reach_text(layer),
         "growth": growth(layer),
     }
 
@@ -256,12 +256,12 @@ def _layer(
         "id": f"layer-{index}",
         "name": name,
         "verdict": diagnosis.headline(),
-        "label": label(palette.VERDICTS[diagnosis.verdict.name]),
+        "label": severity_label(palette.VERDICTS[diagnosis.verdict.name]),
         "meaning": meaning(layer),
         "began": began(layer),
         "advice": diagnosis.advice,
         "evidence": [_evidence(row) for row in diagnosis.evidence],
-        "facts": facts(layer),
+        "facts": layer_facts(layer),
         "biased": biased(layer),
         "plots": plots,
     }

@@ -8,7 +8,7 @@ from ..flow import LayerView
 from ..flow.shown import units
 from .number_text import number, percent, steps
 
-__all__ = ["LIMITS", "MANY", "began", "biased", "facts", "meaning", "summary"]
+__all__ = ["LIMITS", "MANY", "began", "biased", "layer_facts", "meaning", "summary"]
 
 # So many runs of one layer are shown each by itself.
 MANY = 3
@@ -93,7 +93,7 @@ def biased(layer: LayerView) -> str:
     )
 
 
-def facts(layer: LayerView) -> str:
+def layer_facts(layer: LayerView) -> str:
     """Return cell, sizes, losses and dtype of a layer in a line."""
     dtype = str(layer.norms.dtype).removeprefix("torch.")
     own = units(layer)

@@ -13,7 +13,7 @@ from ..remedies.table_text import said
 from .figures.base import Drawing
 from .figures.tried import draw
 from .number_text import number, percent, steps
-from .opening import label
+from .opening import severity_label
 from .page import Plot
 
 __all__ = ["check_treatment", "section"]
@@ -141,7 +141,7 @@ def _row(row: Row, treatment: Treatment, columns: tuple[Column, ...]) -> dict[st
         "what": "" if remedy is None else remedy.what,
         "best": row.name == treatment.best,
         "answer": WORDS.get(answer, ""),
-        "label": label(ANSWERS[answer]) if answer else None,
+        "label": severity_label(ANSWERS[answer]) if answer else None,
         "cells": [cell(row) for _, cell in columns],
     }
 

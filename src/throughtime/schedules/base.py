@@ -23,7 +23,7 @@ __all__ = [
     "check_count",
     "check_schedule",
     "last_steps",
-    "part",
+    "mask_steps",
 ]
 
 # By class name, for schedules that pass through an operation of torch as plain values.
@@ -208,7 +208,7 @@ def last_steps(tape: Tape) -> Tensor:
     return (steps * tape.active).amax(0)
 
 
-def part(mask: Tensor | None, steps: slice) -> Tensor | None:
+def mask_steps(mask: Tensor | None, steps: slice) -> Tensor | None:
     """Return some steps of a mask (T, B), or None."""
     return None if mask is None else mask[steps]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..tape import Gradients, Tape, joined, split
-from .base import AbstractSchedule, Kept, Total, check_count, part
+from .base import AbstractSchedule, Kept, Total, check_count, mask_steps
 from .full import FULL
-from .plan import Plan, plan
+from .plan import RecomputePlan, plan
 
 if TYPE_CHECKING:
     from ..kernels.engine import Engine
@@ -195,7 +195,7 @@ class Pieces:
 
     def __init__(
         self,
-        how: Plan,
+        how: RecomputePlan,
         engine: Engine,
         cell: AbstractCell,
         x: Tensor,
@@ -210,7 +210,7 @@ class Pieces:
         # In pieces, since what a sweep holds while it runs must fit the segment too.
         for begin in range(first, last, self.how.segment):
             piece = slice(begin, min(begin + self.how.segment, last))
-            active, reset = part(self.active, piece), part(self.reset, piece)
+            active, reset = mask_steps(self.active, piece), mask_steps(self.reset, piece)
             out = self.engine.outputs(self.cell, self.x[piece], s, active, reset, keep=False)
             if h is not None:
                 h[piece] = out.h
@@ -219,7 +219,7 @@ class Pieces:
 
     def forward(self, s: Tensor, piece: slice) -> Tape:
         """Return what the backward pass over some steps needs, from the state before them."""
-        active, reset = part(self.active, piece), part(self.reset, piece)
+        active, reset = mask_steps(self.active, piece), mask_steps(self.reset, piece)
         return self.engine.taped(self.cell, self.x[piece], s, active, reset)
 
 

@@ -15,10 +15,10 @@ from ..errors import InputValueError
 if TYPE_CHECKING:
     from .checkpointed import Checkpointed
 
-__all__ = ["Plan", "advances", "plan"]
+__all__ = ["RecomputePlan", "advances", "plan"]
 
 
-class Plan(NamedTuple):
+class RecomputePlan(NamedTuple):
     """How a sweep of T steps is recomputed on its backward pass.
 
     Attributes:
@@ -78,7 +78,7 @@ def _repetitions(n: int, states: int) -> int:
     return r
 
 
-def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> Plan:
+def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> RecomputePlan:
     """Choose how many steps to hold at once, and how many states to keep.
 
     Raises:
@@ -87,10 +87,10 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
     # int: a compiler passes symbolic sizes, and a plan needs their values.
     T, B = int(x.shape[0]), int(x.shape[1])
     if schedule.every is not None:
-        return Plan(min(schedule.every, T), T)
+        return RecomputePlan(min(schedule.every, T), T)
     budget = schedule.bytes()
     if budget is None:
-        return Plan(max(1, isqrt(T)), T)
+        return RecomputePlan(max(1, isqrt(T)), T)
     state = B * cell.state_size * s_0.element_size()
     # In plain torch, since a compiler asks with tensors that have no memory.
     one = sweep.forward(cell, x[:1], s_0)
@@ -105,7 +105,7 @@ def plan(schedule: Checkpointed, cell: AbstractCell, x: Tensor, s_0: Tensor) -> 
     return found
 
 
-def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
+def _one_level(T: int, budget: int, step: int, state: int) -> RecomputePlan | None:
     """Return the plan with the longest segment beside which all states fit, or None.
 
     Under it no step runs more than twice.
@@ -113,20 +113,20 @@ def _one_level(T: int, budget: int, step: int, state: int) -> Plan | None:
     for segment in range(min(T, budget // step), 0, -1):
         slots = -(-T // segment) - 1
         if segment * step + (slots + 1) * state <= budget:
-            return Plan(segment, slots)
+            return RecomputePlan(segment, slots)
     return None
 
 
-def _recursive(T: int, budget: int, step: int, state: int) -> Plan | None:
+def _recursive(T: int, budget: int, step: int, state: int) -> RecomputePlan | None:
     """Return the plan that recomputes the fewest steps, where each state takes up memory twice.
 
     What the forward pass kept stays until the graph is freed, and the backward pass keeps as many
     of its own.
     """
-    best: tuple[int, Plan] | None = None
+    best: tuple[int, RecomputePlan] | None = None
     segment = 1
     while (slots := (budget - segment * step) // (2 * state) - 1) >= 0:
-        found = advances(-(-T // segment), slots) * segment, Plan(segment, slots)
+        found = advances(-(-T // segment), slots) * segment, RecomputePlan(segment, slots)
         # Among equals the longer segment: fewer, larger sweeps.
         best = found if best is None or found[0] <= best[0] else best
         segment = max(segment + 1, segment * 5 // 4)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cells.base import AbstractCell
 from ..errors import InputValueError
 from ..tape import Gradients, Tape, joined, split
-from .base import AbstractSchedule, Kept, Total, check_count, last_steps, part
+from .base import AbstractSchedule, Kept, Total, check_count, last_steps, mask_steps
 
 if TYPE_CHECKING:
     from ..kernels.engine import Engine
@@ -130,7 +130,7 @@ class Truncated(AbstractSchedule):
         states = s.new_empty(len(starts), B, cell.state_size)
         for i, (first, last) in enumerate(pairwise([*starts, T])):
             states[i], piece = s, slice(first, last)
-            masks = part(active, piece), part(reset, piece)
+            masks = mask_steps(active, piece), mask_steps(reset, piece)
             out = engine.outputs(cell, x[piece], s, *masks, keep=False)
             h[piece], s = out.h, joined(out.finals)
         return Kept(h, split(s, cell.parts()), (states,))
@@ -145,7 +145,7 @@ class Truncated(AbstractSchedule):
         if tape.T == T:
             return tape.steps(first, last)
         s = tape.s[self._starts(T).index(first - 1)]
-        masks = part(tape.active, piece), part(tape.reset, piece)
+        masks = mask_steps(tape.active, piece), mask_steps(tape.reset, piece)
         return engine.taped(cell, tape.x[piece], s, *masks)
 
     def left_out(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 
-__all__ = ["Tail", "split"]
+__all__ = ["Tail", "without_overlap"]
 
 
 class Tail(NamedTuple):
@@ -31,7 +31,7 @@ class Tail(NamedTuple):
         return torch.cat((output, rest), self.axis), final
 
 
-def split(
+def without_overlap(
     layer_title: str, layer: Any, own: int, length: int, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any], Tail]:
     """Return a layer's call on a segment's own steps, and what is left to do after it.

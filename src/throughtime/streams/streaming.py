@@ -27,7 +27,7 @@ from .carried import (
     title,
 )
 from .cutting import P, Segments, W
-from .overlapping import Tail, split
+from .overlapping import Tail, without_overlap
 
 __all__ = ["Stream", "stream"]
 
@@ -380,7 +380,7 @@ class Stream(Generic[P]):
             args, kwargs = args[:1], {**kwargs, **more, "hx": state}
             if self._parts is not None:
                 at = title(name, layer), layer, *self._parts
-                args, kwargs, self._tails[self._slot(name)] = split(*at, args, kwargs)
+                args, kwargs, self._tails[self._slot(name)] = without_overlap(*at, args, kwargs)
             return args, kwargs
 
         return give

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-__all__ = ["QUANTITIES", "binned", "blocks", "short"]
+__all__ = ["QUANTITIES", "as_blocks", "binned", "short"]
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def blocks(values: Sequence[float], width: int, *, logarithmic: bool = False) -> str:
+def as_blocks(values: Sequence[float], width: int, *, logarithmic: bool = False) -> str:
     """Return a course as one line of blocks; a blank where nothing is known.
 
     Args:

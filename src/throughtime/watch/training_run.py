@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .quantities import PREFIX
 from .record import Found, Record
 
-__all__ = ["Run", "Seen", "Series"]
+__all__ = ["FindingSpan", "Series", "TrainingRun"]
 
 # So many points of a series are kept, an even number; beyond, every second one goes.
 POINTS = 2000
@@ -58,7 +58,7 @@ class Series:
 
 
 @dataclass
-class Seen:
+class FindingSpan:
     """A finding over training.
 
     Attributes:
@@ -79,7 +79,7 @@ class Seen:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A training as far as it was read.
 
     Attributes:
@@ -93,7 +93,7 @@ class Run:
     count: int = 0
     last: Record | None = None
     layers: dict[str, dict[str, Series]] = field(default_factory=dict)
-    findings: dict[tuple[str, str | None], Seen] = field(default_factory=dict)
+    findings: dict[tuple[str, str | None], FindingSpan] = field(default_factory=dict)
     profile: dict[str, Sequence[float]] = field(default_factory=dict)
 
     def take(self, record: Record) -> None:
@@ -132,17 +132,17 @@ class Run:
         key = (one.code, one.layer)
         seen = self.findings.get(key)
         since = step if seen is None or seen.last != before else seen.since
-        self.findings[key] = Seen(*key, one.severity, one.what, since, step)
+        self.findings[key] = FindingSpan(*key, one.severity, one.what, since, step)
 
     @property
-    def present(self) -> list[Seen]:
+    def present(self) -> list[FindingSpan]:
         """The findings of the last record, errors first."""
         order = ("error", "warning", "note")
         now = [f for f in self.findings.values() if self.last and f.last == self.last.step]
         return sorted(now, key=lambda f: order.index(f.severity) if f.severity in order else 3)
 
     @property
-    def gone(self) -> list[Seen]:
+    def gone(self) -> list[FindingSpan]:
         """The findings that are there no more, those that went last first."""
         past = [f for f in self.findings.values() if self.last and f.last != self.last.step]
         return sorted(past, key=lambda f: -f.last)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...flow.nonfinite import NonFinite, look
 from ..finding import Finding
 from ..look import Look, Seen
-from .place_names import at_input, kind_of, nonfinite_evidence
+from .place_names import at_input, nonfinite_evidence, nonfinite_kind
 
 __all__ = ["before"]
 
@@ -83,7 +83,7 @@ def _input(seen: Seen) -> Iterator[Finding]:
     bad = None if seen.finite_x else look(x, "input")
     if bad is None:
         return
-    number = kind_of(x[bad.step, bad.row, bad.unit])
+    number = nonfinite_kind(x[bad.step, bad.row, bad.unit])
     bad = bad._replace(step=bad.step + 1)
     rows = int((~x.isfinite()).any(-1).any(0).sum())
     where = at_input(seen, bad)
@@ -116,8 +116,8 @@ def _initial_state(seen: Seen) -> Iterator[Finding]:
         "initial-state-nonfinite",
         "error",
         seen.name,
-        f"The initial state of {seen.called} is {kind_of(bad)} in {rows} of {seen.layer.B} rows "
-        f"before the first step: it was carried over from an earlier batch, or computed so.",
+        f"The initial state of {seen.called} is {nonfinite_kind(bad)} in {rows} of "
+        f"{seen.layer.B} rows before the first step: it was carried over from an earlier batch, or computed so.",
         (nonfinite_evidence("initial state s_0", bad, where),),
         "Begin from zeros again, and examine the batch that left this state; drop a carried state "
         "that is not finite. Where it is computed, look for a division by 0 there.",

@@ -11,7 +11,7 @@ from ...flow.nonfinite import NonFinite, Terms, all_finite, in_terms, look
 from ..evidence import Evidence
 from ..finding import Finding
 from ..look import Look, Seen
-from .place_names import kind_of, nonfinite_evidence, step_of
+from .place_names import nonfinite_evidence, nonfinite_kind, step_of
 
 __all__ = ["gradient_broken", "state_broken"]
 
@@ -95,7 +95,7 @@ def _sent(seen: Seen, step: int) -> Finding:
         "error",
         seen.name,
         f"The losses are finite, but the gradient that they send into {seen.called} is "
-        f"{kind_of(bad)} at {at}.",
+        f"{nonfinite_kind(bad)} at {at}.",
         (nonfinite_evidence("gradient g_t from the losses", bad, at),),
         "Look at what lies between this layer and the loss: a root, a norm or a standard deviation "
         "of 0, a logarithm of 0, a division, or a factor so large that it overflows. Add a small "
@@ -167,8 +167,8 @@ def _derivative(seen: Seen, bad: NonFinite, at: str) -> Finding:
         "derivative-nonfinite",
         "error",
         seen.name,
-        f"A derivative of the step of {seen.called} is {kind_of(bad)} at {at}, although the state "
-        "and the gradient that arrives there are finite.",
+        f"A derivative of the step of {seen.called} is {nonfinite_kind(bad)} at {at}, although the "
+        "state and the gradient that arrives there are finite.",
         (nonfinite_evidence("derivative of a step", bad, at),),
         "Look inside the cell: a root, a norm, a division or a power at 0 has a value there and "
         "no derivative. Add a small number under it, or use torch.where on its argument.",

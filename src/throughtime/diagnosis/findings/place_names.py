@@ -10,10 +10,10 @@ from ...flow.nonfinite import NonFinite
 from ..evidence import Evidence
 from ..look import Seen
 
-__all__ = ["at_input", "kind_of", "many", "nonfinite_evidence", "span", "step_of"]
+__all__ = ["at_input", "many", "nonfinite_evidence", "nonfinite_kind", "span", "step_of"]
 
 
-def kind_of(bad: NonFinite | Tensor) -> str:
+def nonfinite_kind(bad: NonFinite | Tensor) -> str:
     """Return "NaN" or "inf", or "−inf" where the number itself is at hand."""
     if isinstance(bad, Tensor):
         return "NaN" if bool(bad.isnan()) else ("inf" if bool(bad > 0) else "−inf")

@@ -257,7 +257,7 @@ def _chosen(cell: type[AbstractCell], isa: str) -> Choice:
 
 def _adjoint_size(cell: AbstractCell, number: int) -> int:
     """Return the width of the adjoints that the cell's ``vjp`` and its kernel return."""
-    return library.facts(number).adjoint * cell.hidden_size
+    return library.cell_facts(number).adjoint * cell.hidden_size
 
 
 def _last_entry(g: Tensor) -> Tensor:

@@ -17,17 +17,17 @@ from torch import Tensor
 from ...errors import InputValueError, ThroughTimeError
 
 __all__ = [
-    "Facts",
+    "CellFacts",
     "Library",
     "Sweep",
     "address",
+    "cell_facts",
     "empty",
-    "facts",
     "isa",
     "isas",
     "library",
     "pointer",
-    "run",
+    "run_sweep",
     "set_isa",
 ]
 
@@ -39,7 +39,7 @@ _double = ctypes.c_double
 KEPT = 5  # TT_KEPT
 
 
-class Facts(ctypes.Structure):
+class CellFacts(ctypes.Structure):
     """The number and widths of a cell's arrays; native/interface.h explains the fields."""
 
     _fields_ = (
@@ -117,7 +117,7 @@ def library() -> Library:
         )
     for name in ("tt_isa", "tt_isas"):
         getattr(handle, name).restype = ctypes.c_char_p
-    handle.tt_cell_facts.restype = ctypes.POINTER(Facts)
+    handle.tt_cell_facts.restype = ctypes.POINTER(CellFacts)
     handle.tt_advise.argtypes = (_pointer, _int64)
     handle.tt_advise.restype = handle.tt_set_pool.restype = None
     handle.tt_forward.argtypes = handle.tt_backward.argtypes = (ctypes.POINTER(Sweep),)
@@ -159,7 +159,7 @@ def _loaded(part: str) -> list[str]:
 
 
 @cache
-def facts(number: int) -> Facts:
+def cell_facts(number: int) -> CellFacts:
     """Return what the library says of the cell of this number in native/interface.h."""
     handle = library().handle
     assert handle is not None
@@ -191,7 +191,7 @@ def set_isa(name: str) -> None:
     isa.cache_clear()
 
 
-def run(sweep: Sweep, *, back: bool) -> None:
+def run_sweep(sweep: Sweep, *, back: bool) -> None:
     """Run one sweep; the caller has checked every size, dtype and stride.
 
     Raises:

@@ -84,7 +84,7 @@ class PreparedSweeps(Prepared):
         T, B, I = x.shape
         if I != self.widths.I or not (0 < T < _LIMIT and 0 < B < _LIMIT):
             return False
-        return plain(x, self.dtype) and not is_faked(x)
+        return is_ordinary(x, self.dtype) and not is_faked(x)
 
     def lengths(self, lengths: object, x: Tensor) -> ctypes.Array[ctypes.c_int32] | None:
         """Return how many steps each row of ``x`` takes, or None if that is unusual."""
@@ -156,7 +156,7 @@ class PreparedSweeps(Prepared):
         else:
             h = library.empty(x, T, B, widths.H)
             sweep.h = h.data_ptr()
-        library.run(sweep, back=False)
+        library.run_sweep(sweep, back=False)
         note(self.choice)
         return Taken(h, finals, kept, shared, sweep)
 
@@ -223,7 +223,7 @@ def ordinary(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool
     return bool(library.address(tensor)) and not is_faked(tensor)
 
 
-def plain(x: Tensor, dtype: torch.dtype) -> bool:
+def is_ordinary(x: Tensor, dtype: torch.dtype) -> bool:
     """Check whether this is an ordinary tensor in memory, with its last axis contiguous."""
     if type(x) is not Tensor or x.dtype is not dtype or not library.address(x):
         return False

@@ -61,7 +61,7 @@ def run_forward(
     if s_0 is not None:
         sweep.s_0 = arguments.keep("s_0", s_0, "B S", B, cell.state_size)
     finals, kept = make_room(sweep, Widths.of(cell), x)
-    library.run(sweep, back=False)
+    library.run_sweep(sweep, back=False)
     return finals, Tape(x, kept[0], kept[1:], active, reset) if keep else None
 
 
@@ -133,7 +133,7 @@ def run_back(
                 sweep.adjoint_size = array.shape[-1]
     delta_0 = tape.s.new_empty(V, tape.B, cell.state_size)
     sweep.delta_0 = delta_0.data_ptr()
-    library.run(sweep, back=True)
+    library.run_sweep(sweep, back=True)
     return delta_0
 
 
@@ -183,5 +183,5 @@ def run_gradients(
     sweep.grads, sweep.delta_0, sweep.grad_x = 1, delta_0.data_ptr(), library.pointer(grad_x)
     for name, grad in found.items():
         setattr(sweep, f"grad_{name}", grad.data_ptr())
-    library.run(sweep, back=True)
+    library.run_sweep(sweep, back=True)
     return Gradients(found, grad_x, delta_0)

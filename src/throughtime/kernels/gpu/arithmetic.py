@@ -18,9 +18,9 @@ __all__ = [
     "product",
     "put",
     "read",
-    "send_back",
     "store_kept",
     "tile_norm",
+    "vjp_pointwise",
 ]
 
 
@@ -133,7 +133,7 @@ def arriving(g, at, H, G, col, inside, CELL: tl.constexpr):
 
 
 @part
-def send_back(
+def vjp_pointwise(
     delta_h, delta_c, s_prev, s, gates, q, at_s, at, at_q, H, inside, kept, CELL: tl.constexpr
 ):
     """Go one step back (eq. 9), but for the product with W_hᵀ.

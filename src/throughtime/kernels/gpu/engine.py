@@ -102,7 +102,7 @@ class Triton(Plain):
         with torch.no_grad():
             entry = _last_entry(g) if enters is None else enters
             asked = launch.Bound(adjoints, deltas, norms, enters is not None)
-            found = launch.send_back(
+            found = launch.backward_with_norms(
                 cell, complete(cell, tape), g, None, asked, entry.contiguous(), floors
             )
         return Losses(norms=found[2], deltas=found[1], adjoints=found[0], s_0=found[3])

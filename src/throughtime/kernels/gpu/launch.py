@@ -12,7 +12,7 @@ from .bare import run_backward, run_forward
 from .shape import Bound, as_bytes, shape_of
 from .tiling import recurrence
 
-__all__ = ["Bound", "backward", "forward", "send_back", "trial"]
+__all__ = ["Bound", "backward", "backward_with_norms", "forward", "trial"]
 
 
 def forward(
@@ -61,13 +61,13 @@ def backward(
     Returns:
         The adjoints (V, T, B, A), and dE/ds_0 (V, B, S).
     """
-    adjoints, _, _, s_0 = send_back(cell, tape, g, delta_T, Bound())
+    adjoints, _, _, s_0 = backward_with_norms(cell, tape, g, delta_T, Bound())
     assert adjoints is not None
     assert s_0 is not None
     return adjoints, s_0
 
 
-def send_back(
+def backward_with_norms(
     cell: AbstractCell,
     tape: Tape,
     g: Tensor,

@@ -13,12 +13,12 @@ from ...cells import AbstractCell, Function
 from ...cells.base import rebind
 from ...tape import Tape
 
-__all__ = ["Say", "known", "recorded_backward", "recorded_forward", "run_recorded"]
+__all__ = ["Say", "recorded_backward", "recorded_forward", "run_recorded", "sweep_key"]
 
 Say = Callable[[str], None]
 
 
-def known(cell: AbstractCell) -> Hashable | None:
+def sweep_key(cell: AbstractCell) -> Hashable | None:
     """Return what a sweep of a cell depends on beside its weights; None for a cell of others'.
 
     Somebody's own class may depend on anything, and so may a cell with a method that somebody put
@@ -82,7 +82,7 @@ def recorded_forward(
         keep: whether the backward pass will be taken.
         say: is told why it was not recorded.
     """
-    key, names = known(cell), list(cell.weights())
+    key, names = sweep_key(cell), list(cell.weights())
     if key is None:
         return None
     widths = cell.kept_widths()
@@ -116,7 +116,7 @@ def recorded_backward(
         delta_T: what else arrives at s_T, (V, B, S), or None.
         say: is told why it was not recorded.
     """
-    key, names, n = known(cell), list(cell.weights()), len(tape.saved)
+    key, names, n = sweep_key(cell), list(cell.weights()), len(tape.saved)
     if key is None:
         return None
 

@@ -15,7 +15,7 @@ from ...replays import Tensors
 from ...tape import Tape
 from ..engine import Losses
 from ..plain.losses import Sorted
-from .replayed_sweeps import Say, known, run_recorded
+from .replayed_sweeps import Say, run_recorded, sweep_key
 from .shape import Bound
 from .two_launches import Course, send_losses
 
@@ -49,7 +49,7 @@ def sent_back(
         course = Course(tuple(sorted_.entries), tuple(sorted_.floors.tolist()))
         both = torch.tensor([course.entries, course.floors], dtype=torch.int32).to(g.device)
         bounds = both[0], both[1]
-    names, key = list(cell.weights()), known(cell)
+    names, key = list(cell.weights()), sweep_key(cell)
     work = partial(_work, cell, names, course, bound, len(tape.saved))
     row = bound.deltas * cell.state_size + bound.adjoints * cell.preact_size + bound.norms
     size = V * (T + 1) * B * row * g.itemsize

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import torch_state
 from ...cells import AbstractCell
-from .tiling import GATES, ROWS, Plan, plan_for, recurrence
+from .tiling import GATES, ROWS, Tiling, plan_for, recurrence
 from .triton_language import INTERPRETED
 
 __all__ = ["Bound", "Shape", "as_bytes", "precision", "shape_of", "tiles"]
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
     H: int
     gates: int
     parts: int
-    plan: Plan
+    plan: Tiling
 
     def options(self) -> dict[str, Any]:
         """Return what every kernel is compiled for."""

@@ -13,8 +13,8 @@ from .arithmetic import (
     product,
     put,
     read,
-    send_back,
     store_kept,
+    vjp_pointwise,
 )
 from .triton_language import jit, part, tl
 
@@ -165,7 +165,7 @@ def backward_step(
             kept = tl.load(reset + (t - 1) * rows + row, mask=exists, other=0)[None, :] == 0
         if RAGGED:
             takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
-        a0, a1, a2, a3, b2, direct, direct_c = send_back(
+        a0, a1, a2, a3, b2, direct, direct_c = vjp_pointwise(
             h, c, s + (t - 1) * rows * S, s + t * rows * S, gates + (t - 1) * rows * A,
             q + (t - 1) * rows * H, at_s, at, at_q, H, live, kept, CELL,
         )  # fmt: skip

@@ -15,7 +15,7 @@ __all__ = [
     "MULTIPROCESSOR",
     "ROWS",
     "SHARED",
-    "Plan",
+    "Tiling",
     "plan_for",
     "recurrence",
 ]
@@ -34,7 +34,7 @@ SHARED = 132 * 1024
 COLUMNS, INNER = 64, 64
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How a shape is taken.
 
     Attributes:
@@ -65,7 +65,7 @@ def recurrence(cell: AbstractCell) -> str | None:
     return "gru" if kind is GRU else None
 
 
-def plan_for(name: str, H: int, dtype: torch.dtype) -> Plan:
+def plan_for(name: str, H: int, dtype: torch.dtype) -> Tiling:
     """Return how a recurrence of width H is taken in this dtype.
 
     Args:
@@ -89,4 +89,4 @@ def plan_for(name: str, H: int, dtype: torch.dtype) -> Plan:
     )
     # Four warps take 64 rows of W_h on the tensor cores; more where the registers run out.
     many = whole and (wide > 64 or (wide == 64 and parts == 2))
-    return Plan(whole, wide, kept, 2 * gates * H * H, 8 if many else 4, told)
+    return Tiling(whole, wide, kept, 2 * gates * H * H, 8 if many else 4, told)

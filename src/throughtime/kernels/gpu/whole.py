@@ -13,9 +13,9 @@ from .arithmetic import (
     product,
     put,
     read,
-    send_back,
     store_kept,
     tile_norm,
+    vjp_pointwise,
 )
 from .triton_language import jit, part, tl
 
@@ -156,7 +156,7 @@ def backward_whole(
             kept = tl.load(reset + (t - 1) * rows + row, mask=exists, other=0)[None, :] == 0
         if RAGGED:
             takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
-        a0, a1, a2, a3, b2, direct, direct_c = send_back(
+        a0, a1, a2, a3, b2, direct, direct_c = vjp_pointwise(
             h, c, s + (t - 1) * rows * S, s + t * rows * S, gates + (t - 1) * rows * A,
             q + (t - 1) * rows * H, at_s, at, at_q, H, inside, kept, CELL,
         )  # fmt: skip

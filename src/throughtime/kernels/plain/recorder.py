@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Follower", "Place", "Program", "Recorder", "Refusal", "backward_program"]
+__all__ = ["Follower", "Program", "Recorder", "Refusal", "TensorNumber", "backward_program"]
 
 _AT_MOST = 32  # how many compiled programs are kept
 _COMPILED: dict[tuple[Any, ...], tuple[Any, Callable[..., Tensor]]] = {}
@@ -20,13 +20,13 @@ class Refusal(Exception):  # noqa: N818 - caught within the package, where it be
     """Why a step cannot be taken for many rows at once, or its backward pass replayed."""
 
 
-class Place(NamedTuple):
+class TensorNumber(NamedTuple):
     """A tensor's number, in the order in which operations met it."""
 
     number: int
 
 
-class Call(NamedTuple):
+class RecordedCall(NamedTuple):
     """One operation, with places for its tensors."""
 
     operation: Any
@@ -44,7 +44,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, *inputs: Tensor) -> None:
         """Begin with the tensors that a step is given."""
         super().__init__()
-        self.calls: list[Call] = []
+        self.calls: list[RecordedCall] = []
         self.tensors: list[Tensor] = []
         self._numbers: dict[int, int] = {}
         self._same: dict[int, int] = {}
@@ -54,13 +54,13 @@ class Recorder(TorchDispatchMode):
         for at, tensor in enumerate(inputs):
             self.place(tensor, Source(-1, False, at))
 
-    def place(self, tensor: Tensor, source: Source | None = None) -> Place:
+    def place(self, tensor: Tensor, source: Source | None = None) -> TensorNumber:
         """Return a tensor's place, a new one if it was not met before."""
         number = self._numbers.setdefault(self._key(tensor), len(self.tensors))
         if number == len(self.tensors):
             self.tensors.append(tensor)
             self.sources.append(source or Source(-1, False, number))
-        return Place(number)
+        return TensorNumber(number)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run one operation and record it."""
@@ -78,7 +78,7 @@ class Recorder(TorchDispatchMode):
         for given, tree in ((False, (args, kwargs or {})), (True, out)):
             for at, tensor in enumerate(_tensors(tree)):
                 self.place(tensor, Source(call, given, at))
-        self.calls.append(Call(func, *map(self._placed, (args, kwargs or {}, out))))
+        self.calls.append(RecordedCall(func, *map(self._placed, (args, kwargs or {}, out))))
         return out
 
     def _key(self, tensor: Tensor) -> int:
@@ -157,7 +157,7 @@ class Follower(TorchDispatchMode):
 
 
 def backward_program(
-    recorder: Recorder, step_calls: int, delta: Place, grad: Tensor | None
+    recorder: Recorder, step_calls: int, delta: TensorNumber, grad: Tensor | None
 ) -> Program:
     """Turn the operations that led from delta_t to delta_{t-1} into a function (eq. 9).
 
@@ -223,10 +223,10 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _places(tree: Any) -> list[int]:
-    return [place.number for place in _leaves(Place, tree)]
+    return [place.number for place in _leaves(TensorNumber, tree)]
 
 
-def _check_writes(recorder: Recorder, calls: list[Call], first: int) -> None:
+def _check_writes(recorder: Recorder, calls: list[RecordedCall], first: int) -> None:
     """Refuse a backward pass that writes into delta or the step's tensors, which others need."""
     kept = {t.untyped_storage()._cdata for t in recorder.tensors[: first + 1]}
     for call in calls:
@@ -238,22 +238,24 @@ def _check_writes(recorder: Recorder, calls: list[Call], first: int) -> None:
                 )
 
 
-def _function(calls: list[Call], needs: list[int], delta: Place, grad: Place) -> Callable:
+def _function(
+    calls: list[RecordedCall], needs: list[int], delta: TensorNumber, grad: TensorNumber
+) -> Callable:
     graph = fx.Graph()
     nodes: dict[int, fx.Node] = {delta.number: graph.placeholder("delta")}
     for at, number in enumerate(needs):
         nodes[number] = graph.placeholder(f"kept_{at}")
 
     def filled(tree: Any) -> Any:
-        return _mapped(lambda place: nodes[place.number], Place, tree)
+        return _mapped(lambda place: nodes[place.number], TensorNumber, tree)
 
     for call in calls:
         node = graph.call_function(call.operation, filled(call.args), filled(call.kwargs))
-        if isinstance(call.out, Place):
+        if isinstance(call.out, TensorNumber):
             nodes[call.out.number] = node
             continue
         for at, out in enumerate(call.out):
-            if isinstance(out, Place):
+            if isinstance(out, TensorNumber):
                 nodes[out.number] = graph.call_function(_item, (node, at))
     if grad.number not in nodes:
         raise Refusal("the backward pass ends in a tensor of its own")

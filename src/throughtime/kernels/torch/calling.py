@@ -10,7 +10,7 @@ from torch import Tensor
 from ...cells import GRU, LSTM, AbstractCell, Elman
 from .packing import Packing, begun, ended, pack, unpacked
 
-__all__ = ["KINDS", "as_leaf", "called", "function", "order_of", "run", "zeros"]
+__all__ = ["KINDS", "as_leaf", "cell_name", "function", "order_of", "run_fused", "zeros"]
 
 # torch's names for the recurrences that it has, by nonlinearity for the Elman cell.
 ELMAN = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
@@ -26,7 +26,7 @@ def function(cell: AbstractCell) -> Any:
     return None if name is None else getattr(torch._VF, name)  # pyright: ignore
 
 
-def called(cell: AbstractCell) -> str:
+def cell_name(cell: AbstractCell) -> str:
     """Return the cell's name for a sentence."""
     kind = getattr(cell, "nonlinearity", None)
     return f"{type(cell).__name__}" + (f" with nonlinearity={kind!r}" if kind else "")
@@ -50,7 +50,7 @@ def zeros(cell: AbstractCell, x: Tensor) -> list[Tensor]:
     return [x.new_zeros(1, x.shape[1], width) for width in cell.parts()]
 
 
-def run(
+def run_fused(
     module: Any,
     x: Tensor,
     parts: tuple[Tensor, ...],

@@ -16,13 +16,13 @@ from torch import Tensor
 from ... import torch_state
 from ...cells import GRU, LSTM, AbstractCell, Elman
 
-__all__ = ["Shape", "flatten", "in_one_chunk", "is_one_chunk", "together"]
+__all__ = ["RNNDescriptor", "flatten", "in_one_chunk", "is_one_chunk", "together"]
 
 ORDER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
 PADDING = 64  # numbers that may lie between one weight and the next
 
 
-class Shape(NamedTuple):
+class RNNDescriptor(NamedTuple):
     """What cuDNN has to know of a module.
 
     Attributes:
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
     both: bool = False
 
     @classmethod
-    def of(cls, cell: AbstractCell) -> Shape:
+    def of(cls, cell: AbstractCell) -> RNNDescriptor:
         """Return that of one layer in one direction."""
         if type(cell) is Elman:
             mode = f"RNN_{cell.nonlinearity.upper()}"
@@ -61,11 +61,13 @@ def in_one_chunk(cell: AbstractCell, x: Tensor) -> tuple[Tensor, ...]:
     """
     weights = cell.weights()
     ordered = {name: weights[name] for name in ORDER if name in weights}
-    found = dict(zip(ordered, together(list(ordered.values()), Shape.of(cell), x), strict=True))
+    found = dict(
+        zip(ordered, together(list(ordered.values()), RNNDescriptor.of(cell), x), strict=True)
+    )
     return tuple(found[name] for name in weights)
 
 
-def together(weights: list[Tensor], shape: Shape, x: Tensor) -> list[Tensor]:
+def together(weights: list[Tensor], shape: RNNDescriptor, x: Tensor) -> list[Tensor]:
     """Return weights as they are; on a GPU in one chunk, copied where they are not.
 
     Args:
@@ -82,7 +84,7 @@ class _Together(torch.autograd.Function):
     """Copies in one chunk; a copy's gradient is the weight's."""
 
     @staticmethod
-    def forward(ctx: Any, shape: Shape, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, shape: RNNDescriptor, *weights: Tensor) -> tuple[Tensor, ...]:
         """Copy."""
         del ctx
         # With a version count of their own, since they are given other memory.
@@ -106,7 +108,7 @@ def is_one_chunk(weights: Sequence[Tensor]) -> bool:
     return 0 <= spare <= PADDING * len(weights) and all(w.is_contiguous() for w in weights)
 
 
-def flatten(weights: list[Tensor], shape: Shape) -> None:
+def flatten(weights: list[Tensor], shape: RNNDescriptor) -> None:
     """Move weights into one chunk; each tensor stays the object that it is."""
     import torch.backends.cudnn.rnn as cudnn
 

@@ -21,7 +21,7 @@ from ..chosen import Choice, wanted
 from ..engine import Demand, Engine, Outputs
 from ..gpu.fused import FUSED
 from ..plain.engine import Plain
-from .calling import as_leaf, called, function, order_of, run, zeros
+from .calling import as_leaf, cell_name, function, order_of, run_fused, zeros
 from .chunk import in_one_chunk
 from .packing import packed
 
@@ -58,7 +58,7 @@ class Torch(Plain):
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return why torch's module does not apply; "" if it does."""
         if not self.serves(cell):
-            return f"torch has no fused module for {called(cell)}."
+            return f"torch has no fused module for {cell_name(cell)}."
         weight = cell.weights()["weight_hh"]
         if weight.dtype not in DTYPES:
             return f"torch's fused modules are not for {weight.dtype}."
@@ -80,8 +80,8 @@ class Torch(Plain):
         if not demand.states and demand.rows and demand.T:
             return None
         reason = (
-            f"torch's own fused module, which would run {called(cell)}, gives no single steps (for "
-            "a trace, many losses or an empty batch): these run one by one in plain torch."
+            f"torch's own fused module, which would run {cell_name(cell)}, gives no single steps "
+            "(for a trace, many losses or an empty batch): these run one by one in plain torch."
         )
         if not FUSED.obstacle(cell, demand):
             return FUSED, Choice(FUSED.name, reason + FUSED.how)
@@ -117,7 +117,7 @@ class Torch(Plain):
             parts = _initial(cell, x, s_0)
             weights = [leaves[1 + i] for i in order_of(cell)]
             bias = "bias_ih" in cell.weights()
-            results = run(function(cell), leaves[0], parts, weights, how, bias=bias)
+            results = run_fused(function(cell), leaves[0], parts, weights, how, bias=bias)
         # With a version count of its own: the node notices where it is written into.
         h = results[0].data
         # In memory of their own: of one step torch's final state is its output.

@@ -59,10 +59,10 @@ def draw(
     for name in options:
         if name not in known:
             raise InputTypeError(f"kind {kind!r} has the options {', '.join(known)}; got {name!r}.")
-    return row.draw(choose(flow, layer) if row.of_layer else flow, **options)
+    return row.draw(one_layer(flow, layer) if row.of_layer else flow, **options)
 
 
-def choose(flow: Mapping[str, LayerView], layer: str | None) -> LayerView:
+def one_layer(flow: Mapping[str, LayerView], layer: str | None) -> LayerView:
     """Return a layer of a flow by name, or its only one.
 
     Raises:

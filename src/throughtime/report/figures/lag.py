@@ -9,7 +9,7 @@ import numpy as np
 
 from ...flow import LayerView, NonFinite, view
 from .. import palette
-from ..arrange import ByLag, affordable, array, by_lag, spectrum
+from ..arrange import ByLag, affordable, array, norms_by_lag, spectrum
 from ..number_text import number, percent, ratio, steps
 from .base import Drawing, guide, label, layout, level, log_axis
 
@@ -30,7 +30,7 @@ def draw(layer: LayerView, *, fraction: float = 0.01, bounds: bool = True) -> Dr
         fraction: what the horizon's gradient must still be of lag 0.
         bounds: whether the bounds are drawn, and described; they cost decompositions.
     """
-    lags = by_lag(layer)
+    lags = norms_by_lag(layer)
     profile = array(layer.lag_profile())
     horizon = int(layer.horizon(fraction))
     gain, tight = bounds_of(layer, len(profile) - 1) if bounds else (None, np.zeros(1))

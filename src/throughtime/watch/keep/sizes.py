@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...flow.nonfinite import all_finite
 from ..surroundings import unwrapped
 
-__all__ = ["Sizes", "bad_names", "norms", "numbers"]
+__all__ = ["Sizes", "as_floats", "bad_names", "norms"]
 
 
 class Sizes:
@@ -47,7 +47,7 @@ class Sizes:
         """
         sizes = {}
         for found, gradients in self._found:
-            values = numbers(found)
+            values = as_floats(found)
             for what, own in (("gradient", values[:gradients]), ("weight", values[gradients:])):
                 if own:
                     bad = next((value for value in own if not math.isfinite(value)), None)
@@ -89,7 +89,7 @@ def norms(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return torch._foreach_norm(local)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def numbers(scalars: Sequence[Tensor]) -> list[float]:
+def as_floats(scalars: Sequence[Tensor]) -> list[float]:
     """Return some scalars as numbers; those of one device are fetched at once.
 
     Args:

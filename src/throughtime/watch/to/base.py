@@ -8,7 +8,7 @@ from typing import Any
 from ..history import History
 from ..record import Record
 
-__all__ = ["AbstractLogger", "found", "numbers"]
+__all__ = ["AbstractLogger", "found", "scalars"]
 
 
 class AbstractLogger(ABC):
@@ -51,7 +51,7 @@ class AbstractLogger(ABC):
         return
 
 
-def numbers(record: Record) -> dict[str, float]:
+def scalars(record: Record) -> dict[str, float]:
     """Return the values that are numbers: loggers complain of the others.
 
     Args:

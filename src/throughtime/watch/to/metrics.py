@@ -6,7 +6,7 @@ from typing import Any
 
 from ..history import History
 from ..record import Record
-from .base import AbstractLogger, numbers
+from .base import AbstractLogger, scalars
 
 __all__ = ["Accelerator", "LightningLogger"]
 
@@ -41,7 +41,7 @@ class LightningLogger(AbstractLogger):
             history: not used.
         """
         del history
-        self._logger.log_metrics(numbers(record), step=record.step)
+        self._logger.log_metrics(scalars(record), step=record.step)
 
 
 class Accelerator(AbstractLogger):
@@ -75,4 +75,4 @@ class Accelerator(AbstractLogger):
             history: not used.
         """
         del history
-        self._to.log(numbers(record), step=record.step)
+        self._to.log(scalars(record), step=record.step)

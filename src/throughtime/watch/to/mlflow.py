@@ -9,7 +9,7 @@ from ...errors import InputValueError
 from ..history import History
 from ..record import Record
 from .background import Background
-from .base import AbstractLogger, found, numbers
+from .base import AbstractLogger, found, scalars
 
 __all__ = ["MLflow"]
 
@@ -72,7 +72,7 @@ class MLflow(AbstractLogger):
         if self._client is None:
             self._client = mlflow.MlflowClient()
         at = int(record.time * 1000)
-        metrics = [Metric(name, value, at, record.step) for name, value in numbers(record).items()]
+        metrics = [Metric(name, value, at, record.step) for name, value in scalars(record).items()]
         self._client.log_batch(run, metrics=metrics)
         if said:
             self._client.set_tag(run, "throughtime.findings", said)

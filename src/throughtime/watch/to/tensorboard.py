@@ -7,7 +7,7 @@ from typing import Any
 from ..history import History
 from ..raster import raster
 from ..record import Record
-from .base import AbstractLogger, found, numbers
+from .base import AbstractLogger, found, scalars
 
 __all__ = ["TensorBoard"]
 
@@ -45,7 +45,7 @@ class TensorBoard(AbstractLogger):
             record: the step's.
             history: what the map is drawn of.
         """
-        for name, value in numbers(record).items():
+        for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record.step)
         said = found(record)
         if said != self._said:

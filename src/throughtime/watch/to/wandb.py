@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import InputValueError
 from ..history import History
 from ..record import Record
-from .base import AbstractLogger, found, numbers
+from .base import AbstractLogger, found, scalars
 
 __all__ = ["WandB"]
 
@@ -59,4 +59,4 @@ class WandB(AbstractLogger):
             self._run = run
         said = {STEP: record.step, "throughtime/findings": found(record)}
         # The row is the user's to end: another step would be counted otherwise.
-        run.log({**numbers(record), **said}, commit=False)
+        run.log({**scalars(record), **said}, commit=False)
