@@ -21,7 +21,7 @@ from .errors import (
     ShapeError,
     UnsupportedError,
 )
-from .shapes import check, check_lengths
+from .shapes import check_lengths, check_shape
 
 __all__ = ["RTRL", "OnlineStep", "rtrl"]
 
@@ -101,12 +101,12 @@ class RTRL:
             _refuse_across(self._depend)
             raise
         B, H = self.s.shape[0], self.cell.hidden_size
-        check("x_t", x_t, "B I", {"B": B, "I": self.cell.input_size}, like=self.s)
+        check_shape("x_t", x_t, "B I", {"B": B, "I": self.cell.input_size}, like=self.s)
         reset = None if self._reset is None else next(self._reset, None)
         if self._reset is not None:
             if reset is None:
                 raise InputValueError(f"reset ends after {self.t} steps; x goes on.")
-            check("reset", reset, "B", {"B": B})
+            check_shape("reset", reset, "B", {"B": B})
             if reset.dtype != torch.bool:
                 raise DtypeError(f"reset must be a bool tensor; got {reset.dtype}.")
         self.t += 1
@@ -197,7 +197,7 @@ def _derivatives(cell: AbstractCell, x_t: Tensor, s_prev: Tensor) -> tuple[Tenso
     with torch.enable_grad():
         bound = rebind(cell, weights)
         s_t, _ = bound.step(bound.drive(x_t[None])[0], s_prev)
-    check("the next state", s_t, "B S", {"B": B, "S": S}, like=s_prev)
+    check_shape("the next state", s_t, "B S", {"B": B, "S": S}, like=s_prev)
     inputs = (s_prev, *weights.values())
     found: tuple[Tensor | None, ...] = (None,) * len(inputs)
     if s_t.requires_grad:
@@ -294,7 +294,7 @@ def rtrl(
     if s_0 is None:
         s_0 = first.new_zeros(first.shape[0], cell.state_size)
     like = next((w for w in cell.weights().values() if w.is_floating_point()), first)
-    check("s_0", s_0, "B S", {"B": first.shape[0], "S": cell.state_size}, like=like)
+    check_shape("s_0", s_0, "B S", {"B": first.shape[0], "S": cell.state_size}, like=like)
     if isinstance(cell, Function):
         cell.examine(first, s_0)
         cell.need_rows_apart(
@@ -313,12 +313,12 @@ def _first(x: Tensor | Iterable[Tensor]) -> tuple[Tensor, Iterator[Tensor]]:
         InputValueError: there is none.
     """
     if isinstance(x, Tensor):
-        check("x", x, "T B I")
+        check_shape("x", x, "T B I")
     rest = iter(x)
     first = next(rest, None)
     if first is None:
         raise InputValueError("x holds no step; give at least one input x_t (B, I).")
-    check("x_t", first, "B I")
+    check_shape("x_t", first, "B I")
 
     def chained() -> Iterator[Tensor]:
         yield first

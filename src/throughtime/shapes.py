@@ -18,10 +18,10 @@ from torch import Tensor
 
 from .errors import DeviceError, DtypeError, InputTypeError, InputValueError, ShapeError
 
-__all__ = ["check", "check_lengths", "check_sizes"]
+__all__ = ["check_lengths", "check_shape", "check_sizes"]
 
 
-def check(
+def check_shape(
     name: str,
     tensor: Tensor,
     axes: str,
@@ -110,7 +110,7 @@ def check_lengths(lengths: Tensor | Sequence[int], B: int, T: int | None) -> Ten
         raise InputTypeError(
             f"lengths must be B={B} integers; got {type(lengths).__name__}: {error}."
         ) from error
-    check("lengths", steps, "B", {"B": B})
+    check_shape("lengths", steps, "B", {"B": B})
     if steps.is_floating_point() or steps.is_complex() or steps.dtype == torch.bool:
         raise DtypeError(f"lengths must be integers; got {steps.dtype}.")
     if steps.is_meta:

@@ -213,7 +213,8 @@ MUTANTS = [
     ("stepwise", "h = tl.where(takes, new, h)", "h = new", "tanh"),
     ("stepwise", "inside & (j * 0 + t <= last) & (j * 0 + t >= floor)",
      "inside & (j * 0 + t <= last)", "tanh"),
-    ("stepwise", "h = read(carry + at_s, inside & kept)", "h = read(carry + at_s, inside)", "gru"),
+    ("stepwise", "h = load_tile(carry + at_s, inside & kept)",
+     "h = load_tile(carry + at_s, inside)", "gru"),
     ("stepwise", "arrives = live & (j * 0 + t == last)", "arrives = live", "lstm"),
 ]  # fmt: skip
 

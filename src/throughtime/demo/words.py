@@ -64,8 +64,8 @@ def claim(study: Study) -> str:
         )
     if groups["guess"]:
         said.append(
-            f"{_capital(enumerated(groups['guess']))} {_be(groups['guess'])} no better than a guess "
-            "at either distance."
+            f"{_capital(enumerated(groups['guess']))} {_be(groups['guess'])} no better than a "
+            "guess at either distance."
         )
     if groups["same"]:
         said.append(

@@ -18,7 +18,7 @@ from ..errors import (
     ShapeError,
     UnsupportedError,
 )
-from ..shapes import check, check_lengths
+from ..shapes import check_lengths, check_shape
 from ..torch_state import is_autocast, is_exported
 
 __all__ = ["Batch", "dropout", "from_time_first", "length_mask", "lengths_of", "to_time_first"]
@@ -71,7 +71,7 @@ def to_time_first(
             raise InputValueError(
                 "lengths= was given beside a PackedSequence, which has its own; drop one of them."
             )
-        check("input.data", _cast(input.data, weight), "N I", {"I": input_size}, like=weight)
+        check_shape("input.data", _cast(input.data, weight), "N I", {"I": input_size}, like=weight)
         x, active = _unpack(input, weight)
         return Batch(x, active, _check_reset(reset, x, active), True, input)
     if not isinstance(input, Tensor):
@@ -87,7 +87,7 @@ def to_time_first(
     batched = input.dim() == 3
     x = _cast(input, weight)
     axes = "T I" if not batched else "B T I" if batch_first else "T B I"
-    check("input", x, axes, {"I": input_size}, like=weight)
+    check_shape("input", x, axes, {"I": input_size}, like=weight)
     x = x.unsqueeze(1) if not batched else x.transpose(0, 1) if batch_first else x
     if x.shape[0] == 0:
         raise ShapeError(f"input must have at least one time step; got T=0: {tuple(input.shape)}.")

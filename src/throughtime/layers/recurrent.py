@@ -16,7 +16,7 @@ from ..node.operator import onnx_layer
 from ..node.recording import Recording
 from ..schedules import FULL, Schedule
 from ..schedules.base import check_schedule
-from ..shapes import check
+from ..shapes import check_shape
 from ..tape import joined
 from ..torch_state import is_to_onnx, is_transforming
 from .inputs import from_time_first, to_time_first
@@ -157,7 +157,7 @@ def run_cell(
     if hx is None:
         s_0 = batch.x.new_zeros(B, S)
     else:
-        check("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
+        check_shape("hx", hx, "B S" if batch.batched else "S", {"B": B, "S": S}, like=like)
         s_0 = hx if batch.batched else hx.unsqueeze(0)
     # An old weight norm is a hook before the call, which the cell itself never gets.
     compiling = torch.compiler.is_compiling()

@@ -13,7 +13,7 @@ from .. import kernels
 from ..errors import DeviceError, InputTypeError
 from ..kernels.by_row import CALLS, COLLECTORS
 from ..node.recording import Recording
-from ..shapes import check
+from ..shapes import check_shape
 from ..torch_state import is_autocast
 from .directions import all_weights, cell_of, one_by_one, state_widths
 from .inputs import Batch, dropout, from_time_first, lengths_of, to_time_first
@@ -140,7 +140,7 @@ def _initial_parts(
     for name, part, width in zip(names, parts, widths, strict=True):
         axes = "L B H" if batch.batched else "L H"
         part = part.to(weight.dtype) if is_autocast(weight) else part
-        check(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
+        check_shape(name, part, axes, {"L": runs, "B": B, "H": width}, like=weight)
         laid_out.append(part if batch.batched else part.unsqueeze(1))
     return tuple(laid_out)
 

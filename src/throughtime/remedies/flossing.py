@@ -12,7 +12,7 @@ from ..cells.base import AbstractCell
 from ..errors import InputTypeError, InputValueError
 from ..layers import Recurrent
 from ..layers.directions import cell_of
-from ..shapes import check
+from ..shapes import check_shape
 from ..sweep import forward
 from .base import Case, Change, Remedy, plain_weights
 from .places import Place
@@ -111,7 +111,7 @@ def floss_(
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputValueError(f"{name} must be an integer of at least 1; got {count!r}.")
     x = input.transpose(0, 1) if layer.batch_first else input
-    check("input", x, "T B I", {})
+    check_shape("input", x, "T B I", {})
     x = x[:STEPS, :ROWS].detach().contiguous()
     for cell in _cells(layer):
         _floss(cell, x, min(exponents, cell.state_size), updates, rate)

@@ -117,7 +117,8 @@ def _initial_state(seen: Seen) -> Iterator[Finding]:
         "error",
         seen.name,
         f"The initial state of {seen.called} is {nonfinite_kind(bad)} in {rows} of "
-        f"{seen.layer.B} rows before the first step: it was carried over from an earlier batch, or computed so.",
+        f"{seen.layer.B} rows before the first step: it was carried over from an earlier batch, "
+        "or computed so.",
         (nonfinite_evidence("initial state s_0", bad, where),),
         "Begin from zeros again, and examine the batch that left this state; drop a carried state "
         "that is not finite. Where it is computed, look for a division by 0 there.",

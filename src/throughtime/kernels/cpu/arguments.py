@@ -9,7 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ...cells import AbstractCell, Elman
 from ...cells.elman import NONLINEARITIES
 from ...errors import DtypeError, ShapeError
-from ...shapes import check
+from ...shapes import check_shape
 from ...tape import Tape
 from . import library
 
@@ -141,7 +141,7 @@ class Arguments:
                     setattr(sweep, name, self.keep(name, bias, "A", A))
         if x is not None:
             if x.shape != (T, B, I) or x.dtype is not dtype:
-                check("x", x, "T B I", {"T": T, "B": B, "I": I}, like=weight_hh)
+                check_shape("x", x, "T B I", {"T": T, "B": B, "I": I}, like=weight_hh)
             x = side_by_side(x)
             self.alive.append(x)
             sweep.x = x.data_ptr()
@@ -150,7 +150,7 @@ class Arguments:
             sweep.reset = self.keep("reset", reset, "T B", T, B, dtype=torch.bool)
         if active is not None:
             if active.shape != (T, B):
-                check("active", active, "T B", {"T": T, "B": B})
+                check_shape("active", active, "T B", {"T": T, "B": B})
             span = Span.of(active)
             assert not span.obstacle
             if span.first is not None:
@@ -173,7 +173,7 @@ class Arguments:
             DtypeError: it has another one.
         """
         if tensor.shape != shape:
-            check(name, tensor, axes, dict(zip(axes.split(), shape, strict=True)))
+            check_shape(name, tensor, axes, dict(zip(axes.split(), shape, strict=True)))
         wanted = dtype or self.dtype
         if tensor.dtype is not wanted:
             raise DtypeError(f"{name} must be of {wanted}; got {tensor.dtype}.")
@@ -201,7 +201,7 @@ class Arguments:
             raise DtypeError(f"g must be of {self.dtype}; got {g.dtype}.")
         if g.shape[:-1] != lead:
             axes = "V T B G" if g.dim() == 4 else "T B G"
-            check("g", g, axes, {"V": V, "T": self.T, "B": self.B})
+            check_shape("g", g, axes, {"V": V, "T": self.T, "B": self.B})
         g = side_by_side(g)
         self.alive.append(g)
         sweep.g, sweep.G = g.data_ptr(), g.shape[-1]

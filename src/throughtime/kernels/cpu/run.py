@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...cells import AbstractCell
-from ...shapes import check
+from ...shapes import check_shape
 from ...tape import Gradients, Tape
 from . import library
 from .arguments import Arguments
@@ -151,7 +151,7 @@ def back_arguments(
     T, B, S = tape.T, tape.B, cell.state_size
     s = tape.s.contiguous()
     if s.shape[2] != S or s.dtype is not cell.weight_hh.dtype:
-        check("tape.s", s, "T B S", {"S": S}, like=cell.weight_hh)  # pyright: ignore
+        check_shape("tape.s", s, "T B S", {"S": S}, like=cell.weight_hh)  # pyright: ignore
     x = tape.x if with_x else None
     arguments = Arguments(cell, number, T, B, x, tape.active, tape.reset, back=True)
     arguments.alive.append(s)

@@ -15,9 +15,9 @@ __all__ = [
     "arriving",
     "direct_part",
     "drive_of",
+    "load_tile",
     "product",
     "put",
-    "read",
     "store_kept",
     "tile_norm",
     "vjp_pointwise",
@@ -43,7 +43,7 @@ def sigmoid(x):
 
 
 @part
-def read(at, inside):
+def load_tile(at, inside):
     """Return a tile in float32, 0 outside."""
     return tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
@@ -70,13 +70,13 @@ def product(w, x, sum, PRECISION: tl.constexpr, INTERPRETED: tl.constexpr):
 @part
 def drive_of(a, at, H, inside, GATES: tl.constexpr):
     """Return what the input gives to each gate, as many tiles as any cell has."""
-    a0 = read(a + at, inside)
+    a0 = load_tile(a + at, inside)
     a1, a2, a3 = a0, a0, a0
     if GATES > 1:
-        a1 = read(a + at + H, inside)
-        a2 = read(a + at + 2 * H, inside)
+        a1 = load_tile(a + at + H, inside)
+        a2 = load_tile(a + at + 2 * H, inside)
     if GATES > 3:
-        a3 = read(a + at + 3 * H, inside)
+        a3 = load_tile(a + at + 3 * H, inside)
     return a0, a1, a2, a3
 
 
@@ -125,10 +125,10 @@ def store_kept(gates, q, at, at_q, H, inside, k0, k1, k2, k3, k4, CELL: tl.const
 @part
 def arriving(g, at, H, G, col, inside, CELL: tl.constexpr):
     """Return the direct gradient into h_t and c_t, of which only the first G entries exist."""
-    g_h = read(g + at, inside & (col < G))
+    g_h = load_tile(g + at, inside & (col < G))
     g_c = tl.zeros_like(g_h)
     if CELL == "lstm":
-        g_c = read(g + at + H, inside & (col + H < G))
+        g_c = load_tile(g + at + H, inside & (col + H < G))
     return g_h, g_c
 
 
@@ -159,24 +159,27 @@ def vjp_pointwise(
     """
     none = tl.zeros_like(delta_h)
     if CELL == "lstm":
-        i, f = read(gates + at, inside), read(gates + at + H, inside)
-        u, o = read(gates + at + 2 * H, inside), read(gates + at + 3 * H, inside)
-        c_prev, tanh_c = read(s_prev + at_s + H, inside & kept), tanh(read(s + at_s + H, inside))
+        i, f = load_tile(gates + at, inside), load_tile(gates + at + H, inside)
+        u, o = load_tile(gates + at + 2 * H, inside), load_tile(gates + at + 3 * H, inside)
+        c_prev, tanh_c = (
+            load_tile(s_prev + at_s + H, inside & kept),
+            tanh(load_tile(s + at_s + H, inside)),
+        )
         d = delta_c + delta_h * (o * (1.0 - tanh_c * tanh_c))
         third = d * (i * (1.0 - u * u))
         fourth = delta_h * (tanh_c * o * (1.0 - o))
         first, second = d * (u * i * (1.0 - i)), d * (c_prev * f * (1.0 - f))
         return first, second, third, fourth, third, none, d * f
     elif CELL == "gru":
-        r, z = read(gates + at, inside), read(gates + at + H, inside)
-        n, hidden = read(gates + at + 2 * H, inside), read(q + at_q, inside)
-        h_prev = read(s_prev + at_s, inside & kept)
+        r, z = load_tile(gates + at, inside), load_tile(gates + at + H, inside)
+        n, hidden = load_tile(gates + at + 2 * H, inside), load_tile(q + at_q, inside)
+        h_prev = load_tile(s_prev + at_s, inside & kept)
         a_n = delta_h * ((1.0 - z) * (1.0 - n * n))
         a_r = a_n * (hidden * r * (1.0 - r))
         a_z = delta_h * ((h_prev - n) * z * (1.0 - z))
         return a_r, a_z, a_n, a_n, a_n * r, delta_h * z, none
     else:
-        h = read(s + at_s, inside)
+        h = load_tile(s + at_s, inside)
         if CELL == "tanh":
             d = delta_h * (1.0 - h * h)
         elif CELL == "sigmoid":

@@ -10,9 +10,9 @@ from .arithmetic import (
     arriving,
     direct_part,
     drive_of,
+    load_tile,
     product,
     put,
-    read,
     store_kept,
     vjp_pointwise,
 )
@@ -88,13 +88,13 @@ def forward_step(
     if RAGGED:
         takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
     a0, a1, a2, a3 = drive_of(a + (t - 1) * rows * A, at, H, inside, GATES)
-    h = read(carry + at_s, inside & kept)
+    h = load_tile(carry + at_s, inside & kept)
     c = h
     if PARTS > 1:
-        c = read(carry + at_s + H, inside & kept)
+        c = load_tile(carry + at_s + H, inside & kept)
     b = tl.zeros((COLUMNS, 1), tl.float32)
     if BIASED:
-        b = read(bias + j, j < H)
+        b = load_tile(bias + j, j < H)
     zero = tl.zeros((COLUMNS, ROWS), tl.float32)
     p0, p1, p2, p3 = add_products(
         w, s + (t - 1) * rows * S, 0, S, row, j, H, H, H, 1, H * H, kept, zero, zero, zero, zero,
@@ -142,10 +142,10 @@ def backward_step(
         last, floor = tl.load(enters + v).to(tl.int32), tl.load(floors + v).to(tl.int32)
     live = inside & (j * 0 + t <= last) & (j * 0 + t >= floor)
     own = v * rows * S + at_s
-    h = read(carry + own, live)
+    h = load_tile(carry + own, live)
     c = tl.zeros((COLUMNS, ROWS), tl.float32)
     if PARTS > 1:
-        c = read(carry + own + H, live)
+        c = load_tile(carry + own + H, live)
     if t < last:  # noqa: SIM102 - Triton evaluates both sides of an `and`
         if t >= floor:
             h, _, _, _ = add_products(

@@ -10,9 +10,9 @@ from .arithmetic import (
     arriving,
     direct_part,
     drive_of,
+    load_tile,
     product,
     put,
-    read,
     store_kept,
     tile_norm,
     vjp_pointwise,
@@ -57,14 +57,14 @@ def forward_whole(
     w0, w1, w2, w3 = weights_of(w, j, tl.arange(0, WIDE)[None, :], H, GATES)
     b = tl.zeros((WIDE, 1), tl.float32)
     if BIASED:
-        b = read(bias + j, j < H)
+        b = load_tile(bias + j, j < H)
     row = row.to(tl.int64)
     A, S, rows = GATES * H, PARTS * H, B.to(tl.int64)
     at, at_s, at_q = row[None, :] * A + j, row[None, :] * S + j, row[None, :] * H + j
-    h = read(s + at_s, inside)
+    h = load_tile(s + at_s, inside)
     c = h
     if PARTS > 1:
-        c = read(s + at_s + H, inside)
+        c = load_tile(s + at_s + H, inside)
     a0, a1, a2, a3 = drive_of(a, at, H, inside, GATES)
     for t in range(0, T):
         s += rows * S
@@ -132,9 +132,9 @@ def backward_whole(
     h = tl.zeros((WIDE, ROWS), tl.float32)
     c = tl.zeros((WIDE, ROWS), tl.float32)
     if BEGUN:
-        h = read(delta_T + v * rows * S + at_s, inside)
+        h = load_tile(delta_T + v * rows * S + at_s, inside)
         if PARTS > 1:
-            c = read(delta_T + v * rows * S + at_s + H, inside)
+            c = load_tile(delta_T + v * rows * S + at_s + H, inside)
     end = tl.maximum(floor, 1)
     for back in range(0, last - end + 1):
         t = (last - back).to(tl.int64)
