@@ -6,10 +6,12 @@ no numbers; the numbers lie in `held`, where every operation goes through `__tor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_map_only
 
 import throughtime as tt
@@ -41,6 +43,16 @@ class ToyTensor(Tensor):
         on_args, on_kwargs = tree_map_only(torch.device, lambda _: torch.device("cpu"), given)
         found = tree_map_only(Tensor, cls, func(*on_args, **on_kwargs))
         return return_and_correct_aliasing(func, args, kwargs or {}, found)
+
+
+class OnToy(TorchDispatchMode):
+    """Give what is made anew on the toy device, as by ``torch.arange(…, device=…)``, its memory."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if types or kwargs.get("device") != torch.device("meta"):
+            return func(*args, **kwargs)
+        return ToyTensor(func(*args, **{**kwargs, "device": torch.device("cpu")}))
 
 
 class Counting(Plain):
@@ -92,8 +104,9 @@ def add(engine: Counting, monkeypatch) -> Counting:
 
 
 @pytest.fixture
-def toy(monkeypatch) -> Counting:
-    return add(Toy(), monkeypatch)
+def toy(monkeypatch) -> Iterator[Counting]:
+    with OnToy():
+        yield add(Toy(), monkeypatch)
 
 
 def on_toy(layer: nn.Module) -> nn.Module:
