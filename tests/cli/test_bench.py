@@ -235,7 +235,7 @@ def test_run_ends_with_1_where_a_comparison_was_refused(run, small, monkeypatch,
         return bench_rivals.Rival(lambda: None, lambda: {"weight_ih": torch.zeros(1)})
 
     monkeypatch.setitem(bench_rivals.RIVALS, "jax", wrong)
-    for name in ("absent", "note"):
+    for name in ("absent", "rival_note"):
         monkeypatch.setattr(f"throughtime.cli.bench.{name}", lambda kind: "")
     code, _, err = run("bench", "--only", "jax", "--seconds", "0.1")
     assert code == 1 and "gradients disagree" in err

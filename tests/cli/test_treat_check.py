@@ -193,7 +193,7 @@ def test_treat_shows_what_was_finished_after_ctrl_c(run, folder, monkeypatch):
             raise KeyboardInterrupt
         return measure(*given)
 
-    monkeypatch.setattr(trial, "measure", stopped)
+    monkeypatch.setattr(trial, "measured_reach", stopped)
     code, out, _ = run("treat", "m.py:build")
     assert code == 1 and "chrono" in out and "interrupted" in out and "orthogonal" not in out
 

@@ -95,7 +95,7 @@ def every_form_is_one(monkeypatch):
 
 
 def kinds_are_not_asked(monkeypatch):
-    monkeypatch.setattr(replayed_sweeps, "known", lambda cell: "any")
+    monkeypatch.setattr(replayed_sweeps, "sweep_key", lambda cell: "any")
 
 
 @pytest.mark.parametrize(

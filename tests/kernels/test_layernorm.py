@@ -74,7 +74,7 @@ def test_a_mutant_is_killed(name, monkeypatch):
         MUTANTS[name](sweep, back)
         run(sweep, back=back)
 
-    monkeypatch.setattr(native, "run", mutated)
+    monkeypatch.setattr(native, "run_sweep", mutated)
     with pytest.raises(AssertionError, match="relative errors above"):
         check_kernel(cell())
 
