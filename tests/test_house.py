@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import sys
@@ -19,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     tomllib = pytest.importorskip("tomli")
 
+SOURCE = Path(throughtime.__file__).parent
 NO_MODULES = ("__main__", "_native")
 MODULES = [
     found.name
@@ -92,3 +94,22 @@ def test_a_folder_of_tests_has_the_name_of_the_room_that_it_tests(root):
     rooms = {path.stem for path in (root / "src" / "throughtime").iterdir()}
     folders = {path.parent.name for path in (root / "tests").glob("*/*.py")}
     assert folders - {"oracles", "clients", "integrations"} <= rooms
+
+
+# One name for one thing: an engine's verbs and parts, a command and what it runs, overloads, and
+# what each figure, chart or layer does in its own way.
+ONE_THING = {
+    "backward", "forward", "gradients", "losses", "run_forward", "trial",
+    "began", "chart", "draw", "flow_of", "follows_autocast", "percent", "progress", "treat",
+}  # fmt: skip
+
+
+def test_no_two_public_functions_have_one_name_for_two_things():
+    where: dict[str, set[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, set()).add(str(path.relative_to(SOURCE)))
+    twice = {name: files for name, files in where.items() if len(files) > 1}
+    assert not {name: files for name, files in twice.items() if name not in ONE_THING}
+    assert set(twice) >= ONE_THING, "a name above is there once"
