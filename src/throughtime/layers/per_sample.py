@@ -16,6 +16,7 @@ from ..errors import (
     UnsupportedError,
 )
 from ..kernels import by_row
+from .directions import all_weights
 from .modules import GRU, LSTM, RNN
 from .recurrent import Recurrent
 
@@ -159,7 +160,7 @@ def layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
             cell = with_computed_weights(module.cell)
             weights = {n: w for n, w in cell.weights().items() if n not in cell.given}
         elif isinstance(module, (RNN, LSTM, GRU)):
-            weights = {n: getattr(module, n) for n in module._flat_weights_names}
+            weights = all_weights(module)
         else:
             continue
         layers += 1

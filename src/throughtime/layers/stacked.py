@@ -21,7 +21,7 @@ from ..kernels.torch.packing import Packing, packed
 from ..node.bptt import own_precision
 from ..schedules import FULL
 from .behind import CallContext, node_behind
-from .directions import Masks, Results, cell_of
+from .directions import Masks, Results, all_weights, cell_of
 
 __all__ = ["Whole", "all_at_once", "whole_of"]
 
@@ -45,7 +45,7 @@ class Whole:
         """
         self.function, self.choice = function(cell), choice
         self.layers, self.both = module.num_layers, bool(module.bidirectional)
-        self.bias, self.names = bool(module.bias), tuple(module._flat_weights_names)
+        self.bias, self.names = bool(module.bias), tuple(all_weights(module))
         self.widths, self.runs = cell.parts(), self.layers * (2 if self.both else 1)
         self.shape = RNNDescriptor.of(cell)._replace(layers=self.layers, both=self.both)
         self.noted = [(w, w.dtype, w.device, w.shape) for w in weights]
@@ -152,7 +152,7 @@ def whole_of(
     if choice is None:
         return None
     ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
-    if len(ordinary) < len(weights) or len(weights) != len(module._flat_weights_names):
+    if len(ordinary) < len(weights) or len(weights) != len(all_weights(module)):
         return None
     if any(w.dtype != ordinary[0].dtype or w.device != ordinary[0].device for w in ordinary):
         return None
@@ -179,8 +179,7 @@ def all_at_once(
         return None
     if module.dropout and module.training:
         return None
-    names: list[str] = module._flat_weights_names
-    weights = [getattr(module, name) if given is None else given[name] for name in names]
+    weights = list((all_weights(module) if given is None else given).values())
     whole = whole_of(module, weights, None if given else x)
     if whole is None or torch_state.is_transformed((x, *(hx or ()), *weights)):
         return None
