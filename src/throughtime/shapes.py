@@ -45,7 +45,7 @@ def check_shape(
         DeviceError: another device than ``like``.
 
     Example:
-        >>> check("input", torch.zeros(3, 2, 5), "T B I", {"I": 5})
+        >>> check_shape("input", torch.zeros(3, 2, 5), "T B I", {"I": 5})
     """
     if not isinstance(tensor, Tensor):
         raise InputTypeError(f"{name} must be a tensor ({axes}); got {type(tensor).__name__}.")

@@ -56,7 +56,7 @@ def unpadded_lengths(x: Tensor) -> Tensor:
     Example:
         >>> x = torch.ones(5, 3, 1); x[3:, 0], x[2:, 1] = 0, 0
         >>> x[:, 2, 0] = torch.arange(5)
-        >>> lengths_of(x).tolist()
+        >>> unpadded_lengths(x).tolist()
         [3, 2, 5]
     """
     T, B, _ = x.shape

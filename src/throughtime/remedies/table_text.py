@@ -113,7 +113,7 @@ def short_number(value: float) -> str:
         value: any.
 
     Example:
-        >>> number(0.1234), number(3.2e-7), number(0.0), number(44000.0)
+        >>> short_number(0.1234), short_number(3.2e-7), short_number(0.0), short_number(44000.0)
         ('0.12', '3e-07', '0', '4e+04')
     """
     if not math.isfinite(value) or value == 0:

@@ -70,7 +70,7 @@ def live_page(run: TrainingRun, name: str, every: float | None = None) -> str:
 
     Example:
         >>> from throughtime.watch import Record
-        >>> run = Run()
+        >>> run = TrainingRun()
         >>> run.take(Record(1, 0.0, {"throughtime/rnn.l0/horizon": 12.0}))
         >>> page = live_page(run, "run.jsonl", every=5)
         >>> "rnn.l0" in page, "location.reload" in page, "location.reload" in live_page(run, "")

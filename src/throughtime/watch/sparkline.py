@@ -20,9 +20,9 @@ def as_blocks(values: Sequence[float], width: int, *, logarithmic: bool = False)
         logarithmic: whether a block more is ten times as much, the full one being 1.
 
     Example:
-        >>> blocks([0, 1, 2, float("nan"), 7], 9)
+        >>> as_blocks([0, 1, 2, float("nan"), 7], 9)
         '▁▂▃ █'
-        >>> blocks([1, 0.1, 0.01], 3, logarithmic=True)
+        >>> as_blocks([1, 0.1, 0.01], 3, logarithmic=True)
         '█▇▆'
     """
     points = binned(values, width)

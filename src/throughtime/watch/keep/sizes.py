@@ -79,7 +79,7 @@ def norms(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         tensors: of floating point.
 
     Example:
-        >>> numbers(norms([torch.ones(4), torch.zeros(2)]))
+        >>> as_floats(norms([torch.ones(4), torch.zeros(2)]))
         [2.0, 0.0]
     """
     if not tensors:
