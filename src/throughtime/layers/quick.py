@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -86,8 +87,7 @@ class _Sweeps:
         masked = lengths is not None or reset is not None
         if masked and (module.bidirectional or (lengths is not None and reset is not None)):
             return None
-        sweeps, runs = self.sweeps, len(self.sweeps)
-        first = sweeps[0]
+        first, runs = self.sweeps[0], len(self.sweeps)
         if not first.takes(x) or (reset is not None and not first.takes_reset(reset, x)):
             return None
         states = first.begin(parts, x, runs) if parts else (None,) * runs
@@ -97,12 +97,19 @@ class _Sweeps:
         active = None if known is None else partial(length_mask, known, x)
         if runs == 1:
             return bptt_prepared(first, x, states[0], known, active, reset)
+        return self._each(module, x, states, known, active, reset)
+
+    # Apart, since names that an inner function reads make every call of the outer one slower.
+    def _each(
+        self, module: nn.RNNBase, x: Tensor, states: Sequence[Tensor | None], *masks: Any
+    ) -> Results:
+        """Run several layers and directions."""
         directions = 2 if module.bidirectional else 1
 
         def one(run: int, x: Tensor) -> Results:
             back = run % directions > 0
             x = x.flip(0) if back else x
-            h, final = bptt_prepared(sweeps[run], x, states[run], known, active, reset)
+            h, final = bptt_prepared(self.sweeps[run], x, states[run], *masks)
             return h.flip(0) if back else h, final
 
         return each_run(one, x, module.num_layers, directions)
@@ -133,15 +140,15 @@ def _prepared(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps
             return prepared
     if not all(type(weight) is nn.Parameter for weight in weights):
         return None
-    new = _prepare(module, weights)
+    new = _prepare(module)
     if new is None or not new.holds(weights):
         return None
     _PREPARED[module] = (mode, asked, new)
     return new
 
 
-def _prepare(module: nn.RNNBase, weights: tuple[Tensor | None, ...]) -> _Sweeps | Whole | None:
-    whole = whole_of(module, weights)
+def _prepare(module: nn.RNNBase) -> _Sweeps | Whole | None:
+    whole = whole_of(module, None)
     if whole is not None:
         return whole
     prepared = [kernels.prepare(cell_of(module, suffix)) for suffix in suffixes(module)]

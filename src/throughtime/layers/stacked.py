@@ -33,22 +33,23 @@ class Whole:
     """
 
     def __init__(
-        self, module: nn.RNNBase, cell: AbstractCell, weights: Sequence[Tensor], choice: Choice
+        self, module: nn.RNNBase, cell: AbstractCell, weights: dict[str, Tensor], choice: Choice
     ) -> None:
         """Note what all calls share.
 
         Args:
             module: the module.
             cell: its first layer's.
-            weights: by the names that the module has for them.
+            weights: by name, in the order of the module's.
             choice: why torch's function runs it.
         """
         self.function, self.choice = function(cell), choice
         self.layers, self.both = module.num_layers, bool(module.bidirectional)
-        self.bias, self.names = bool(module.bias), tuple(all_weights(module))
+        self.bias, self.names = bool(module.bias), tuple(weights)
         self.widths, self.runs = cell.parts(), self.layers * (2 if self.both else 1)
         self.shape = RNNDescriptor.of(cell)._replace(layers=self.layers, both=self.both)
-        self.noted = [(w, w.dtype, w.device, w.shape) for w in weights]
+        self.weights = tuple(weights.values())
+        self.noted = [(w, w.dtype, w.device, w.shape) for w in self.weights]
 
     def holds(self, weights: Sequence[Tensor | None]) -> bool:
         """Check whether these are the weights that were noted, still of the same kind."""
@@ -138,25 +139,26 @@ class Whole:
 
 
 def whole_of(
-    module: nn.RNNBase, weights: Sequence[Tensor | None], *tensors: Tensor | None
+    module: nn.RNNBase, given: dict[str, Tensor] | None, *tensors: Tensor | None
 ) -> Whole | None:
     """Return a module as torch's function takes it; None where that is not what runs it.
 
     Args:
         module: the module.
-        weights: by the names that the module has for them.
+        given: what stands in for the module's weights, by name; None: they themselves.
         tensors: what else the call is given, as far as it is known.
     """
     cell = cell_of(module, "l0")
     choice = kernels.in_one_call(cell, *tensors)
     if choice is None:
         return None
-    ordinary = [w for w in weights if w is not None and type(w) in (Tensor, nn.Parameter)]
-    if len(ordinary) < len(weights) or len(weights) != len(all_weights(module)):
+    named = all_weights(module) if given is None else given
+    weights = tuple(named.values())
+    if any(type(w) not in (Tensor, nn.Parameter) for w in weights):
         return None
-    if any(w.dtype != ordinary[0].dtype or w.device != ordinary[0].device for w in ordinary):
+    if any(w.dtype != weights[0].dtype or w.device != weights[0].device for w in weights):
         return None
-    return Whole(module, cell, ordinary, choice)
+    return Whole(module, cell, named, choice)
 
 
 def all_at_once(
@@ -179,9 +181,8 @@ def all_at_once(
         return None
     if module.dropout and module.training:
         return None
-    weights = list((all_weights(module) if given is None else given).values())
-    whole = whole_of(module, weights, None if given else x)
-    if whole is None or torch_state.is_transformed((x, *(hx or ()), *weights)):
+    whole = whole_of(module, given, None if given else x)
+    if whole is None or torch_state.is_transformed((x, *(hx or ()), *whole.weights)):
         return None
     how = None
     if any(mask is not None for mask in masks):
@@ -189,4 +190,4 @@ def all_at_once(
         if how is None:
             return None
     with own_precision(x):
-        return whole.call(module, x, hx or (), weights, masks, how)
+        return whole.call(module, x, hx or (), whole.weights, masks, how)
