@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from tests.oracles.captured import Again
+from tests.oracles.together import run_together
 
 import throughtime as tt
 from throughtime import kernels
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.errors import UnsupportedError
 from throughtime.kernels.comparison import check_kernel, term_error
-from throughtime.kernels.gpu import tiling
+from throughtime.kernels.gpu import resident, tiling
 from throughtime.kernels.gpu.engine import TRITON
+from throughtime.kernels.gpu.triton_language import INTERPRETED
 from throughtime.replays import Replays, graphs
 from throughtime.testing import assert_close
 
@@ -42,18 +44,48 @@ def check(name: str, H: int, **options) -> dict[str, float]:
     return check_kernel(CELLS[name](H), engine="triton", **given)
 
 
-@pytest.fixture(params=["whole", "by steps"])
+@pytest.fixture(params=["whole", "steps", "resident"])
 def way(request, monkeypatch):
-    """Take a small shape by both kernels: by one launch, and by one for each step."""
-    if request.param == "by steps":
-        monkeypatch.setattr(tiling, "SHARED", 0)
+    """Take a small shape by every kernel."""
+    take(request.param, monkeypatch)
     return request.param
 
 
+def take(way: str, monkeypatch, module=resident) -> list[int]:
+    """Take any shape one way; for programs that meet, all at once, on three processors."""
+    monkeypatch.setattr(tiling, "WAYS", [way, "steps"])
+    if way != "resident" or not INTERPRETED:
+        return []
+    monkeypatch.setattr(tiling, "RESIDENT_DTYPES", {F32, F16, BF16})
+    monkeypatch.setattr(tiling, "processors", lambda device: 3)
+    return run_together(monkeypatch, module)
+
+
 @pytest.mark.parametrize("name", CELLS)
-def test_every_recurrence_by_both_kernels(name, way):
+def test_every_recurrence_by_every_kernel(name, way):
     check(name, 17)
-    assert ("one launch" in kernels.last_choice().reason) or kernels.last_choice().name != "triton"
+    told = {"whole": "keeps it", "steps": "each step is one launch", "resident": "programs share"}
+    reason = kernels.last_choice().reason
+    assert told[way] in reason or kernels.last_choice().name != "triton"
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+@pytest.mark.skipif(not INTERPRETED, reason="it looks at the interpreter's programs")
+@pytest.mark.parametrize(("name", "H", "B"), [("tanh", 130, 3), ("gru", 33, 17)])
+def test_programs_that_share_the_columns_meet(name, H, B, monkeypatch):
+    """Three of them, so that a group has the tiles of rows and the losses to itself."""
+    ran = take("resident", monkeypatch)
+    check(name, H, B=B, T=2)
+    assert set(ran) == {3}
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="on a GPU they meet, or the context ends")
+def test_programs_that_cannot_meet_are_an_error_and_no_hang(monkeypatch):
+    monkeypatch.setattr(tiling, "WAYS", ["resident"])
+    monkeypatch.setattr(tiling, "processors", lambda device: 2)
+    x = torch.randn(2, 1, 3, dtype=BF16)
+    with kernels.use("triton"), pytest.raises(Exception, match="cannot meet"):
+        kernels.forward(LSTM(3, 17, dtype=BF16), x, x.new_zeros(1, 34))
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -136,21 +168,35 @@ def test_a_layer_trains_and_its_flow_is_the_references(kind):
 
 def test_the_choice_says_what_was_counted():
     with kernels.use("triton"):
-        small, large = (kernels.choice(LSTM(3, H, dtype=BF16)) for H in (128, 256))
+        small, large = (kernels.choice(LSTM(3, H, dtype=BF16)) for H in (128, 2048))
     assert "128 KiB" in small.reason and "one launch" in small.reason
-    assert "512 KiB" in large.reason and "each step is one launch" in large.reason
+    assert "32768 KiB" in large.reason and "each step is one launch" in large.reason
 
 
-def test_a_program_that_does_not_fit_the_device_is_taken_by_steps(monkeypatch):
+@pytest.mark.parametrize("error", ["shared memory", "too many blocks in cooperative launch"])
+def test_a_program_that_does_not_fit_the_device_is_taken_by_steps(error, monkeypatch):
     from throughtime.kernels.gpu import bare
 
     def too_large(*_):
-        raise bare.OutOfResources(1, 0, "shared memory")
+        raise bare.OutOfResources(1, 0, error) if "memory" in error else RuntimeError(error)
 
     monkeypatch.setattr(bare, "_TOO_LARGE", set())
-    monkeypatch.setattr(bare, "_forward_whole", too_large)
+    monkeypatch.setitem(bare._FORWARD, "whole", too_large)
     check("tanh", 3)
     assert len(bare._TOO_LARGE) == 1
+
+
+def test_any_other_error_of_a_launch_is_raised(monkeypatch):
+    from throughtime.kernels.gpu import bare
+
+    def broken(*_):
+        raise RuntimeError("no context")
+
+    monkeypatch.setattr(bare, "_TOO_LARGE", set())
+    monkeypatch.setitem(bare._FORWARD, "whole", broken)
+    with pytest.raises(RuntimeError, match="no context"):
+        check("tanh", 3)
+    assert not bare._TOO_LARGE
 
 
 @pytest.mark.parametrize("name", GATED)
@@ -158,17 +204,17 @@ def test_launches_that_are_replayed_give_what_they_gave(name, monkeypatch):
     """As on a GPU, with a recording that does the work anew over the inputs it was given."""
     from throughtime.kernels.gpu import bare
 
-    monkeypatch.setattr(tiling, "SHARED", 0)
+    take("steps", monkeypatch)
     monkeypatch.setattr(graphs, "RECORDER", [Again()])
     replays, run = Replays(), bare._run
 
-    def recorded(what, whole, steps, inputs):
+    def recorded(what, ways, inputs):
         key = (*what, "again")
         for _ in range(2):
-            found = replays.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
+            found = replays.run(key, lambda *t: ways["steps"](*what, *t), inputs).tensors
         assert all(
             a is b is None or torch.equal(a, b)
-            for a, b in zip(found, run(what, whole, steps, inputs), strict=True)
+            for a, b in zip(found, run(what, ways, inputs), strict=True)
         )
         return found
 
@@ -216,6 +262,18 @@ MUTANTS = [
     ("stepwise", "h = load_tile(carry + at_s, inside & kept)",
      "h = load_tile(carry + at_s, inside)", "gru"),
     ("stepwise", "arrives = live & (j * 0 + t == last)", "arrives = live", "lstm"),
+    # Who begins a step before all others have ended the one before.
+    ("resident", "(t - 1) * tl.num_programs(0)", "(t - 2) * tl.num_programs(0)", "lstm"),
+    ("resident", "back * tl.num_programs(0)", "(back - 1) * tl.num_programs(0)", "gru"),
+    # Who writes what another still reads.
+    ("resident", "through + (1 - t % 2) * half", "through + (t % 2) * half", "gru"),
+    ("resident", "p1, p3 = tl.split(odd)", "p3, p1 = tl.split(odd)", "lstm"),
+    ("resident", "mine == gate", "mine >= gate", "gru"),
+    ("resident", "(t <= last) & (t >= floor)", "t <= last", "lstm"),
+    ("resident", "takes & kept, a0, a1, b2", "takes & kept, a0, a1, a2", "gru"),
+    ("resident", "mask=kept & (k < H)", "mask=exists[None, :] & (k < H)", "lstm"),
+    ("resident", "norm = tile_norm(tl.where(inside, h, 0.0), c, CELL)",
+     "norm = tile_norm(c, c, CELL)", "lstm"),
 ]  # fmt: skip
 
 
@@ -228,12 +286,20 @@ def mutant(file: str, old: str, new: str):
     return f"{package}.{file}", text.replace(old, new)
 
 
+@pytest.fixture
+def unwritten_is_nan():
+    """What nobody has written is NaN, and not by chance what it should be."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("unwritten_is_nan")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's
 @pytest.mark.parametrize(("file", "old", "new", "name"), MUTANTS)
 def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     from throughtime.kernels.gpu import bare, whole
 
-    if file == "stepwise":
-        monkeypatch.setattr(tiling, "SHARED", 0)
     full, text = mutant(file, old, new)
     path = tmp_path / f"{file}.py"
     path.write_text(text, encoding="utf-8")
@@ -242,7 +308,9 @@ def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     for public in module.__all__:
         monkeypatch.setattr(
-            whole if file == "arithmetic" else bare, public, getattr(module, public)
+            whole if file == "arithmetic" else bare, public, getattr(module, public), raising=False
         )
+    ways = {"stepwise": "steps", "resident": "resident"}
+    take(ways.get(file, "whole"), monkeypatch, module if file == "resident" else resident)
     with pytest.raises(AssertionError, match="relative errors"):
-        check(name, 3)
+        check(name, 17 if file == "resident" else 3)

@@ -87,5 +87,5 @@ def test_a_first_sweep_that_fails_is_said_and_not_raised(monkeypatch):
     ],
 )  # fmt: skip
 def test_a_program_keeps_w_h_up_to_a_width(name, dtype, widest):
-    assert plan_for(name, widest, dtype).whole
-    assert not plan_for(name, widest + 1, dtype).whole
+    assert plan_for(name, widest, dtype).way == "whole"
+    assert plan_for(name, widest + 1, dtype).way != "whole"

@@ -18,6 +18,7 @@ __all__ = [
     "load_tile",
     "product",
     "put",
+    "store_gates",
     "store_kept",
     "tile_norm",
     "vjp_pointwise",
@@ -120,6 +121,17 @@ def store_kept(gates, q, at, at_q, H, inside, k0, k1, k2, k3, k4, CELL: tl.const
             put(gates + at + 3 * H, k3, inside)
         else:
             put(q + at_q, k4, inside)
+
+
+@part
+def store_gates(to, H, inside, counts, a0, a1, a2, a3, GATES: tl.constexpr):
+    """Store an adjoint by gates, 0 where it does not count."""
+    put(to, tl.where(counts, a0, 0.0), inside)
+    if GATES > 1:
+        put(to + H, tl.where(counts, a1, 0.0), inside)
+        put(to + 2 * H, tl.where(counts, a2, 0.0), inside)
+    if GATES > 3:
+        put(to + 3 * H, tl.where(counts, a3, 0.0), inside)
 
 
 @part

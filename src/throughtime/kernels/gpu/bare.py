@@ -12,6 +12,8 @@ from torch import Tensor
 from ...norms import vector_norm
 from ...replays import REPLAYS, Tensors, Work
 from .shape import Bound, Shape, precision, tiles
+from .meeting import PATIENCE
+from .resident import backward_resident, forward_resident
 from .stepwise import backward_step, forward_step
 from .tiling import COLUMNS, INNER
 from .triton_language import OutOfResources
@@ -29,7 +31,7 @@ def run_forward(shape: Shape, keep: bool, *inputs: Tensor | None) -> Tensors:
         inputs: the drive (T, B, A), W_h, the bias within the GRU's product, s_0 (B, S), and
             ``active`` and ``reset`` in bytes (T, B).
     """
-    return _run((shape, keep), _forward_whole, _forward_steps, inputs)
+    return _run((shape, keep), _FORWARD, inputs)
 
 
 def run_backward(shape: Shape, bound: Bound, *inputs: Tensor | None) -> Tensors:
@@ -41,11 +43,11 @@ def run_backward(shape: Shape, bound: Bound, *inputs: Tensor | None) -> Tensors:
         inputs: W_h, the states, the gates, q, ``active`` and ``reset`` in bytes, the direct
             gradients, delta_T or None, and ``enters`` and ``floors``, or None.
     """
-    return _run((shape, bound), _backward_whole, _backward_steps, inputs)
+    return _run((shape, bound), _BACKWARD, inputs)
 
 
 def _run(
-    what: tuple[Shape, Any], whole: Work, steps: Work, inputs: tuple[Tensor | None, ...]
+    what: tuple[Shape, Any], ways: dict[str, Work], inputs: tuple[Tensor | None, ...]
 ) -> Tensors:
     """Take all steps in one launch where the plan says so and the device can, else one by one.
 
@@ -55,10 +57,15 @@ def _run(
     assert first is not None
     with torch.cuda.device_of(first):
         key = (*what, precision(), first.device)
-        if what[0].plan.whole and key not in _TOO_LARGE:
+        way, steps = what[0].plan.way, ways["steps"]
+        if way != "steps" and key not in _TOO_LARGE:
             try:
-                return whole(*what, *inputs)
+                return ways[way](*what, *inputs)
             except OutOfResources:
+                _TOO_LARGE.add(key)
+            except RuntimeError as error:
+                if "cooperative" not in str(error):  # not all programs can run at the same time
+                    raise
                 _TOO_LARGE.add(key)
         if first.is_cuda and not torch.cuda.is_current_stream_capturing():
             return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
@@ -113,6 +120,37 @@ def _forward_steps(
     return s, gates, q
 
 
+def _meeting(shape: Shape, like: Tensor, tiles: int) -> tuple[tuple[int, int], dict[str, Any]]:
+    """Return the grid of programs that meet, and what their kernels are given besides."""
+    plan = shape.plan
+    groups = min(tiles, plan.groups)
+    return (plan.sharing, groups), {
+        "counters": like.new_zeros(groups, dtype=torch.int32), "SPREAD": plan.spread,
+        "COLUMNS": plan.columns, "WIDE": plan.wide, "PATIENCE": PATIENCE,
+        # All programs run at the same time, or none does; what does not meet is an error there.
+        "launch_cooperative_grid": True, "debug": True, "sanitize_overflow": False,
+        # Nothing of a step is loaded before the one before it is there.
+        "num_stages": 1, **shape.options(),
+    }  # fmt: skip
+
+
+def _forward_resident(
+    shape: Shape, keep: bool, a: Tensor, w: Tensor, bias: Tensor | None, s_0: Tensor,
+    active: Tensor | None, reset: Tensor | None,
+) -> Tensors:  # fmt: skip
+    T, B, _ = a.shape
+    s = torch.cat((s_0[None], a.new_empty(T, *s_0.shape)))
+    carry = s_0.to(torch.float32, copy=True)
+    gates, q = _kept(shape, keep, a)
+    grid, options = _meeting(shape, a, tiles(B))
+    forward_resident[grid](
+        a, w, _or(bias, a), s, carry, _or(gates, a), _or(q, a), _or(active, a), _or(reset, a),
+        T=T, B=B, H=shape.H, KEEP=keep, RAGGED=active is not None, RESETS=reset is not None,
+        BIASED=bias is not None, **options,
+    )  # fmt: skip
+    return s, gates, q
+
+
 def _found(
     shape: Shape, bound: Bound, s: Tensor, g: Tensor, enters: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:
@@ -148,6 +186,36 @@ def _backward_whole(
     return found
 
 
+def _backward_resident(
+    shape: Shape, bound: Bound, w: Tensor, s: Tensor, gates: Tensor | None, q: Tensor | None,
+    active: Tensor | None, reset: Tensor | None, g: Tensor, delta_T: Tensor | None,
+    enters: Tensor | None, floors: Tensor | None,
+) -> Tensors:  # fmt: skip
+    adjoints, deltas, norms, s_0 = _found(shape, bound, s, g, enters)
+    V, T, B = len(s_0), s.shape[0] - 1, s.shape[1]
+    through, carry = s.new_empty(2, V, B, shape.gates * shape.H), _carried(s_0, delta_T)
+    grid, options = _meeting(shape, s, V * tiles(B))
+    # A program knows its own columns alone: the norm of its norms is the vector's.
+    own = None if norms is None else norms.new_zeros(*norms.shape, grid[0], dtype=torch.float32)
+    backward_resident[grid](
+        w, s, _or(gates, s), _or(q, s), _or(active, s), _or(reset, s), g, _or(enters, s),
+        _or(floors, s), through, carry, _or(adjoints, s), _or(deltas, s), _or(own, carry), s_0,
+        T=T, B=B, V=V, H=shape.H, G=g.shape[-1], g_v=0 if bound.lone else g.stride(0),
+        g_t=g.stride(-3), g_b=g.stride(-2), RAGGED=active is not None, RESETS=reset is not None,
+        BOUNDED=enters is not None, LONE=bound.lone, ADJOINTS=adjoints is not None,
+        DELTAS=deltas is not None, NORMS=norms is not None, **options,
+    )  # fmt: skip
+    if norms is not None and own is not None:
+        norms.copy_(vector_norm(own))
+    return adjoints, deltas, norms, s_0
+
+
+def _carried(s_0: Tensor, delta_T: Tensor | None) -> Tensor:
+    """Return memory for what goes on without a weight, with what arrives at the last step."""
+    carry = s_0.new_zeros(s_0.shape, dtype=torch.float32)
+    return carry if delta_T is None else carry.copy_(delta_T)
+
+
 def _backward_steps(
     shape: Shape, bound: Bound, w: Tensor, s: Tensor, gates: Tensor | None, q: Tensor | None,
     active: Tensor | None, reset: Tensor | None, g: Tensor, delta_T: Tensor | None,
@@ -158,9 +226,7 @@ def _backward_steps(
     V, T, B = len(s_0), s.shape[0] - 1, s.shape[1]
     # What a step leaves for all columns of the next launch; two, since some still read the first.
     left = [s.new_zeros(V, B, shape.gates * shape.H) for _ in range(2)]
-    carry = s_0.new_zeros(s_0.shape, dtype=torch.float32)
-    if delta_T is not None:
-        carry.copy_(delta_T)
+    carry = _carried(s_0, delta_T)
     shown = deltas is not None or norms is not None
     now = torch.empty_like(carry) if shown else carry
     grid = (tiles(shape.H, COLUMNS), tiles(B), V)
@@ -178,3 +244,11 @@ def _backward_steps(
         if norms is not None:
             norms[:, t] = vector_norm(now)
     return found
+
+
+_FORWARD: dict[str, Work] = {
+    "whole": _forward_whole, "resident": _forward_resident, "steps": _forward_steps,
+}  # fmt: skip
+_BACKWARD: dict[str, Work] = {
+    "whole": _backward_whole, "resident": _backward_resident, "steps": _backward_steps,
+}  # fmt: skip

@@ -20,7 +20,7 @@ from ...torch_state import is_faked
 from ..chosen import Choice, wanted
 from ..engine import Demand, Losses, unfit
 from ..plain.engine import Plain
-from .tiling import MULTIPROCESSOR, plan_for, recurrence
+from .tiling import MULTIPROCESSOR, plan_of, recurrence
 
 __all__ = ["TRITON", "Triton", "compiler_missing"]
 
@@ -54,11 +54,8 @@ class Triton(Plain):
 
     def chosen(self, cell: AbstractCell) -> Choice:
         """Return the choice, with what was chosen by shape and the counts behind it."""
-        weight = cell.weights()["weight_hh"]
-        name = recurrence(cell)
-        assert name is not None
-        plan = plan_for(name, cell.hidden_size, weight.dtype)
-        return Choice(self.name, f"{type(cell).__name__} runs on a Triton kernel: {plan.reason}.")
+        reason = plan_of(cell).reason
+        return Choice(self.name, f"{type(cell).__name__} runs on a Triton kernel: {reason}.")
 
     def obstacle(self, cell: AbstractCell, demand: Demand) -> str:
         """Return why Triton's kernels do not apply; "" if they do."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import torch_state
 from ...cells import AbstractCell
-from .tiling import GATES, ROWS, Tiling, plan_for, recurrence
+from .tiling import GATES, ROWS, Tiling, plan_of, recurrence
 from .triton_language import INTERPRETED
 
 __all__ = ["Bound", "Shape", "as_bytes", "precision", "shape_of", "tiles"]
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     """A recurrence and its plan.
 
     Attributes:
-        name: the recurrence, as `plan.recurrence` returns it.
+        name: the recurrence, as `tiling.recurrence` returns it.
         H: the width of h.
         gates: how many gates W_h has.
         parts: how many vectors of width H the state has.
@@ -75,7 +75,7 @@ def shape_of(cell: AbstractCell) -> Shape:
     """Return the shape of a cell that the kernels serve."""
     name = recurrence(cell)
     assert name is not None
-    plan = plan_for(name, cell.hidden_size, cell.weights()["weight_hh"].dtype)
+    plan = plan_of(cell)
     parts = 2 if name == "lstm" else 1
     return Shape(name, cell.hidden_size, GATES.get(name, 1), parts, plan)
 

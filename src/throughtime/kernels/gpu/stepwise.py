@@ -13,6 +13,7 @@ from .arithmetic import (
     load_tile,
     product,
     put,
+    store_gates,
     store_kept,
     vjp_pointwise,
 )
@@ -185,14 +186,3 @@ def backward_step(
         put(now + own, tl.where(live, h, 0.0), inside)
         if PARTS > 1:
             put(now + own + H, tl.where(live, c, 0.0), inside)
-
-
-@part
-def store_gates(to, H, inside, counts, a0, a1, a2, a3, GATES: tl.constexpr):
-    """Store an adjoint by gates, 0 where it does not count."""
-    put(to, tl.where(counts, a0, 0.0), inside)
-    if GATES > 1:
-        put(to + H, tl.where(counts, a1, 0.0), inside)
-        put(to + 2 * H, tl.where(counts, a2, 0.0), inside)
-    if GATES > 3:
-        put(to + 3 * H, tl.where(counts, a3, 0.0), inside)
