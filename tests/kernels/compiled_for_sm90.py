@@ -17,8 +17,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from throughtime.kernels.gpu import pointwise, stepwise, whole
-from throughtime.kernels.gpu.tiling import COLUMNS, GATES, INNER, ROWS, plan_for
+from throughtime.kernels.gpu import pointwise, resident, stepwise, whole
+from throughtime.kernels.gpu.meeting import PATIENCE
+from throughtime.kernels.gpu.tiling import COLUMNS, GATES, INNER, RESIDENT_WARPS, ROWS, plan_for
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # What a sweep is asked for: all that a training step may bring; the least; many losses at once.
@@ -28,13 +29,15 @@ ASKED = {
     "flow": ("KEEP", "BOUNDED", "LONE", "DELTAS", "NORMS", "SHOWN"),
 }
 SWITCHES = {name for names in ASKED.values() for name in names}
-SCALARS = {"T", "B", "H", "G", "g_v", "g_t", "g_b", "t", "begin"}
+FILES = {"whole": whole, "step": stepwise, "resident": resident}
+FLOATS, COUNTERS = {"carry", "now"}, {"counters"}
+SCALARS = {"T", "B", "V", "H", "G", "g_v", "g_t", "g_b", "t", "begin"}
 BOUNDS = ("enters", "floors")
 BYTES, WHOLE_NUMBERS = {"active", "reset"}, set(BOUNDS)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def constants(cell: str, H: int, dtype: str, asked_for: str) -> dict[str, object]:
+def constants(cell: str, H: int, dtype: str, asked_for: str, kernel: str) -> dict[str, object]:
     """Return what a kernel is compiled for."""
     plan = plan_for(cell, H, DTYPES[dtype])
     asked: dict[str, object] = {name: name in ASKED[asked_for] for name in SWITCHES}
@@ -45,6 +48,8 @@ def constants(cell: str, H: int, dtype: str, asked_for: str) -> dict[str, object
         "PARTS": 1 + (cell == "lstm"),
     }
     asked |= {"WIDE": plan.wide, "ROWS": ROWS, "COLUMNS": COLUMNS, "INNER": INNER}
+    if kernel == "resident":
+        asked |= {"COLUMNS": plan.columns, "SPREAD": plan.spread, "PATIENCE": PATIENCE}
     return asked | {"BIASED": cell == "gru", "PRECISION": "tf32x3"}
 
 
@@ -76,15 +81,17 @@ def compiled(cell: str, H: int, dtype: str, name: str, asked_for: str) -> dict[s
     if name == "step_back":
         kernel, known = pointwise.step_back, constants_of_a_step_back(cell, H, dtype, asked_for)
     else:
-        kernel = getattr(whole if name.endswith("whole") else stepwise, name)
-        known = constants(cell, H, dtype, asked_for)
+        kernel = getattr(FILES[name.split("_")[1]], name)
+        known = constants(cell, H, dtype, asked_for, name.split("_")[1])
     names = [param.name for param in kernel.params]
     signature = {n: kind(n, known, dtype) for n in names}
     if name == "step_back":
         signature["kept"] = "*fp64" if dtype == "fp64" else "*fp32"
         signature |= {n: "*i32" for n in BOUNDS}
     else:
-        signature = {n: "*fp32" if n in ("carry", "now") else k for n, k in signature.items()}
+        floats = FLOATS | ({"norms"} if name.endswith("resident") else set())
+        signature = {n: "*fp32" if n in floats else k for n, k in signature.items()}
+        signature |= {n: "*i32" for n in COUNTERS & set(signature)}
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, n in enumerate(names)
@@ -94,18 +101,39 @@ def compiled(cell: str, H: int, dtype: str, name: str, asked_for: str) -> dict[s
         kernel, signature, {(i,): known[n] for i, n in enumerate(names) if n in known}, aligned
     )
     warps = 4 if name == "step_back" else plan_for(cell, H, DTYPES[dtype]).warps
-    made = triton.compile(
-        source,
-        target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": warps, "enable_fp_fusion": True},
-    )
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+    if name.endswith("resident"):
+        options |= {"debug": True, "sanitize_overflow": False, "launch_cooperative_grid": True}
+        options |= {"num_stages": 1, "num_warps": RESIDENT_WARPS}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
     return {
         "shared": made.metadata.shared,
         "wgmma": ptx.count("wgmma.mma_async"),
         "mma": ptx.count("mma.sync"),
+        "meets": meets(ptx) if name.endswith("resident") else None,
         **resources(made.asm["cubin"]),
     }
+
+
+def meets(ptx: str) -> list[str]:
+    """Return what a program does where it meets others, in order, from one step's loop.
+
+    Stores and loads of the numbers, the barrier of its own threads, its arrival and its look at who
+    has come; what comes in a row is named once.
+    """
+    named = {
+        "st.global": "store", "bar.sync": "threads", "atom.global.gpu.release": "arrive",
+        "atom.global.release": "arrive", "ld.global.gpu.acquire": "look",
+        "ld.global.acquire": "look", "atom.global.gpu.acquire": "look", "ld.global.cg": "state",
+        "__assertfail,": "error",
+    }  # fmt: skip
+    found: list[str] = []
+    for line in ptx.splitlines():
+        for sign, name in named.items():
+            if sign in line and not line.lstrip().startswith(("//", ".")) and found[-1:] != [name]:
+                found.append(name)
+    return found
 
 
 def resources(cubin: bytes) -> dict[str, int]:

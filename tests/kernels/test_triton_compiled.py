@@ -38,8 +38,21 @@ WIDEST = [
     for kernel in (f"forward_{way}", f"backward_{way}")
     for asked in ("plain", "flow")
 ]  # fmt: skip
-# Bytes of registers that do not fit and are written to memory: 0 but for this one.
-STACK = {("lstm", 64, "fp32", "backward_whole", "ragged"): 64}
+# Programs that meet: the widest, and where the tensor cores are given two gates at once.
+RESIDENT = [
+    (cell, H, dtype, f"{way}_resident", asked)
+    for cell, H, dtype, asked in (
+        ("lstm", 1024, "bf16", "ragged"), ("gru", 256, "fp16", "flow"),
+        ("tanh", 1024, "bf16", "flow"),
+    )
+    for way in ("forward", "backward")
+]  # fmt: skip
+# Bytes of registers that do not fit and are written to memory: 0 but for these.
+STACK = {
+    ("lstm", 64, "fp32", "backward_whole", "ragged"): 64,
+    ("lstm", 1024, "bf16", "backward_resident", "ragged"): 64,
+    ("tanh", 1024, "bf16", "backward_resident", "flow"): 64,
+}
 
 
 def compiled(kernels: list[tuple]) -> dict[tuple, dict]:
@@ -60,11 +73,22 @@ def compiled(kernels: list[tuple]) -> dict[tuple, dict]:
 
 @pytest.mark.slow
 def test_they_fit_and_run_on_the_tensor_cores_without_spilling():
-    for kernel, found in compiled(PLAIN + WIDEST).items():
+    for kernel, found in compiled(PLAIN + WIDEST + RESIDENT).items():
         assert found["shared"] <= MULTIPROCESSOR, (kernel, found)
         assert found["registers"] <= 255, (kernel, found)
         assert found["stack"] <= STACK.get(kernel, 0), (kernel, found)
         assert found["wgmma"] > 0 and found["mma"] == 0, (kernel, found)
+        if found["meets"]:
+            they_meet(found["meets"])
+
+
+def they_meet(order: list[str]) -> None:
+    """A program arrives after all its threads, and reads after who looked has told the others."""
+    for n, name in enumerate(order):
+        assert name != "arrive" or order[n - 1] == "threads", order
+        assert name != "look" or order[n + 1] == "threads", order
+    # Without the error a program that never meets the others would hang the device.
+    assert {"arrive", "look", "state", "error"} <= set(order), order
 
 
 STEPS_BACK = [

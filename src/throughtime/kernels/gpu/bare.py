@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from ...norms import vector_norm
 from ...replays import REPLAYS, Tensors, Work
-from .shape import Bound, Shape, precision, tiles
 from .meeting import PATIENCE
 from .resident import backward_resident, forward_resident
+from .shape import Bound, Shape, precision, tiles
 from .stepwise import backward_step, forward_step
-from .tiling import COLUMNS, INNER
+from .tiling import COLUMNS, INNER, RESIDENT_WARPS
 from .triton_language import OutOfResources
 from .whole import backward_whole, forward_whole
 
@@ -59,17 +61,28 @@ def _run(
         key = (*what, precision(), first.device)
         way, steps = what[0].plan.way, ways["steps"]
         if way != "steps" and key not in _TOO_LARGE:
-            try:
+            with suppress(OutOfResources), _as_out_of_resources():
                 return ways[way](*what, *inputs)
-            except OutOfResources:
-                _TOO_LARGE.add(key)
-            except RuntimeError as error:
-                if "cooperative" not in str(error):  # not all programs can run at the same time
-                    raise
-                _TOO_LARGE.add(key)
+            _TOO_LARGE.add(key)
         if first.is_cuda and not torch.cuda.is_current_stream_capturing():
             return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
         return steps(*what, *inputs)
+
+
+@contextmanager
+def _as_out_of_resources() -> Iterator[None]:
+    """Raise as `OutOfResources` that not all programs of a launch can run at the same time.
+
+    Raises:
+        OutOfResources: the driver said so.
+        RuntimeError: any other error of a launch.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "cooperative" not in str(error):
+            raise
+        raise OutOfResources(1, 0, "programs at the same time") from error
 
 
 # What a device, or a version of Triton, could not take in one launch against the plan.
@@ -130,7 +143,7 @@ def _meeting(shape: Shape, like: Tensor, tiles: int) -> tuple[tuple[int, int], d
         # All programs run at the same time, or none does; what does not meet is an error there.
         "launch_cooperative_grid": True, "debug": True, "sanitize_overflow": False,
         # Nothing of a step is loaded before the one before it is there.
-        "num_stages": 1, **shape.options(),
+        "num_stages": 1, **shape.options(), "num_warps": RESIDENT_WARPS,
     }  # fmt: skip
 
 

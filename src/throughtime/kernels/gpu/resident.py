@@ -4,7 +4,7 @@ One launch takes all steps. Programs of a group take the same rows of the batch,
 """
 
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false
-# pyright: reportPossiblyUnboundVariable=false
+# pyright: reportPossiblyUnboundVariable=false, reportAssignmentType=false
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ __all__ = [
     "PROCESSORS",
     "RESIDENT",
     "RESIDENT_DTYPES",
+    "RESIDENT_WARPS",
     "ROWS",
     "SHARED",
     "WAYS",
@@ -39,8 +40,8 @@ SHARED = 132 * 1024
 # The largest tile, in columns of W_h, of a program that takes one step.
 COLUMNS, INNER = 64, 64
 # Rows of W_h, gates and columns together, of a program that keeps its share: what the tensor cores
-# take at once.
-RESIDENT = 64
+# take at once; and its warps, among which the state that it reads has room in registers.
+RESIDENT, RESIDENT_WARPS = 64, 8
 # The numbers of which two parts have no room in registers, beside what a step needs.
 RESIDENT_DTYPES = {torch.float16, torch.bfloat16}
 # The ways that there are, the first that fits being taken.
@@ -58,7 +59,7 @@ class Tiling(NamedTuple):
         weight_bytes: what W_h takes in a program, padded; twice for float32, which the tensor
             cores multiply as the sum of two parts.
         operations: of one step forward for one row: 2·GATES·H².
-        warps: of a program.
+        warps: of a program that keeps W_h, or takes one step.
         reason: the choice in a sentence.
         spread: the rows of W_h that stand for a column, where a program keeps its share.
         sharing: how many programs share the columns then.
@@ -127,7 +128,7 @@ def plan_for(name: str, H: int, dtype: torch.dtype, processors: int = PROCESSORS
         "steps": "so each step is one launch",
     }
     # Four warps take 64 rows of W_h on the tensor cores; more where the registers run out.
-    many = way == "resident" or way == "whole" and (wide > 64 or (wide == 64 and parts == 2))
+    many = way == "whole" and (wide > 64 or (wide == 64 and parts == 2))
     return Tiling(
         way, wide, takes.get(way, takes["whole"]), 2 * gates * H * H, 8 if many else 4,
         f"{rule}, {told[way]}", spread, sharing, processors // sharing,
