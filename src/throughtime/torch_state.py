@@ -145,6 +145,7 @@ def rounding() -> tuple[Any, ...]:
         products_in_tf32(),
         cudnn.allow_tf32 if newer is None else newer,
         cudnn.deterministic,
+        cudnn.enabled,
         matmul.allow_fp16_reduced_precision_reduction,
         matmul.allow_bf16_reduced_precision_reduction,
         torch.are_deterministic_algorithms_enabled(),

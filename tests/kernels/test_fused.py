@@ -221,3 +221,16 @@ def test_a_cell_whose_step_somebody_replaced_is_not_taken_for_the_packages(gpu):
         for taken in (cell, plain):
             given = problem(taken, steps=3)[0]
             same((FUSED.forward(taken, *given).s,), (sweep.forward(taken, *given).s,))
+
+
+@needs_triton
+def test_the_kernel_is_launched_on_the_tensors_device_and_not_on_the_current_one(
+    kernel, monkeypatch
+):
+    seen, real = [], torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda t: seen.append(kernel.count) or real(t))
+    cell = GRU(I, H, dtype=F64)
+    given, g, _ = problem(cell, steps=2)
+    with torch.no_grad():
+        FUSED.backward(cell, sweep.forward(cell, *given), g)
+    assert seen == [0] and kernel.count == 3

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from .. import torch_state
 
-__all__ = ["CUDA", "Tensors", "Work", "WorkRecorder", "WorkRecording"]
+__all__ = [
+    "CUDA",
+    "BusyError",
+    "Tensors",
+    "Work",
+    "WorkRecorder",
+    "WorkRecording",
+    "copy_all",
+]
 
 Tensors = tuple["Tensor | None", ...]
 Work = Callable[..., Tensors]
@@ -25,6 +35,17 @@ class WorkRecording(NamedTuple):
     inputs: Tensors
     outputs: Tensors
     replay: Callable[[], Any]
+
+
+def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:
+    """Copy tensors, in one launch where they are alike enough; None stays."""
+    pairs = [(a, b) for a, b in zip(to, given, strict=True) if a is not None and b is not None]
+    with torch.no_grad():  # or memory that is written again and again would get a graph
+        for kind in dict.fromkeys(a.dtype for a, _ in pairs):
+            some = [pair for pair in pairs if pair[0].dtype == kind]
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+                [a for a, _ in some], [b for _, b in some]
+            )
 
 
 class WorkRecorder(ABC):
@@ -50,14 +71,24 @@ class WorkRecorder(ABC):
         """
 
 
+class BusyError(RuntimeError):
+    """Another thread is recording: try again later."""
+
+
 class _Graphs(WorkRecorder):
-    """Torch's CUDA graphs."""
+    """Torch's CUDA graphs.
+
+    All are captured on one stream of a device, in two pools of memory for each stream that they
+    are replayed on. In one, a graph's outputs stay in the pool, and are copied out before the next
+    replay. In the other, every graph copies its outputs out by itself, so that no replay writes
+    where they are.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # torch takes one capture at a time
-        # A pool may be shared by captures on one stream, so that stream is kept with the pools.
+        # A pool may be shared by captures on one stream, so that stream is kept.
         self._sides: dict[torch.device, torch.cuda.Stream] = {}
-        self._pools: dict[tuple[torch.device, int], Any] = {}
+        self._pools: dict[tuple[torch.device, int, bool], _Pool] = {}
 
     def obstacle(self, device: torch.device) -> str:
         """Return whether a first recording failed or was wrong there, or another one is made."""
@@ -65,26 +96,93 @@ class _Graphs(WorkRecorder):
             return f"CUDA graphs are for a CUDA device, and this is {device}."
         if torch.cuda.is_current_stream_capturing():
             return "the caller is recording a CUDA graph of its own."
+        if not self._lock.acquire(blocking=False):
+            return "another thread is recording."
+        self._lock.release()
         return _trial(device)
 
     def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
-        """Record work in a CUDA graph."""
-        device = next(t.device for t in inputs if t is not None)
-        with self._lock, torch.cuda.device(device):
-            now, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-            side = self._sides.get(device) or self._sides.setdefault(device, torch.cuda.Stream())
-            side.wait_stream(now)
+        """Record work in a CUDA graph.
+
+        Raises:
+            BusyError: another thread is recording. It may need this very thread for a backward pass
+                within its capture, so nobody waits here.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("another thread is recording")
+        try:
+            device = next(t.device for t in inputs if t is not None)
+            with torch.cuda.device(device):
+                return self._record(device, work, inputs, alone)
+        finally:
+            self._lock.release()
+
+    def _record(
+        self, device: torch.device, work: Work, inputs: Tensors, alone: bool
+    ) -> WorkRecording:
+        now = torch.cuda.current_stream()
+        side = self._sides.get(device) or self._sides.setdefault(device, torch.cuda.Stream())
+        side.wait_stream(now)
+        try:
             with torch.cuda.stream(side):  # once before, so that libraries make what they need
-                work(*inputs)
-            now.wait_stream(side)
-            where, pool = (device, torch_state.current_stream(device)), None
-            if not alone:  # graphs of one stream run one after the other
-                pool = self._pools.pop(where, None) or torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+                found = work(*inputs)
+        finally:
+            now.wait_stream(side)  # also where it fails: what was launched reads the inputs
+        kept = tuple(None if t is None else t.clone() for t in found) if alone else None
+        where = device, torch_state.current_stream(device), alone
+        pool = self._pools.pop(where, None)
+        if pool is None or not pool.graphs:  # one that no graph holds is gone
+            pool = _Pool(torch.cuda.graph_pool_handle(), WeakSet())
+        graph = torch.cuda.CUDAGraph()
+        with _restoring(now, device, pool.handle), _own_workspaces():
+            mode = "thread_local"
+            with torch.cuda.graph(graph, pool=pool.handle, stream=side, capture_error_mode=mode):
                 outputs = work(*inputs)
-            if pool is not None:  # not where it failed: a pool is left in an unknown state
-                self._pools[where] = pool
-        return WorkRecording(inputs, outputs, graph.replay)
+                if kept is not None:
+                    copy_all(kept, outputs)
+        # Not where it failed: a pool is left in an unknown state then.
+        pool.graphs.add(graph)
+        self._pools[where] = pool
+        return WorkRecording(inputs, outputs if kept is None else kept, graph.replay)
+
+
+class _Pool(NamedTuple):
+    """Memory of graphs, and those that hold it: without any torch forgets it."""
+
+    handle: Any
+    graphs: WeakSet[Any]
+
+
+@contextmanager
+def _restoring(stream: torch.cuda.Stream, device: torch.device, pool: Any) -> Iterator[None]:
+    """Put back what torch leaves where a capture that was broken off cannot be ended.
+
+    `torch.cuda.graph` then raises before it leaves its stream, and before the allocator is told
+    that the capture is over.
+    """
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        with suppress(Exception):  # it was told, which is the usual case
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+            torch._C._cuda_releasePool(device.index, pool)
+        raise
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Let what is captured have workspaces of cuBLAS in its own pool.
+
+    They are kept for a stream, and torch frees those of the capture stream with any graph of it,
+    whoever else was captured with them.
+    """
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)
+    clear()
+    try:
+        yield
+    finally:
+        clear()
 
 
 CUDA = _Graphs()

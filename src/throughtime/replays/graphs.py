@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import torch_state
-from .cuda import CUDA, Tensors, Work, WorkRecorder, WorkRecording
+from .cuda import CUDA, BusyError, Tensors, Work, WorkRecorder, WorkRecording, copy_all
 
 __all__ = [
     "MOST_BYTES",
@@ -24,7 +24,6 @@ __all__ = [
     "REPLAYS",
     "Done",
     "Replays",
-    "copy_all",
     "obstacle",
     "unrecorded",
 ]
@@ -45,16 +44,6 @@ class Done(NamedTuple):
 
     tensors: Tensors
     reason: str = ""
-
-
-def copy_all(to: Sequence[Tensor | None], given: Sequence[Tensor | None]) -> None:
-    """Copy tensors, in one launch where they are alike enough; None stays."""
-    pairs = [(a, b) for a, b in zip(to, given, strict=True) if a is not None and b is not None]
-    for kind in dict.fromkeys(a.dtype for a, _ in pairs):
-        some = [pair for pair in pairs if pair[0].dtype == kind]
-        torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
-            [a for a, _ in some], [b for _, b in some]
-        )
 
 
 class Replays:
@@ -92,8 +81,12 @@ class Replays:
         if size > MOST_BYTES:
             why = f"a recording would keep {size >> 20} MiB, more than {MOST_BYTES >> 20}."
             return Done(work(*inputs), why)
+        device = next(t.device for t in inputs if t is not None)
+        why = RECORDER[0].obstacle(device)
+        if why:  # for now, so it says nothing about this work
+            return Done(work(*inputs), why)
         kinds = (None if t is None else (t.shape, t.dtype, t.device) for t in inputs)
-        stream = torch_state.current_stream(next(t.device for t in inputs if t is not None))
+        stream = torch_state.current_stream(device)
         with self.lock:
             found = self.met((key, stream, *kinds), work, inputs, after=2)
             if isinstance(found, WorkRecording):
@@ -126,7 +119,7 @@ class Replays:
         with self.lock:
             found = self._known.pop(key, 0)
             if isinstance(found, int):
-                found = found + 1 if found + 1 < after else _recorded(work, inputs, alone)
+                found = found + 1 if found + 1 < after else _recorded(work, inputs, alone, found)
             self._known[key] = found
             while len(self._known) > self.most or self._held() > self.most_bytes:
                 if len(self._known) == 1:
@@ -152,15 +145,26 @@ class Replays:
         return sum(_bytes(found.inputs) + _bytes(found.outputs) for found in made)
 
 
-def _recorded(work: Work, inputs: Sequence[Tensor | None], alone: bool) -> WorkRecording | str:
+def _recorded(
+    work: Work, inputs: Sequence[Tensor | None], alone: bool, met: int
+) -> WorkRecording | str | int:
+    """Return the recording, why there can be none, or how often it was met if it is to wait."""
     try:
         # What is made in inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             own = tuple(None if t is None else t.clone() for t in inputs)
             return RECORDER[0].record(work, own, alone=alone)
-    except Exception as error:  # what cannot be captured runs as ever, and it is said
-        told = str(error).strip().splitlines() or [""]
-        return f"it could not be recorded ({type(error).__name__}: {told[0]})"
+    except BusyError:
+        return met
+    except Exception as raised:  # what cannot be captured runs as ever, and it is said
+        # Nothing of it is kept, since its frames hold the graph and its memory.
+        return f"it could not be recorded ({_first_line(raised)})"
+
+
+def _first_line(raised: Exception) -> str:
+    error = raised.__context__ or raised  # the end of a broken capture hides what broke it
+    told = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {told[0]}"
 
 
 def _bytes(tensors: Sequence[Tensor | None]) -> int:

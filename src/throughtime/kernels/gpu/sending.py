@@ -55,7 +55,8 @@ def sent_back(
     size = V * (T + 1) * B * row * g.itemsize
     g = g if g.stride(-1) == 1 else g.contiguous()
     given = (tape.active, tape.reset, g, None if delta_T is None else delta_T.contiguous())
-    with torch.no_grad():
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.no_grad(), torch.cuda.device_of(g):
         whole = None if key is None else ("sent back", key, course, bound)
         found = run_recorded(
             whole, work, (*given, *bounds, *tape.saved, *cell.weights().values()), size, say
