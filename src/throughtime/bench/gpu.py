@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..kernels import last_choice
 from ..kernels.choose import TRITON
+from .gpu_meeting import meet
 from .gpu_right import KINDS, right
 from .gpu_rivals import Case, contenders
 from .gpu_steps import Size, right_steps, time_steps
@@ -50,6 +51,8 @@ def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = Fals
     """
     device = torch.device("cpu" if dry else "cuda")
     table = Table(out, _about(dry), minutes)
+    if not TRITON.missing():
+        meet(table, device)
     fine = right(table, device, dry)
     if not (right_steps(table, device, dry) and fine):
         return False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..kernels.choose import TRITON
+from ..kernels.gpu.tiling import WAYS, only, plan_for, processors
 from ..layers import modules as ours
 from .rivals import absent, flashrnn_torch
 
@@ -54,15 +55,21 @@ class Case:
         self.lengths[0] = T
         self.reset = torch.rand(T, B, device=device) < 0.05
 
+    def meets(self) -> bool:
+        """Check whether the programs of our kernel meet after each step."""
+        name = "tanh" if self.kind == "RNN" else self.kind.lower()
+        count = processors(self.x.device)
+        return plan_for(name, self.g.shape[2], self.x.dtype, count).way == "resident"
+
     def grads(self, out: Tensor, module: nn.Module) -> list[Tensor]:
         """Return the gradients of a module's weights and of x."""
         return list(torch.autograd.grad(out, [*module.parameters(), self.x], self.g))
 
-    def own(self, engine: str, **options: Any) -> Step:
-        """Return our layer's step on an engine."""
+    def own(self, engine: str, ways: tuple[str, ...] = (), **options: Any) -> Step:
+        """Return our layer's step on an engine, whose kernels go these ways alone."""
 
         def step() -> list[Tensor]:
-            with kernels.use(engine):
+            with kernels.use(engine), only(*(ways or WAYS)):
                 return self.grads(self.ours(self.x, **options)[0], self.ours)
 
         return step
@@ -162,6 +169,9 @@ def contenders(case: Case) -> Iterator[Contender]:
         for what, options in ways:
             name = "throughtime, use('triton')"
             yield Contender(what, name, lambda o=options: case.own("triton", **o))
+        if case.meets() or case.dry:
+            name = "throughtime, use('triton'), a launch a step"
+            yield Contender("all steps", name, lambda: case.own("triton", ("steps",)))
     yield Contender("all steps", "torch without cuDNN", lambda: case.cudnn(enabled=False))
     yield Contender("all steps", "compiled loop", case.compiled_loop)
     if not absent("flashrnn"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ __all__ = [
     "SHARED",
     "WAYS",
     "Tiling",
+    "only",
     "plan_for",
     "plan_of",
     "processors",
@@ -80,6 +83,26 @@ class Tiling(NamedTuple):
     def columns(self) -> int:
         """Return how many columns a program has that keeps its share."""
         return RESIDENT // self.spread
+
+
+@contextmanager
+def only(*ways: str) -> Iterator[None]:
+    """Take only these ways meanwhile, the first that fits.
+
+    Args:
+        ways: some of `WAYS`; "steps" fits always.
+
+    Example:
+        >>> with only("steps"):
+        ...     plan_for("lstm", 8, torch.float32).way
+        'steps'
+    """
+    before = list(WAYS)
+    WAYS[:] = ways
+    try:
+        yield
+    finally:
+        WAYS[:] = before
 
 
 def recurrence(cell: AbstractCell) -> str | None:
