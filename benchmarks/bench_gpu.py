@@ -3,8 +3,10 @@
 Run: python benchmarks/bench_gpu.py [--out FOLDER] [--minutes 5]. It needs a GPU, and says so where
 there is none; `throughtime bench --device cuda` is the same. A compiled loop is always among the
 rivals, FlashRNN and TorchRL where they are installed. Rows are written to gpu.json and gpu.md as
-they come, so that a run that is cut short leaves what it had. ``--dry`` runs all of it at tiny
-sizes on the CPU, in Triton's interpreter where Triton is installed: its times mean nothing.
+they come, so that a run that is cut short leaves what it had. A row that fails says why;
+after a wrong address on the device, or where nothing comes back from it, the script begins anew
+behind that row. In a checkout nothing of throughtime has to be installed. ``--dry`` runs all of it
+at tiny sizes on the CPU, in Triton's interpreter where Triton is installed: its times mean nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from pathlib import Path
 
 if "--dry" in sys.argv:  # Triton reads it when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # as it is in a checkout
 
 from throughtime.bench.gpu import no_gpu, run_all
 
@@ -31,7 +35,7 @@ def main() -> None:
         print(no_gpu())
         return
     if not run_all(given.out, minutes=given.minutes, rounds=given.rounds, dry=given.dry):
-        print("An engine is wrong on this device: nothing is timed.")
+        print("Something failed." if given.dry else "Something of throughtime is wrong here.")
         raise SystemExit(1)
 
 

@@ -20,7 +20,8 @@ def test_single_steps_are_held_against_float64_and_timed_dry(tmp_path, gpu, monk
     monkeypatch.setattr(gpu_steps, "JOBS", jobs)
     table = gpu_table.Table(tmp_path, {}, 5)
     device = torch.device("cpu")
-    assert gpu_steps.right_steps(table, device, dry=True) and gpu.replayed > 0
+    gpu_steps.right_steps(table, device, dry=True)
+    assert not gpu_steps.wrong_steps(table) and gpu.replayed > 0
     gpu_steps.time_steps(table, device, gpu_steps.Size(3, 2, 3), 1)
     rows = [row for row in table.rows if row["table"] == "Single steps"]
     assert not [row for row in rows if "failed" in row]
@@ -33,5 +34,7 @@ def test_a_replay_that_is_wrong_is_noticed_before_anything_is_timed(tmp_path, gp
     monkeypatch.setattr(replays.graphs, "copy_all", lambda to, given: None)
     table = gpu_table.Table(tmp_path, {}, 5)
     monkeypatch.setattr(gpu_steps, "JOBS", {"map": gpu_steps.JOBS["(t, k) map, LayerNormLSTM"]})
-    assert not gpu_steps.right_steps(table, torch.device("cpu"), dry=True)
-    assert table.rows[0]["right"] == "NO"
+    gpu_steps.right_steps(table, torch.device("cpu"), dry=True)
+    assert table.rows[0]["right"] == "NO" and gpu_steps.wrong_steps(table) == {"map"}
+    gpu_steps.time_steps(table, torch.device("cpu"), gpu_steps.Size(3, 2, 3), 1)
+    assert "not timed" in table.rows[1]["failed"]

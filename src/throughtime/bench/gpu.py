@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..errors import CheckError
 from ..kernels import last_choice
 from ..kernels.choose import TRITON
 from .gpu_meeting import meet
-from .gpu_right import KINDS, right
+from .gpu_right import KINDS, right, wrong
 from .gpu_rivals import Case, contenders
-from .gpu_steps import Size, right_steps, time_steps
+from .gpu_steps import Size, right_steps, time_steps, wrong_steps
 from .gpu_table import Clock, Table, tf32
 
 __all__ = ["no_gpu", "run_all"]
 
 SIZES = [  # B, T, I, H; what is most telling comes first
-    (64, 100, 128, 128),
     (64, 100, 256, 256),
+    (64, 100, 128, 128),
     (64, 100, 512, 512),
     (16, 128, 1024, 1024),
     (8, 500, 64, 64),
@@ -29,7 +32,9 @@ SIZES = [  # B, T, I, H; what is most telling comes first
 STEPS, DRY_STEPS = Size(200, 16, 128), Size(3, 2, 3)
 DRY = [(2, 3, 2, 5), (2, 2, 3, 70)]
 PRECISIONS = ("bfloat16", "float32 with TF32", "float32")
-SLOW = ("torch without cuDNN", "compiled loop")  # at the first size only
+# How far gradients may be from the first contender's, relative to each one's norm.
+APART = {"bfloat16": 0.2, "float32 with TF32": 0.02, "float32": 1e-3}
+LATER = ("torch without cuDNN", "compiled loop")  # at the first size only
 
 
 def no_gpu() -> str:
@@ -40,6 +45,8 @@ def no_gpu() -> str:
 def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = False) -> bool:
     """Check and time everything; write gpu.json and gpu.md as rows come.
 
+    What is wrong, or fails, is a row that says so, and is not timed; all else is.
+
     Args:
         out: the folder for the two.
         minutes: begin no case after these.
@@ -47,19 +54,20 @@ def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = Fals
         dry: run at tiny sizes on the CPU, where times mean nothing.
 
     Returns:
-        Whether every engine was right. Where one was not, nothing is timed.
+        Whether everything of ours was right; of a dry run, whether nothing failed at all.
     """
     device = torch.device("cpu" if dry else "cuda")
-    table = Table(out, _about(dry), minutes)
+    table, rounds = Table(out, _about(dry), minutes), 1 if dry else rounds
     if not TRITON.missing():
         meet(table, device)
-    fine = right(table, device, dry)
-    if not (right_steps(table, device, dry) and fine):
-        return False
+    right(table, device, dry)
+    right_steps(table, device, dry)
     # Early, since it is short and nothing else shows it.
-    time_steps(table, device, DRY_STEPS if dry else STEPS, 1 if dry else rounds)
-    _training(table, device, DRY if dry else SIZES, 1 if dry else rounds)
-    return True
+    time_steps(table, device, DRY_STEPS if dry else STEPS, rounds)
+    for slow in (False, True):  # what compiles or tunes for long comes when the rest is there
+        _training(table, device, DRY if dry else SIZES, rounds, slow)
+    failed = any("failed" in row for row in table.rows)
+    return not (wrong(table) or wrong_steps(table) or (dry and failed))
 
 
 def _about(dry: bool) -> dict[str, Any]:
@@ -76,43 +84,53 @@ def _about(dry: bool) -> dict[str, Any]:
 
 
 def _training(
-    table: Table, device: torch.device, sizes: list[tuple[int, ...]], rounds: int
+    table: Table, device: torch.device, sizes: list[tuple[int, ...]], rounds: int, slow: bool
 ) -> None:
     clock, precisions = Clock(device), PRECISIONS[:2] if sizes is DRY else PRECISIONS
     for size in sizes:
-        for kind in KINDS:
-            for precision in precisions if size == sizes[0] else precisions[:-1]:
+        for precision in precisions if size == sizes[0] else precisions[:-1]:
+            for kind in KINDS:
                 if table.late():
-                    table.add(table="Cut short", case=f"{kind} {size} {precision} and what follows")
+                    case = f"{kind} {size} {precision} and what follows"
+                    table.add(table="Cut short", case=case)
                     return
                 with tf32("TF32" in precision):
-                    _case(table, Case(kind, size, precision, device), clock, rounds, size, sizes[0])
+                    case = Case(kind, size, precision, device)
+                    _case(table, case, clock, rounds, slow, size == sizes[0])
 
 
-def _case(
-    table: Table, case: Case, clock: Clock, rounds: int, size: tuple[int, ...], first: tuple
-) -> None:
+def _case(table: Table, case: Case, clock: Clock, rounds: int, slow: bool, first: bool) -> None:
     """Add a row for every contender; one that fails must not take the others along."""
     wanted: dict[str, list[Tensor]] = {}
-    for what, name, make in contenders(case):
-        if name in SLOW and size != first:
+    bad = wrong(table)
+    for contender in contenders(case):
+        what, name = contender.what, contender.name
+        if (contender.slow != slow and what in wanted) or (name in LATER and not first):
             continue
-        row: dict[str, Any] = {"case": case.name, "what": what, "who": name}
-        try:
-            step = make()
+        key = {"table": "A training step", "case": case.name, "what": what, "who": name}
+        if contender.slow != slow or table.has(**key):
+            if what not in wanted:  # what this one's gradients were is what the others' should be
+                with suppress(Exception):
+                    wanted[what] = contender.make()()
+            continue
+        if table.late():
+            return
+        told = {"kind": case.kind, "H": case.H, "precision": case.precision}
+        with table.row(**key, **told) as row:
+            if (contender.engine, case.kind) in bad:
+                raise CheckError("it was wrong, so it is not timed")
+            step = contender.make()
             found = step()
             engine = last_choice()
-            if name.startswith("throughtime") and engine is not None:
+            if contender.engine and engine is not None:
                 row["engine"] = engine.name
             row["apart"] = _apart(found, wanted.setdefault(what, found))
-            few = min(rounds, 3) if name in SLOW else rounds
-            row["ms"], row["peak MB"] = clock.least(step, few)
-        except Exception as error:
-            row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        table.add(table="A training step", **row)
+            row["agrees"] = "yes" if row["apart"] <= APART[case.precision] else "NO"
+            row["ms"], row["peak MB"] = clock.least(step, rounds)
 
 
 def _apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """Return how far gradients are from the first contender's, relative to each one's norm."""
     pairs = zip(ours, theirs, strict=True)
-    return max(float((a - b).double().norm() / b.double().norm()) for a, b in pairs)
+    apart = [float((a - b).double().norm() / b.double().norm()) for a, b in pairs]
+    return math.nan if any(map(math.isnan, apart)) else max(apart)

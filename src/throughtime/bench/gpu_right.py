@@ -11,15 +11,17 @@ from ..kernels.choose import TRITON
 from ..kernels.comparison import check_kernel, term_error
 from .gpu_table import Table, tf32
 
-__all__ = ["right"]
+__all__ = ["KINDS", "NOT_IN_TORCH", "right", "wrong"]
 
-KINDS = ("GRU", "LSTM", "RNN")
+RIGHT = "Right, against float64 on the CPU"
+NOT_IN_TORCH = ("sigmoid", "identity")  # nonlinearities of the Elman cell
+KINDS = ("GRU", "LSTM", "RNN", *NOT_IN_TORCH)
 BOUNDS = {"bfloat16": 0.1, "float16": 0.02, "float32": 2e-5}
 # Every kernel is compiled when it is first used, for seconds: so not everything at every size.
 CHECKED = [(17, "float32"), (128, "bfloat16"), (300, "bfloat16"), (130, "float32")]
 
 
-def right(table: Table, device: torch.device, dry: bool) -> bool:
+def right(table: Table, device: torch.device, dry: bool) -> None:
     """Compare each engine on the device with the float64 reference on the CPU, term by term.
 
     Args:
@@ -27,35 +29,49 @@ def right(table: Table, device: torch.device, dry: bool) -> bool:
         device: where the engines run.
         dry: whether sizes are tiny.
     """
-    missing, fine = TRITON.missing(), True
+    missing = TRITON.missing()
     for engine in ("torch", "triton"):
         for kind in KINDS:
-            cell = getattr(cells, "Elman" if kind == "RNN" else kind)
             for H, name in CHECKED[:2] if dry else CHECKED:
                 H = 5 if dry else H
-                row: dict[str, Any] = {"engine": engine, "kind": kind, "H": H, "dtype": name}
-                if engine == "triton" and missing:
-                    row |= {"right": "not there", "why": missing}
-                else:
-                    row |= _check(cell(3, H), engine, device, name, dry)
-                    fine &= row["right"] == "yes"
-                table.add(table="Right, against float64 on the CPU", **row)
-    return fine
+                key = {"table": RIGHT, "engine": engine, "kind": kind, "H": H, "dtype": name}
+                if table.has(**key) or (engine == "torch" and kind in NOT_IN_TORCH):
+                    continue
+                with table.row(**key) as row:
+                    if engine == "triton" and missing:
+                        row |= {"right": "not there", "why": missing}
+                    else:
+                        row |= _check(_cell(kind, H), engine, device, name, dry)
+
+
+def wrong(table: Table) -> set[tuple[str, str]]:
+    """Return which engine was wrong, or failed, for which kind.
+
+    Args:
+        table: the rows of `right`.
+    """
+    rows = [row for row in table.rows if row["table"] == RIGHT]
+    return {
+        (row["engine"], row["kind"]) for row in rows if row.get("right") not in ("yes", "not there")
+    }
+
+
+def _cell(kind: str, H: int) -> Any:
+    if kind in NOT_IN_TORCH:
+        return cells.Elman(3, H, nonlinearity=kind)
+    return getattr(cells, "Elman" if kind == "RNN" else kind)(3, H)
 
 
 def _check(cell: Any, engine: str, device: torch.device, name: str, dry: bool) -> dict[str, Any]:
     dtype, bound = getattr(torch, name), BOUNDS[name]
     T, B = (3, 2) if dry else (12, 33)
-    try:
-        if engine == "triton" and device.type == "cpu":
-            found = check_kernel(
-                cell.double(), engine=engine, dtype=dtype, T=T, B=B, V=2, span="prefix",
-                resets=True, tolerance=bound,
-            )  # fmt: skip
-            return {"right": "yes", "largest error": max(found.values())}
-        return _on_device(cell, engine, device, dtype, bound, T, B)
-    except Exception as error:  # what does not compile, launch or agree is a row too
-        return {"right": f"NO: {type(error).__name__}: {str(error).splitlines()[0]}"}
+    if engine == "triton" and device.type == "cpu":
+        found = check_kernel(
+            cell.double(), engine=engine, dtype=dtype, T=T, B=B, V=2, span="prefix",
+            resets=True, tolerance=bound,
+        )  # fmt: skip
+        return {"right": "yes", "largest error": max(found.values())}
+    return _on_device(cell, engine, device, dtype, bound, T, B)
 
 
 def _on_device(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from ..online import rtrl
 from ..replays import unrecorded
 from .gpu_table import Clock, Table, tf32
 
-__all__ = ["JOBS", "Size", "right_steps", "time_steps"]
+__all__ = ["JOBS", "Size", "right_steps", "time_steps", "wrong_steps"]
 
 BOUND = 1e-4  # float32 over some steps, term by term
 CALLS = 30  # so many steps of rtrl are recorded and replayed, at the size of the comparison
@@ -43,6 +43,9 @@ class Size(NamedTuple):
 Job = Callable[[int], list[Tensor]]
 Make = Callable[[Size, torch.device, torch.dtype], Job]
 SMALL, DRY = Size(12, 3, 17), Size(3, 2, 3)
+RIGHT = "Right, single steps"
+MAP, CALLED = "(t, k) map, ", "T calls of autograd"
+FEW = 11  # calls that are timed, of losses from the last step to the first
 
 
 def _on(module: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -90,8 +93,8 @@ def _flow(kind: str) -> Make:
     return make
 
 
-def _autograd(kind: str) -> Make:
-    """Return the job of T calls of autograd over the same layer."""
+def _autograd(kind: str, calls: int) -> Make:
+    """Return the job of a forward pass and some calls of autograd over the same layer."""
 
     def make(size: Size, device: torch.device, dtype: torch.dtype) -> Job:
         layer = _on(LAYERS[kind](size.H), device, dtype)
@@ -99,7 +102,8 @@ def _autograd(kind: str) -> Make:
 
         def job(seed: int) -> list[Tensor]:
             losses = layer(_draw(seed, size, device, dtype))[0].square().mean((1, 2))
-            return [torch.autograd.grad(one, weights, retain_graph=True)[0] for one in losses]
+            some = losses[torch.linspace(size.T - 1, 0, calls).long().tolist()]
+            return [torch.autograd.grad(one, weights, retain_graph=True)[0] for one in some]
 
         return job
 
@@ -135,13 +139,13 @@ def _rtrl(size: Size, device: torch.device, dtype: torch.dtype) -> Job:
 
 
 JOBS: dict[str, Make] = {
-    **{f"(t, k) map, {kind}": _flow(kind) for kind in LAYERS},
+    **{f"{MAP}{kind}": _flow(kind) for kind in LAYERS},
     "training step, Function": _train,
     "rtrl, GRU": _rtrl,
 }
 
 
-def right_steps(table: Table, device: torch.device, dry: bool) -> bool:
+def right_steps(table: Table, device: torch.device, dry: bool) -> None:
     """Compare every job on the device with float64 on the CPU, at every one of some calls.
 
     Args:
@@ -149,18 +153,24 @@ def right_steps(table: Table, device: torch.device, dry: bool) -> bool:
         device: where they run.
         dry: whether sizes are tiny.
     """
-    fine = True
     for name, make in JOBS.items():
         calls = CALLS if not dry and ("Function" in name or "rtrl" in name) else 3
-        try:
+        if table.has(table=RIGHT, what=name):
+            continue
+        with table.row(table=RIGHT, what=name, calls=calls) as row:
             worst = _worst(make, DRY if dry else SMALL, device, calls)
-            row: dict[str, Any] = {"right": "yes" if worst <= BOUND else "NO"}
+            row["right"] = "yes" if worst <= BOUND else "NO"
             row["largest error"] = worst
-        except Exception as error:  # what does not compile, launch or agree is a row too
-            row = {"right": f"NO: {type(error).__name__}: {str(error).splitlines()[0]}"}
-        fine &= row["right"] == "yes"
-        table.add(table="Right, single steps", what=name, calls=calls, **row)
-    return fine
+
+
+def wrong_steps(table: Table) -> set[str]:
+    """Return which jobs were wrong, or failed.
+
+    Args:
+        table: the rows of `right_steps`.
+    """
+    rows = [row for row in table.rows if row["table"] == RIGHT]
+    return {row["what"] for row in rows if row.get("right") != "yes"}
 
 
 def _worst(make: Make, size: Size, device: torch.device, calls: int) -> float:
@@ -187,28 +197,36 @@ def time_steps(table: Table, device: torch.device, size: Size, rounds: int) -> N
         size: how large they are.
         rounds: times that each is timed; the least counts.
     """
-    clock = Clock(device)
+    clock, bad = Clock(device), wrong_steps(table)
     for name, make in JOBS.items():
         if table.late():
-            table.add(table="Single steps", what=f"cut short: {name} and what follows")
+            table.add(table="Cut short", case=f"{name} and what follows")
             return
-        row: dict[str, Any] = {"what": name, "T, B, H": tuple(size)}
-        ways: list[tuple[str, Make, AbstractContextManager[None]]] = [
-            ("recorded", make, nullcontext()),
-            ("plain torch", make, unrecorded()),
-        ]
-        if name.startswith("(t, k) map"):
-            kind = name.removeprefix("(t, k) map, ")
-            ways.append(("T calls of autograd", _autograd(kind), nullcontext()))
-        for way, made, context in ways:
-            try:
+        if table.has(table="Single steps", what=name):
+            continue
+        with table.row(table="Single steps", what=name, **{"T, B, H": tuple(size)}) as row:
+            if name in bad:
+                row["failed"] = "it was wrong, so it is not timed"
+                continue
+            for way, context in (("recorded", nullcontext()), ("plain torch", unrecorded())):
                 with context:
-                    job = made(size, device, torch.float32)
-                    found = clock.least(lambda job=job: job(0), 1 if "calls" in way else rounds)
+                    job = make(size, device, torch.float32)
+                    found = clock.least(lambda job=job: job(0), rounds)
                 row[f"{way}, ms"], row[f"{way}, peak MB"] = found
                 choice = last_choice()
                 if way == "recorded" and choice is not None and "rtrl" not in name:
                     row["engine"] = choice.name
-            except Exception as error:
-                row["failed"] = f"{way}: {type(error).__name__}: {str(error).splitlines()[0]}"
-        table.add(table="Single steps", **row)
+            if name.startswith(MAP):
+                row[f"{CALLED}, ms"], row[f"{CALLED}, peak MB"] = _all_calls(
+                    name.removeprefix(MAP), size, device, clock
+                )
+
+
+def _all_calls(kind: str, size: Size, device: torch.device, clock: Clock) -> tuple[float, float]:
+    """Return time and memory of T calls, by what each one more takes: all of them take long."""
+    times, many = [], min(size.T, FEW)
+    for calls in (1, many):
+        job = _autograd(kind, calls)(size, device, torch.float32)
+        times.append(clock.least(lambda job=job: job(0), 3))
+    (first, _), (last, peak) = times
+    return first + (size.T - 1) * (last - first) / max(1, many - 1), peak

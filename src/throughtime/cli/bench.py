@@ -103,7 +103,7 @@ def _on_gpu(out: Path) -> None:
         raise InputValueError(gpu.no_gpu())
     check_writable(out / "gpu.md")
     if not gpu.run_all(out):
-        notes().print("An engine is wrong on this device: nothing is timed.")
+        notes().print("Something of throughtime is wrong on this device, and was not timed.")
         raise typer.Exit(1)
     notes().print(f"Wrote {out / 'gpu.json'} and {out / 'gpu.md'}.")
 
