@@ -49,11 +49,12 @@ def is_jit_traced() -> bool:
 
 def is_exported() -> bool:
     """Check whether `torch.export` is at work, also by way of a compiler: ``strict=True``."""
-    return torch.compiler.is_exporting()
+    # Not `torch.compiler.is_exporting`: dynamo of torch 2.8 takes it for True in whatever it compiles.
+    return torch.compiler._is_exporting_flag
 
 
-# Or dynamo takes torch's answer for False. `torch.compiler.assume_constant_result` sets the same
-# mark, and imports the compiler, which takes a second.
+# Or dynamo takes it for False. `torch.compiler.assume_constant_result` sets the same mark, and
+# imports the compiler, which takes a second.
 is_exported._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -15,7 +15,7 @@ from ..node.compiled import compiled_bptt
 from ..node.eager import bptt
 from ..node.operator import onnx_layer
 from ..node.recording import Recording
-from ..schedules import FULL
+from ..schedules import FULL, Schedule
 from ..tape import by_run, split
 from ..torch_state import is_jit_traced, is_to_onnx, is_transforming
 
@@ -185,7 +185,7 @@ def _one_direction(
     **where,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one direction; the reverse one meets the steps from their end, as its masks do."""
-    schedule = getattr(module, "through", FULL)
+    schedule = _schedule(module)
     kind = ELMAN_MODES.get(module.mode, module.mode)
     if torch.compiler.is_compiling() and is_to_onnx():
         return onnx_layer(kind, _weights(module, suffix), x, s_0, active, reset, reverse=reverse)
@@ -207,6 +207,13 @@ def _one_direction(
         return through(x, s_0, active, reset)
     h, parts = through(x.flip(0), s_0, active, reset)
     return h.flip(0), parts
+
+
+def _schedule(module: nn.RNNBase) -> Schedule:
+    """Return the schedule of the backward pass: the module's own, or that of its class."""
+    # Not of the module at once: a strict export of torch 2.8 reads no object of a class that way.
+    own = module.__dict__.get("through")
+    return getattr(type(module), "through", FULL) if own is None else own
 
 
 def _backwards(active: Tensor | None, reset: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
