@@ -178,6 +178,7 @@ tt.mark("core", x).index(x)
 tt.Recurrent(tt.GRU(3, 5))
 tt.Truncated("4")
 tt.set_through(tt.GRU(3, 5), 4)
+tt.no_such_name(x)
 """
 # All of torch takes mypy half a minute. What is skipped is Any, which no assert_type above is.
 MYPY = """
@@ -193,7 +194,7 @@ follow_imports = silent
 [mypy-torch.nn.modules.linear,torch.nn.parameter,torch.nn.utils,torch.nn.utils.rnn]
 follow_imports = silent
 """
-WRONG_LINES = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+WRONG_LINES = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
 @pytest.fixture

@@ -65,6 +65,14 @@ def test_a_traced_layer_refuses_another_number_of_steps(kind):
                 traced(torch.randn(*other, I))
 
 
+def test_a_traced_layer_refuses_an_input_without_a_batch_where_it_saw_one():
+    layer = tt.LSTM(I, H)
+    for seen, other in (((T, B, I), (T, I)), ((T, I), (T, 1, I))):
+        traced = torch.jit.trace(layer, torch.randn(seen))
+        with pytest.raises(RuntimeError, match="traced with a batch, or without one"):
+            traced(torch.randn(other))
+
+
 def test_the_refusal_survives_freezing():
     model = Model(tt.LSTM(I, H)).eval()
     frozen = torch.jit.freeze(torch.jit.trace(model, torch.randn(T, B, I)))
@@ -131,7 +139,7 @@ def exported(model, *args, sizes, strict=False):
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_a_strict_export_keeps_steps_and_rows_open_beside_resets(kind):
-    model = Model(getattr(tt, kind)(I, H))
+    model = Model(getattr(tt, kind)(I, H, bidirectional=kind == "GRU"))
     sizes = {"x": {0: ANY, 1: ANY}, "lengths": {0: ANY}, "reset": {0: ANY, 1: ANY}}
 
     def drawn(steps, rows):
