@@ -88,6 +88,7 @@ def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
     said = browser.js("document.getElementById('eq16-live').textContent")
     assert said.startswith(f"{written(product_norm(flow(want), 7), 2)} ≤"), said
     assert browser.js("document.getElementById('nonlinearity').disabled")
+    assert browser.js("document.getElementById('nonlinearity').value") == ""  # none is an LSTM's
     # The formulas are the cell's own: no f′(a) W_h, and no constants β, of which none are measured.
     assert "∂cj" in browser.js("document.querySelector('#eq13 math').textContent")
     assert "β" not in browser.js("document.querySelector('#eq16 math').textContent")
@@ -178,6 +179,8 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     assert f"weight_hh {written(float(term), 3)}" in said
     assert f"{written(float(layer.norms[4, 4, 0]), 3)} arrives" in said
     assert "all rows of the batch together" in said
+    kind = browser.js("document.getElementById('flow-kind').textContent")
+    assert kind.endswith("row 0 of the batch’s 2, counted from 0"), kind
     browser.press("ArrowRight", 2)
     browser.press("ArrowUp", 3)
     said = browser.js("document.getElementById('flow-cell').innerText")
@@ -192,6 +195,23 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     pick(folder / "cut.json")
     browser.wait("document.getElementById('flow-said').textContent.includes('incomplete')")
     assert browser.js("document.getElementById('flow-open').hidden")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("layers", "words", ["short"]), ("flow", "enters", [1, 2, 3, 4, 99]),
+     ("flow", "enters", [1, 2, 3, 4, "5"]), ("flow", "norms", [["much"] * 6] * 5)],
+)  # fmt: skip
+def test_a_flow_whose_parts_do_not_fit_is_not_shown(own_flow, part, name, value):
+    from throughtime.explore.page import HERE
+
+    read = (HERE / "screen" / "flow.js").read_text(encoding="utf-8")
+    body = read + "try { return readFlow(data).length; } catch (error) { return error.message; }"
+    data = flow_data(own_flow, words=WORDS)
+    assert run(body, data=data) == 1
+    layers = (data["flow"] if part == "flow" else data)["layers"]
+    layers["l0"][name] = value
+    assert run(body, data=data) == "broken"
 
 
 @pytest.mark.browser
