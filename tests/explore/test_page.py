@@ -329,6 +329,13 @@ def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
     (tmp_path / "bare.json").write_text(json.dumps(own_flow.to_dict()))
     with pytest.raises(InputValueError, match="norms=True"):
         read_flow(tmp_path / "bare.json")
+    for part in ({"layers": []}, {"layers": {}}, {"layers": {"l0": 3}}, {}):
+        for broken in ({**part, "format": "throughtime.flow", "version": 1}, {"flow": 3, **part}):
+            (tmp_path / "part.json").write_text(
+                json.dumps({"format": "throughtime.explore", "version": 1, **broken})
+            )
+            with pytest.raises(InputValueError, match="incomplete"):
+                read_flow(tmp_path / "part.json")
     (tmp_path / "no.json").write_text("{")
     with pytest.raises(FileError, match="no JSON"):
         read_flow(tmp_path / "no.json")

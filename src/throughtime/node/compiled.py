@@ -99,8 +99,8 @@ def _layer_fake(kind, names, name, window, every, memory, x, s_0, weights, activ
     # The exporter takes an ExportedProgram apart with it; of a model it never gets here.
     if is_to_onnx():
         raise UnsupportedError(
-            "an ExportedProgram has throughtime's layers as nodes of their own, which ONNX does not "
-            "have. Give torch.onnx.export(..., dynamo=True) the model itself."
+            "an ExportedProgram has throughtime's layers as nodes of their own, which ONNX "
+            "does not have. Give torch.onnx.export(..., dynamo=True) the model itself."
         )
     cell = _cell(kind, names, weights)
     shapes = AbstractSchedule.of(name, window, every, memory).kept_shapes(cell, x, s_0)
