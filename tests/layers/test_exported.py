@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
-from throughtime.errors import UnsupportedError
+from throughtime.errors import ShapeError, UnsupportedError
 from throughtime.testing import assert_close
 
 pytestmark = [
@@ -150,6 +150,8 @@ def test_a_strict_export_keeps_steps_and_rows_open_beside_resets(kind):
     for steps, rows in ((2, 2), (31, 9), (1, 1)):
         given = drawn(steps, rows)
         assert_close(program(*given), model(*given), rtol=1e-6)
+    with pytest.raises(ShapeError, match="at least one time step"):
+        program(torch.randn(0, B, I), torch.ones(B, dtype=torch.long), torch.ones(0, B) > 0)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.layer._flat_weights")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
-from ..errors import UnsupportedError
+from ..errors import ShapeError, UnsupportedError
 from ..kernels.choose import keeps_no_steps
 from ..schedules import AbstractSchedule, Checkpointed, Full
 from ..schedules.base import check_schedule
@@ -85,6 +85,8 @@ torch.library.define(
 
 @torch.library.impl("throughtime::layer", "CompositeExplicitAutograd")
 def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
+    if x.shape[0] == 0:  # an exported program does not ask
+        raise ShapeError(f"input must have at least one time step; got T=0: {tuple(x.shape)}.")
     cell = _cell(kind, names, weights)
     through = AbstractSchedule.of(name, window, every, memory)
     # What checkpoints keep is the same for every engine, as the compiler has to know it before.
