@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from typing_extensions import assert_type
 
 import throughtime as tt
+from throughtime.flow import FlowSummary, from_dict
 from throughtime.tape import Tape
 
 
@@ -73,6 +74,8 @@ with tt.trace(net) as trace:
 flow = trace.flow(loss)
 assert_type(flow, tt.Flow)
 assert_type(flow.skipped, dict[str, str])
+read: FlowSummary = from_dict(flow.to_dict())
+assert_type(read.layers["layer.l0"].lag_profile, Tensor)
 for name, layer in flow.items():
     assert_type(name, str)
     assert_type(layer, tt.LayerFlow)
