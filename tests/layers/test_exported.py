@@ -225,6 +225,24 @@ def test_a_symbolic_trace_of_the_layer_alone_is_refused():
             torch.fx.symbolic_trace(LAYERS[kind]())
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_is_a_leaf_within_a_trace_too(kind):
+    model = Model(LAYERS[kind]())
+    with tt.trace(model):
+        drawn = torch.fx.symbolic_trace(model)
+    assert [node.target for node in drawn.graph.nodes if node.op == "call_module"] == ["layer"]
+
+
+def test_a_symbolic_trace_within_a_stream_is_refused_and_the_stream_goes_on():
+    model, x = nn.Sequential(tt.GRU(I, H)), torch.randn(2 * T, B, I)
+    found = []
+    for part in tt.stream(model, x, window=T):
+        with pytest.raises(UnsupportedError, match="before the loop or after it"):
+            torch.fx.symbolic_trace(model)
+        found.append(model(part)[0])
+    assert_close(torch.cat(found), model(x)[0], rtol=1e-6)
+
+
 def test_a_truncated_layer_is_traced_only_where_its_schedule_plays_no_part():
     layer, x = tt.LSTM(I, H, through=tt.Truncated(2)), torch.randn(T, B, I)
     with pytest.raises(UnsupportedError, match=r"Trace under torch\.no_grad\(\)"):
