@@ -216,10 +216,12 @@ def test_a_flow_whose_parts_do_not_fit_is_not_shown(own_flow, part, name, value)
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
-def test_it_fits_a_screen_without_an_error_or_a_request(page, width, dark):
+def test_it_fits_a_screen_without_an_error_or_a_request(page, own_flow, width, dark):
     browser, folder = page
+    long = {"encoder.sentence_level.bidirectional_recurrence.l1_reverse": own_flow["l0"]}
+    write_page(folder / "own.html", flow=flow_data(long, words=["Donaudampfschifffahrt"] * 5))
     browser.open("about:blank")
-    browser.open((folder / "page.html").as_uri(), width, 900, dark)
+    browser.open((folder / "own.html").as_uri(), width, 900, dark)
     browser.wait("document.documentElement?.dataset.shown >= 1")
     assert browser.js("document.documentElement.scrollWidth") <= width
     assert browser.js("document.querySelectorAll('.chart canvas').length") == 3
