@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from typing_extensions import assert_type
 
 import throughtime as tt
+from throughtime.flow import FlowSummary, from_dict
 from throughtime.tape import Tape
 
 
@@ -73,6 +74,8 @@ with tt.trace(net) as trace:
 flow = trace.flow(loss)
 assert_type(flow, tt.Flow)
 assert_type(flow.skipped, dict[str, str])
+read: FlowSummary = from_dict(flow.to_dict())
+assert_type(read.layers["layer.l0"].lag_profile, Tensor)
 for name, layer in flow.items():
     assert_type(name, str)
     assert_type(layer, tt.LayerFlow)
@@ -178,6 +181,7 @@ tt.mark("core", x).index(x)
 tt.Recurrent(tt.GRU(3, 5))
 tt.Truncated("4")
 tt.set_through(tt.GRU(3, 5), 4)
+tt.no_such_name(x)
 """
 # All of torch takes mypy half a minute. What is skipped is Any, which no assert_type above is.
 MYPY = """
@@ -193,7 +197,7 @@ follow_imports = silent
 [mypy-torch.nn.modules.linear,torch.nn.parameter,torch.nn.utils,torch.nn.utils.rnn]
 follow_imports = silent
 """
-WRONG_LINES = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+WRONG_LINES = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
 @pytest.fixture

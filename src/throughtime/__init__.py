@@ -85,19 +85,6 @@ def _html(flow: Flow) -> str:
 Flow.html = _html
 
 
-def __getattr__(name: str):
-    """Import what is drawn, and what only tests need, when it is first asked for."""
-    if name == "__version__":
-        return _version()
-    if name not in LAZY:
-        raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
-    from importlib import import_module
-
-    if not LAZY[name]:
-        return import_module(f".{name}", __name__)
-    return getattr(import_module(f".{LAZY[name]}", __name__), name)
-
-
 def _version() -> str:
     """Return what is installed; nothing where the package was only put on the path."""
     from importlib.metadata import PackageNotFoundError, version
@@ -106,3 +93,18 @@ def _version() -> str:
         return version(__name__)
     except PackageNotFoundError:
         return "0+unknown"
+
+
+if not TYPE_CHECKING:  # or a type checker would take any name for one of the package's
+
+    def __getattr__(name: str):
+        """Import what is drawn, and what only tests need, when it is first asked for."""
+        if name == "__version__":
+            return _version()
+        if name not in LAZY:
+            raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
+        from importlib import import_module
+
+        if not LAZY[name]:
+            return import_module(f".{name}", __name__)
+        return getattr(import_module(f".{LAZY[name]}", __name__), name)

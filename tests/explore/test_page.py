@@ -88,6 +88,7 @@ def test_a_slider_moved_by_keys_shows_pythons_numbers(page):
     said = browser.js("document.getElementById('eq16-live').textContent")
     assert said.startswith(f"{written(product_norm(flow(want), 7), 2)} ≤"), said
     assert browser.js("document.getElementById('nonlinearity').disabled")
+    assert browser.js("document.getElementById('nonlinearity').value") == ""  # none is an LSTM's
     # The formulas are the cell's own: no f′(a) W_h, and no constants β, of which none are measured.
     assert "∂cj" in browser.js("document.querySelector('#eq13 math').textContent")
     assert "β" not in browser.js("document.querySelector('#eq16 math').textContent")
@@ -178,6 +179,8 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     assert f"weight_hh {written(float(term), 3)}" in said
     assert f"{written(float(layer.norms[4, 4, 0]), 3)} arrives" in said
     assert "all rows of the batch together" in said
+    kind = browser.js("document.getElementById('flow-kind').textContent")
+    assert kind.endswith("row 0 of the batch’s 2, counted from 0"), kind
     browser.press("ArrowRight", 2)
     browser.press("ArrowUp", 3)
     said = browser.js("document.getElementById('flow-cell').innerText")
@@ -194,12 +197,31 @@ def test_a_flow_of_ones_own_is_opened_by_the_file_picker(page, own_flow):
     assert browser.js("document.getElementById('flow-open').hidden")
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("layers", "words", ["short"]), ("flow", "enters", [1, 2, 3, 4, 99]),
+     ("flow", "enters", [1, 2, 3, 4, "5"]), ("flow", "norms", [["much"] * 6] * 5)],
+)  # fmt: skip
+def test_a_flow_whose_parts_do_not_fit_is_not_shown(own_flow, part, name, value):
+    from throughtime.explore.page import HERE
+
+    read = (HERE / "screen" / "flow.js").read_text(encoding="utf-8")
+    body = read + "try { return readFlow(data).length; } catch (error) { return error.message; }"
+    data = flow_data(own_flow, words=WORDS)
+    assert run(body, data=data) == 1
+    layers = (data["flow"] if part == "flow" else data)["layers"]
+    layers["l0"][name] = value
+    assert run(body, data=data) == "broken"
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "dark"), [(1440, False), (390, True)])
-def test_it_fits_a_screen_without_an_error_or_a_request(page, width, dark):
+def test_it_fits_a_screen_without_an_error_or_a_request(page, own_flow, width, dark):
     browser, folder = page
+    long = {"encoder.sentence_level.bidirectional_recurrence.l1_reverse": own_flow["l0"]}
+    write_page(folder / "own.html", flow=flow_data(long, words=["Donaudampfschifffahrt"] * 5))
     browser.open("about:blank")
-    browser.open((folder / "page.html").as_uri(), width, 900, dark)
+    browser.open((folder / "own.html").as_uri(), width, 900, dark)
     browser.wait("document.documentElement?.dataset.shown >= 1")
     assert browser.js("document.documentElement.scrollWidth") <= width
     assert browser.js("document.querySelectorAll('.chart canvas').length") == 3
@@ -309,6 +331,13 @@ def test_a_flow_is_read_back_or_refused_in_a_sentence(own_flow, tmp_path):
     (tmp_path / "bare.json").write_text(json.dumps(own_flow.to_dict()))
     with pytest.raises(InputValueError, match="norms=True"):
         read_flow(tmp_path / "bare.json")
+    for part in ({"layers": []}, {"layers": {}}, {"layers": {"l0": 3}}, {}):
+        for broken in ({**part, "format": "throughtime.flow", "version": 1}, {"flow": 3, **part}):
+            (tmp_path / "part.json").write_text(
+                json.dumps({"format": "throughtime.explore", "version": 1, **broken})
+            )
+            with pytest.raises(InputValueError, match="incomplete"):
+                read_flow(tmp_path / "part.json")
     (tmp_path / "no.json").write_text("{")
     with pytest.raises(FileError, match="no JSON"):
         read_flow(tmp_path / "no.json")

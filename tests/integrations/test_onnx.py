@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
+from throughtime.errors import UnsupportedError
 from throughtime.testing import assert_close
 
 for name in ("onnx", "onnxscript", "onnxruntime"):
@@ -99,3 +100,10 @@ def test_what_onnx_has_no_operator_for_is_refused(what):
             layer.eval(), (torch.randn(T, B, I),), kwargs=given, dynamo=True, verbose=False
         )
     assert f"{what}= has no counterpart in ONNX" in str(caught.value)
+
+
+def test_an_exported_program_is_refused_in_our_words():
+    program = torch.export.export(nn.Sequential(tt.GRU(I, H)).eval(), (torch.randn(T, B, I),))
+    with pytest.raises(Exception, match=r"dynamo=True\) the model itself") as caught:
+        torch.onnx.export(program, verbose=False)
+    assert isinstance(caught.value.__cause__, UnsupportedError)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import throughtime as tt
-from throughtime.errors import UnsupportedError
+from throughtime.errors import ShapeError, UnsupportedError
 from throughtime.testing import assert_close
 
 pytestmark = [
@@ -63,6 +63,14 @@ def test_a_traced_layer_refuses_another_number_of_steps(kind):
             other = (T, steps) if getattr(layer, "batch_first", False) else (steps, T)
             with pytest.raises(RuntimeError, match=f"traced for T={T} steps"):
                 traced(torch.randn(*other, I))
+
+
+def test_a_traced_layer_refuses_an_input_without_a_batch_where_it_saw_one():
+    layer = tt.LSTM(I, H)
+    for seen, other in (((T, B, I), (T, I)), ((T, I), (T, 1, I))):
+        traced = torch.jit.trace(layer, torch.randn(seen))
+        with pytest.raises(RuntimeError, match="traced with a batch, or without one"):
+            traced(torch.randn(other))
 
 
 def test_the_refusal_survives_freezing():
@@ -131,7 +139,7 @@ def exported(model, *args, sizes, strict=False):
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_a_strict_export_keeps_steps_and_rows_open_beside_resets(kind):
-    model = Model(getattr(tt, kind)(I, H))
+    model = Model(getattr(tt, kind)(I, H, bidirectional=kind == "GRU"))
     sizes = {"x": {0: ANY, 1: ANY}, "lengths": {0: ANY}, "reset": {0: ANY, 1: ANY}}
 
     def drawn(steps, rows):
@@ -142,6 +150,8 @@ def test_a_strict_export_keeps_steps_and_rows_open_beside_resets(kind):
     for steps, rows in ((2, 2), (31, 9), (1, 1)):
         given = drawn(steps, rows)
         assert_close(program(*given), model(*given), rtol=1e-6)
+    with pytest.raises(ShapeError, match="at least one time step"):
+        program(torch.randn(0, B, I), torch.ones(B, dtype=torch.long), torch.ones(0, B) > 0)
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes self.layer._flat_weights")
@@ -213,6 +223,24 @@ def test_a_symbolic_trace_of_the_layer_alone_is_refused():
     for kind in LAYERS:
         with pytest.raises(UnsupportedError, match=r"nn\.Sequential\(layer\)"):
             torch.fx.symbolic_trace(LAYERS[kind]())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_is_a_leaf_within_a_trace_too(kind):
+    model = Model(LAYERS[kind]())
+    with tt.trace(model):
+        drawn = torch.fx.symbolic_trace(model)
+    assert [node.target for node in drawn.graph.nodes if node.op == "call_module"] == ["layer"]
+
+
+def test_a_symbolic_trace_within_a_stream_is_refused_and_the_stream_goes_on():
+    model, x = nn.Sequential(tt.GRU(I, H)), torch.randn(2 * T, B, I)
+    found = []
+    for part in tt.stream(model, x, window=T):
+        with pytest.raises(UnsupportedError, match="before the loop or after it"):
+            torch.fx.symbolic_trace(model)
+        found.append(model(part)[0])
+    assert_close(torch.cat(found), model(x)[0], rtol=1e-6)
 
 
 def test_a_truncated_layer_is_traced_only_where_its_schedule_plays_no_part():

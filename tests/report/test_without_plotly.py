@@ -91,6 +91,7 @@ told_by = {name: command(name, *rest) for name, rest in commands.items()}
 works["check"] = command("check", "model.py:small")
 works["treat"] = command("treat", "model.py:small", "--only", "clip")
 works["watch"] = command("watch", "run.jsonl", "--once", "--html", "live.html")
+works["explore"] = command("explore", "--out", "explored.html")
 
 missing.names = {"plotly", "jinja2"}
 for name in [name for name in sys.modules if name.partition(".")[0] == "jinja2"]:
@@ -98,6 +99,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "jinja2"]
 works["notebook without Jinja"] = flow._repr_html_()
 from throughtime.report.report import report_html
 tell("Jinja", lambda: report_html(flow, brief=True))
+told_by["explore"] = command("explore", "--out", "not-written.html")
 assert "plotly" not in sys.modules
 print(json.dumps([told, told_by, works]))
 """
@@ -116,7 +118,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], .
     )
     assert run.returncode == 0, run.stderr
     written = {path.name for path in folder.iterdir()}
-    assert written == {"model.py", "text.txt", "run.jsonl", "live.html"}, written
+    assert written == {"model.py", "text.txt", "run.jsonl", "live.html", "explored.html"}, written
     return tuple(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -132,8 +134,11 @@ def test_every_figure_and_page_says_in_one_sentence_what_is_missing(session):
 
 
 def test_every_command_that_writes_a_page_says_so_before_it_works(session):
-    assert set(session[1]) == {"demo", "train", "profile", "treat"}
-    for name, (code, said, shown) in session[1].items():
+    told_by = dict(session[1])
+    without_jinja = f"throughtime: {SENTENCE.format('Jinja', 'jinja2')}"
+    assert told_by.pop("explore") == [2, without_jinja, ""]
+    assert set(told_by) == {"demo", "train", "profile", "treat"}
+    for name, (code, said, shown) in told_by.items():
         assert (code, said) == (2, f"throughtime: {SENTENCE.format('Plotly', 'plotly')}"), name
         assert shown == "", name
 
@@ -142,6 +147,6 @@ def test_what_draws_nothing_works(session):
     works = session[2]
     assert works["diagnose"] and works["examine"] and "l0" in works["table"]
     assert works["notebook"] == "<iframe" and works["notebook without Jinja"] is None
-    for name in ("check", "treat", "watch"):
+    for name in ("check", "treat", "watch", "explore"):
         code, said, shown = works[name]
         assert code in (0, 1) and "need" not in said and shown, (name, said)

@@ -22,6 +22,10 @@ FORMAT, VERSION = "throughtime.explore", 1
 SINGULAR = 6  # of the largest of each J_t
 MOST_TERMS = 4096  # cells of the map for which every term is measured: about a second
 MOST_STATE = 512  # S beyond which singular values take minutes
+_INCOMPLETE = (
+    "the flow is incomplete: its layers are missing, or are no dictionaries by name. Write it anew "
+    "with throughtime.explore.write_flow."
+)
 
 
 def flow_data(
@@ -160,13 +164,21 @@ def check_flow(data: Any) -> dict[str, Any]:
         data: what `flow_data` or `Flow.to_dict` returned.
 
     Raises:
-        InputValueError: no flow, another version of one, or one without norms.
+        InputValueError: no flow, another version of one, one without norms, or a part of one.
     """
     if not isinstance(data, dict):
         raise InputValueError(f"expected a flow as a dictionary; got {type(data).__name__}.")
-    inner = data.get("flow", {}) if data.get("format") == FORMAT else data
+    inner = data
+    if data.get("format") == FORMAT:
+        check_format(data, FORMAT)
+        inner = data.get("flow")
+    if not isinstance(inner, dict):
+        raise InputValueError(_INCOMPLETE)
     check_format(inner, "throughtime.flow")
-    bare = [name for name, layer in inner["layers"].items() if layer.get("norms") is None]
+    layers = inner.get("layers")
+    if not isinstance(layers, dict) or {type(layer) for layer in layers.values()} != {dict}:
+        raise InputValueError(_INCOMPLETE)
+    bare = [name for name, layer in layers.items() if layer.get("norms") is None]
     if bare:
         raise InputValueError(
             f"the flow's norms were not exported ({', '.join(bare)}). Write it with "

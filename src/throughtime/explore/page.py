@@ -46,6 +46,7 @@ def write_page(
     Raises:
         FileError: it cannot be written.
         InputValueError: no such language, or no flow that the page can show.
+        PackageError: Jinja is not installed.
     """
     target = check_writable(path)
     return write_whole(target, page_html(flow=flow, language=language))
@@ -66,6 +67,7 @@ def page_html(
 
     Raises:
         InputValueError: no such language, or no flow that the page can show.
+        PackageError: Jinja is not installed.
 
     Example:
         >>> html = page_html(language="zh")

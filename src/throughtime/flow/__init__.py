@@ -1,7 +1,7 @@
 """What the gradient does in the backward pass: measured, neither judged nor drawn."""
 
 from . import lags
-from .export import from_dict
+from .export import FlowSummary, LayerSummary, from_dict
 from .flow import Flow
 from .layer_flow import LayerFlow
 from .marking import mark, mark_steps
@@ -12,7 +12,9 @@ from .windows import Sample
 
 __all__ = [
     "Flow",
+    "FlowSummary",
     "LayerFlow",
+    "LayerSummary",
     "LayerView",
     "NonFinite",
     "Sample",

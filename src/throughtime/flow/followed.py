@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from ..cells import GRU, LSTM, Elman, Function
 from ..cells.base import AbstractCell
 from ..layers import modules as own
+from ..layers.leaf import is_drawn
 from ..layers.recurrent import Recurrent, run_cell
 from ..layers.recurrent_kinds import left_alone
 from ..layers.stack import run_bptt
@@ -88,6 +89,8 @@ def _run_layer(
 ) -> Any:
     """Run a layer by the sweeps; or, where that is wished, as it is, with the sweeps beside it."""
     recording = watcher.recording
+    if is_drawn((*args, *named.values())):  # nothing runs, and a layer is a leaf of the graph
+        return plain()
 
     ours = partial(by, module, *args, **named, recording=recording, path=watcher.path)
     if recording.unchanged and _rounds_otherwise(module):

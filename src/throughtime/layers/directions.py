@@ -223,8 +223,9 @@ def _backwards(active: Tensor | None, reset: Tensor | None) -> tuple[Tensor | No
     if active is not None:
         active = active.flip(0)
     if reset is not None:
-        # The boundary before step t lies, for the reverse direction, before its step t−1.
-        reset = torch.cat((reset.new_zeros(1, reset.shape[1]), reset[1:].flip(0)))
+        # The boundary before step t lies, for the reverse direction, before its step t−1. The row
+        # is joined before the first is cut: a compiler takes a size of T−1 to be another than 1.
+        reset = torch.cat((reset, reset.new_zeros(1, reset.shape[1])))[1:].flip(0)
     return active, reset
 
 

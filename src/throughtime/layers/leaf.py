@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,12 @@ from torch.fx import Proxy, Tracer
 
 from ..errors import UnsupportedError
 
-__all__ = ["leaf"]
+__all__ = ["is_drawn", "leaf"]
+
+
+def is_drawn(values: Iterable[object]) -> bool:
+    """Check whether one of a call's arguments is what `torch.fx.symbolic_trace` has for it."""
+    return any(isinstance(value, Proxy) and isinstance(value.tracer, Tracer) for value in values)
 
 
 def leaf(module: nn.Module, input: object, hx: object, options: dict[str, Any]) -> Proxy | None:

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from ..cells import GRU, LSTM, Elman
 from ..cells.base import AbstractCell
+from ..errors import ShapeError, UnsupportedError
 from ..kernels.choose import keeps_no_steps
 from ..schedules import AbstractSchedule, Checkpointed, Full
 from ..schedules.base import check_schedule
 from ..tape import joined
+from ..torch_state import is_to_onnx
 from .gradients import keep, send_back
 
 __all__ = ["cell_kind", "compiled_bptt"]
@@ -83,6 +85,8 @@ torch.library.define(
 
 @torch.library.impl("throughtime::layer", "CompositeExplicitAutograd")
 def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
+    if x.shape[0] == 0:  # an exported program does not ask
+        raise ShapeError(f"input must have at least one time step; got T=0: {tuple(x.shape)}.")
     cell = _cell(kind, names, weights)
     through = AbstractSchedule.of(name, window, every, memory)
     # What checkpoints keep is the same for every engine, as the compiler has to know it before.
@@ -94,6 +98,12 @@ def _layer(kind, names, name, window, every, memory, x, s_0, weights, active, re
 
 @torch.library.register_fake("throughtime::layer")
 def _layer_fake(kind, names, name, window, every, memory, x, s_0, weights, active, reset):
+    # The exporter takes an ExportedProgram apart with it; of a model it never gets here.
+    if is_to_onnx():
+        raise UnsupportedError(
+            "an ExportedProgram has throughtime's layers as nodes of their own, which ONNX "
+            "does not have. Give torch.onnx.export(..., dynamo=True) the model itself."
+        )
     cell = _cell(kind, names, weights)
     shapes = AbstractSchedule.of(name, window, every, memory).kept_shapes(cell, x, s_0)
     T, B, _ = x.shape

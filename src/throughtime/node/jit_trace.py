@@ -38,9 +38,10 @@ def refuse_a_tracer() -> None:
 
 
 def held_to_its_steps(x: Tensor) -> Tensor:
-    """Return x (T, B, I), such that a traced graph refuses another number of steps than T.
+    """Return x (T, B, I), such that a traced graph refuses another number of steps or axes.
 
-    A trace unrolls the steps; on a longer input it would leave out the rest and say nothing.
+    A trace unrolls the steps; on a longer input it would leave out the rest and say nothing. So it
+    would take an input without a batch for rows, where it saw a batch.
 
     Args:
         x: the input of a layer that is traced.
@@ -50,11 +51,18 @@ def held_to_its_steps(x: Tensor) -> Tensor:
     """
     refuse_the_older_exporter()
     T = int(x.shape[0])
-    alike = torch.ops.aten._shape_as_tensor(x)[0] == T
-    told = (
+    sizes = torch.ops.aten._shape_as_tensor(x)
+    axes = torch.ops.aten._shape_as_tensor(sizes)[0]  # len() would be the tracer's own 3
+    steps_told = (
         f"this graph was traced for T={T} steps, and the input has another number. "
         "torch.export.export and torch.onnx.export(dynamo=True) take any; or trace again."
     )
-    # The tracer leaves out what nothing depends on, so that x has to depend on the check.
-    one = torch.ones((), dtype=x.dtype, device=alike.device)
-    return x * torch.ops.aten._functional_assert_async.msg(alike, told, one)
+    axes_told = (
+        "this graph was traced with a batch, or without one, and the input is otherwise. Give it "
+        "as many axes as the trace saw, or trace again."
+    )
+    # The tracer leaves out what nothing depends on, so that x has to depend on the checks.
+    one = torch.ones((), dtype=x.dtype, device=sizes.device)
+    for alike, told in ((axes == 3, axes_told), (sizes[0] == T, steps_told)):
+        one = torch.ops.aten._functional_assert_async.msg(alike, told, one)
+    return x * one

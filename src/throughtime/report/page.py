@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..packages import need_templates
 from . import palette
 from .figures.base import Drawing
 from .number_text import symbols
@@ -93,11 +94,15 @@ def render(
             must be still.
         content: what the template names; ``title`` always.
 
+    Raises:
+        PackageError: Jinja is not installed.
+
     Example:
         >>> html = render("base.html.j2", title="empty")
         >>> html.count("<title>empty</title>")
         1
     """
+    need_templates()
     import jinja2
     from markupsafe import Markup, escape
 

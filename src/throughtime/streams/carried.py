@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..errors import (
     UnsupportedError,
 )
 from ..layers.directions import state_widths
+from ..layers.leaf import is_drawn
 from ..layers.modules import GRU, LSTM, RNN
 from ..layers.recurrent import Recurrent
 from ..layers.recurrent_kinds import within_layers
@@ -70,12 +72,21 @@ def check_rows(layer_title: str, layer: Any, input: Any, state: State) -> None:
         )
 
 
-def check_unrecorded(layer_title: str) -> None:
+def check_unrecorded(layer_title: str, given: Iterable[object]) -> None:
     """Raise where an exporter or tracer records the call: the state would be a constant of it.
 
+    Args:
+        layer_title: what a message calls the layer.
+        given: what it was called with.
+
     Raises:
-        UnsupportedError: one does.
+        UnsupportedError: one does, or `torch.fx.symbolic_trace` draws the call, which has no state.
     """
+    if is_drawn(given):
+        raise UnsupportedError(
+            f"a stream carries the state that {layer_title} ends with, and torch.fx.symbolic_trace "
+            "has none. Draw the graph before the loop or after it."
+        )
     if is_exported() or is_jit_traced():
         raise UnsupportedError(
             f"a stream hands {layer_title} its state from outside the model, so what is exported "

@@ -361,7 +361,7 @@ class Stream(Generic[P]):
         """Make the hook that hands a layer its state and the resets."""
 
         def give(layer: nn.Module, args: tuple, kwargs: dict[str, Any]):
-            check_unrecorded(title(name, layer))
+            check_unrecorded(title(name, layer), (*args, *kwargs.values()))
             for given, value in (
                 ("hx", args[1] if len(args) > 1 else kwargs.get("hx")),
                 ("reset", None if self._mask is None else kwargs.get("reset")),

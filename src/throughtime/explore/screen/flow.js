@@ -10,18 +10,21 @@ function readFlow(data) {
     if (!layer.norms) throw new Error("norms");
     const beside = (mine && data.layers[name]) || {};
     if (!whole(layer, beside)) throw new Error("broken");
-    return { name, ...layer, ...beside };
+    return { name, row: (mine && data.row) || 0, ...layer, ...beside };
   });
   if (!layers.length) throw new Error("broken");
   return layers;
 }
 
-/** Whether every list is as long as the others say: what is shown later then finds its numbers. */
-function whole({ T, norms, enters, loss_index: losses }, { singular_values: singular, weight_terms: terms }) {
-  const V = norms.length;
-  return T >= 1 && V >= 1 && enters.length === V && losses.length === V
-    && norms.every((row) => row.length === T + 1) && (!singular || singular.length === T)
-    && Object.values(terms || {}).every((all) => all.length === V && all.every((row) => row.length === T));
+/** Whether every list is as long as the others say, of what it should be: what is shown later then finds its numbers. */
+function whole({ T, norms, enters, loss_index: losses }, { words, singular_values: singular, weight_terms: terms }) {
+  const V = norms.length, matches = (list, length, fits) => Array.isArray(list) && list.length === length && list.every(fits);
+  const measured = (x) => typeof x === "number" || ["inf", "-inf", "nan"].includes(x);
+  const step = (e) => Number.isInteger(e) && e >= 0 && e <= T;
+  return T >= 1 && V >= 1 && matches(enters, V, (e) => step(Array.isArray(e) ? e[0] : e)) && matches(losses, V, Number.isInteger)
+    && matches(norms, V, (row) => matches(row, T + 1, (x) => measured(Array.isArray(x) ? x[0] : x)))
+    && (!words || matches(words, T, (word) => typeof word === "string")) && (!singular || singular.length === T)
+    && Object.values(terms || {}).every((all) => matches(all, V, (row) => matches(row, T, measured)));
 }
 
 const asNumber = (x) => (typeof x === "string" ? Number(x.replace("inf", "Infinity")) : x);

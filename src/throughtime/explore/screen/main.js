@@ -64,7 +64,7 @@ function startExplorer(data) {
       const wanted = Object.entries(PRESETS[button.dataset.preset]);
       button.setAttribute("aria-pressed", wanted.every(([name, value]) => state[name] === value));
     }
-    $("nonlinearity").value = state.nonlinearity;
+    $("nonlinearity").value = simple ? state.nonlinearity : ""; // no curve of the list is a gated cell's
     $("nonlinearity").disabled = !simple;
     $("nonlinearity-help").textContent = simple ? say.nonlinearityHelp : say.nonlinearityNone;
   }
@@ -190,7 +190,7 @@ function startExplorer(data) {
   function showFlow(n) {
     layer = layers[n];
     flowShown = flowMap(layer);
-    $("flow-kind").textContent = `${layer.kind}, T = ${layer.T}, S = ${layer.S}`;
+    $("flow-kind").textContent = `${layer.kind}, T = ${layer.T}, S = ${layer.S}` + (layer.B > 1 ? say.flowRow(layer.row, layer.B) : "");
     flowCells(flowShown);
     showFlowTable();
     sayFlowCell(flowShown.rows - 1, Math.max(flowShown.enters[flowShown.rows - 1] - 1, 0));
@@ -211,7 +211,7 @@ function startExplorer(data) {
     }
     for (const element of document.querySelectorAll("[data-label]")) {
       const chart = element.classList.contains("chart");
-      element.setAttribute("aria-label", say[element.dataset.label] + (chart ? `: ${say.tableTitle}` : ""));
+      element.setAttribute("aria-label", say[element.dataset.label] + (chart ? say.chartTable : ""));
     }
     layControls();
     if (found) parts(true);
