@@ -171,6 +171,7 @@ $(WHEELS_VENV)/.with-wheels: pyproject.toml
 wheels: $(WHEELS_VENV)/.with-wheels
 	$(WHEELS_VENV)/bin/python wheels/build.py dist
 	$(PYTHON) wheels/try_installed.py dist
+	$(WHEELS_VENV)/bin/python wheels/try_foreign.py dist
 
 # The explorer's products, from C to WebAssembly within products.js; a test sees where one is older.
 products: $(WHEELS_VENV)/.with-wheels
