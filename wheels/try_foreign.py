@@ -101,7 +101,9 @@ def environment(folder: Path, emulator: str, root: Path) -> Path:
     # Python takes what it is called by for its path, and finds the environment around that.
     python.write_text(f'#!/bin/sh\nexec {emulator} -L {root} -0 {python} {real} "$@"\n')
     python.chmod(0o755)
-    (folder / "pyvenv.cfg").write_text(f"home = {real.parent}\n")
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {real.parent}\ninclude-system-site-packages = false\n"
+    )
     packages = folder / "lib" / real.name / "site-packages"
     # pip is the same for every machine; what it installs is not.
     command = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
