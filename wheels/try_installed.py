@@ -37,9 +37,8 @@ def main() -> None:
         for file in fit:
             pip(folder, "uninstall", "-y", "throughtime")
             pip(folder, "install", "--no-deps", file)
-            print(
-                f"{file.name}: {step(folder, native=platform.machine() in file.name)}", flush=True
-            )
+            isa = widest() if platform.machine() in file.name else ""
+            print(f"{file.name}: {step(folder, isa=isa)}", flush=True)
 
 
 def run(folder: Path, *arguments: str | Path) -> str:
@@ -59,19 +58,23 @@ def pip(folder: Path, *arguments: str | Path) -> None:
     run(folder, "-m", "pip", "-qq", "--disable-pip-version-check", *arguments)
 
 
-def step(folder: Path, *, native: bool) -> str:
-    """Run a training step, write the explorer, and return in words what ran."""
+def step(folder: Path, *, isa: str) -> str:
+    """Run a training step, on an instruction set or in plain torch, and write the explorer.
+
+    Returns:
+        In words, what ran.
+    """
     found = json.loads(run(folder, "-I", ROOT / "wheels" / "one_step.py"))
-    worst = max(found["away"].values())
+    native, worst = bool(isa), max(found["away"].values())
     wrong = [
         not Path(found["file"]).is_relative_to(folder) and "it is not what was installed that ran",
         worst > 1e-12 and f"its gradients are {worst:.1e} away from torch.nn's",
         found["native"] != native and f"it has {'no ' * native}kernels: {found['reason']}",
-        native and found["isa"] != widest() and f"it runs on {found['isa']}, not on {widest()}",
+        native and found["isa"] != isa and f"it runs on {found['isa']}, not on {isa}",
     ]
     if any(wrong):
         sys.exit("; ".join(filter(None, wrong)))
-    ran = f"the compiled kernels ({found['isa']})" if native else "plain torch"
+    ran = f"the compiled kernels ({isa})" if native else "plain torch"
     page = folder / "explore.html"
     page.unlink(missing_ok=True)
     run(folder, "-I", "-m", "throughtime", "explore", "--out", page)
