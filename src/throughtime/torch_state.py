@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 __all__ = [
     "ReturningHook",
     "backward_node",
+    "clear_workspaces",
     "current_stream",
+    "end_capture_of",
     "is_autocast",
     "is_batched",
     "is_exported",
@@ -156,6 +158,22 @@ def rounding() -> tuple[Any, ...]:
 def current_stream(device: torch.device) -> int:
     """Return on which stream of a device work is put now; 0 where there are none."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def end_capture_of(device: torch.device, pool: Any) -> None:
+    """Tell the allocator that a capture into a pool is over, as one that was broken off does not.
+
+    Args:
+        device: where it was.
+        pool: the pool's handle.
+    """
+    torch._C._cuda_endAllocateToPool(device.index, pool)
+    torch._C._cuda_releasePool(device.index, pool)
+
+
+def clear_workspaces() -> None:
+    """Forget the workspaces that cuBLAS keeps for each stream, where torch can be told to."""
+    getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
 
 
 def sequence_number(node: Any) -> int:

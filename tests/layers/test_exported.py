@@ -261,11 +261,13 @@ def test_a_jit_trace_within_a_trace_is_refused():
 @pytest.mark.parametrize("kind", [tt.GRU, nn.GRU])
 def test_a_stream_does_not_lend_its_state_to_a_program(kind, how):
     model = nn.Sequential(kind(I, H)).eval()
-    with pytest.raises(Exception, match="from outside the model") as caught:
+    # The compiler passes it on in an error of its own, in which torch 2.8 names its kind alone.
+    told = "from outside the model" + "|raised exception .*UnsupportedError" * (how == "strict export")
+    with pytest.raises(Exception, match=told) as caught:
         for part in tt.stream(model, torch.randn(2 * T, B, I), window=T):
             if how == "trace":
                 torch.jit.trace(model, part)
             else:
                 torch.export.export(model, (part,), strict=how == "strict export")
-    if how != "strict export":  # the compiler passes it on in an error of its own
+    if how != "strict export":
         assert caught.type is UnsupportedError
