@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import CheckError
 from ..kernels import last_choice
 from ..kernels.choose import TRITON
+from .gpu_ahead import compile_ahead
 from .gpu_right import KINDS, right, wrong
 from .gpu_rivals import Case, contenders
 from .gpu_steps import Size, right_steps, time_steps, wrong_steps
@@ -56,7 +57,14 @@ def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = Fals
         Whether everything of ours was right; of a dry run, whether nothing failed at all.
     """
     device = torch.device("cpu" if dry else "cuda")
-    table, rounds = Table(out, _about(dry), minutes), 1 if dry else rounds
+    table = Table(out, _about(dry), 600 if dry else minutes)  # a dry run ends by itself
+    rounds = 1 if dry else rounds
+    if not TRITON.missing():
+        # A dry run tries one process alone.
+        kinds, sizes, precisions = (
+            (KINDS[:1], DRY[:1], PRECISIONS[:1]) if dry else (KINDS, SIZES, PRECISIONS)
+        )
+        compile_ahead(table, kinds, device, sizes, precisions)
     right(table, device, dry)
     right_steps(table, device, dry)
     # Early, since it is short and nothing else shows it.

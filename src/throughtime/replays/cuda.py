@@ -98,8 +98,10 @@ class _Graphs(WorkRecorder):
             return "the caller is recording a CUDA graph of its own."
         if not self._lock.acquire(blocking=False):
             return "another thread is recording."
-        self._lock.release()
-        return _trial(device)
+        try:  # what is kept of a first try must not be that another thread was at it
+            return _trial(device)
+        finally:
+            self._lock.release()
 
     def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
         """Record work in a CUDA graph.
