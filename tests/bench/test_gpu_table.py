@@ -87,6 +87,7 @@ def few(monkeypatch, kinds=("GRU",)) -> None:
     monkeypatch.setattr(gpu_steps, "JOBS", {})
     monkeypatch.setattr(gpu_rivals, "absent", lambda name: "it is not installed")
     monkeypatch.setattr(torch, "compile", lambda cell, backend: cell)  # it takes ten seconds
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
 def test_all_of_it_runs_with_a_row_for_each_contender(tmp_path, monkeypatch):
