@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 __all__ = [
     "ReturningHook",
     "backward_node",
+    "clear_workspaces",
     "current_stream",
+    "end_capture",
     "is_autocast",
     "is_batched",
     "is_exported",
@@ -155,6 +157,20 @@ def rounding() -> tuple[Any, ...]:
 def current_stream(device: torch.device) -> int:
     """Return on which stream of a device work is put now; 0 where there are none."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def end_capture(device: torch.device, pool: Any) -> None:
+    """Tell the allocator of a GPU that a capture into a pool is over, and that no graph holds it.
+
+    Where it was told already, it raises.
+    """
+    torch._C._cuda_endAllocateToPool(device.index, pool)
+    torch._C._cuda_releasePool(device.index, pool)
+
+
+def clear_workspaces() -> None:
+    """Let cuBLAS allocate its workspaces anew, on every stream."""
+    getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
 
 
 def sequence_number(node: Any) -> int:

@@ -57,8 +57,7 @@ def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = Fals
         Whether everything of ours was right; of a dry run, whether nothing failed at all.
     """
     device = torch.device("cpu" if dry else "cuda")
-    table = Table(out, _about(dry), 600 if dry else minutes)  # a dry run ends by itself
-    rounds = 1 if dry else rounds
+    table, rounds = Table(out, _about(dry), minutes), 1 if dry else rounds
     if not TRITON.missing():
         # A dry run tries one process alone.
         kinds, sizes, precisions = (

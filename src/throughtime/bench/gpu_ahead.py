@@ -66,7 +66,7 @@ def compile_ahead(
                 row["failed"] = (told.strip().splitlines() or [""])[-1][:300]
 
 
-def main() -> None:
+def run_kind() -> None:
     """Run every step of one kind once; what fails is told by the table's own rows."""
     kind, name, sizes, precisions = sys.argv[1], sys.argv[2], *map(json.loads, sys.argv[3:])
     device = torch.device(name)
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_kind()

@@ -167,8 +167,7 @@ def _restoring(stream: torch.cuda.Stream, device: torch.device, pool: Any) -> It
     except BaseException:
         torch.cuda.set_stream(stream)
         with suppress(Exception):  # it was told, which is the usual case
-            torch._C._cuda_endAllocateToPool(device.index, pool)
-            torch._C._cuda_releasePool(device.index, pool)
+            torch_state.end_capture(device, pool)
         raise
 
 
@@ -179,12 +178,11 @@ def _own_workspaces() -> Iterator[None]:
     They are kept for a stream, and torch frees those of the capture stream with any graph of it,
     whoever else was captured with them.
     """
-    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)
-    clear()
+    torch_state.clear_workspaces()
     try:
         yield
     finally:
-        clear()
+        torch_state.clear_workspaces()
 
 
 CUDA = _Graphs()
