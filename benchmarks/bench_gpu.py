@@ -27,14 +27,16 @@ from throughtime.bench.gpu import no_gpu, run_all
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=10)
-    options.add_argument("--minutes", type=float, default=5, help="begin no case after these")
+    late = "begin no case after these; by default 5, and a dry run ends by itself"
+    options.add_argument("--minutes", type=float, help=late)
     options.add_argument("--out", type=Path, default=Path("gpu-results"))
     options.add_argument("--dry", action="store_true", help="tiny sizes on the CPU")
     given = options.parse_args()
     if not given.dry and no_gpu():
         print(no_gpu())
         return
-    if not run_all(given.out, minutes=given.minutes, rounds=given.rounds, dry=given.dry):
+    minutes = given.minutes if given.minutes is not None else 600 if given.dry else 5
+    if not run_all(given.out, minutes=minutes, rounds=given.rounds, dry=given.dry):
         print("Something failed." if given.dry else "Something of throughtime is wrong here.")
         raise SystemExit(1)
 

@@ -19,7 +19,7 @@ __all__ = [
     "backward_node",
     "clear_workspaces",
     "current_stream",
-    "end_capture_of",
+    "end_capture",
     "is_autocast",
     "is_batched",
     "is_exported",
@@ -51,7 +51,7 @@ def is_jit_traced() -> bool:
 
 def is_exported() -> bool:
     """Check whether `torch.export` is at work, also by way of a compiler: ``strict=True``."""
-    # Not `torch.compiler.is_exporting`: dynamo of torch 2.8 takes it for True in whatever it compiles.
+    # Not `torch.compiler.is_exporting`, which dynamo of torch 2.8 takes for True.
     return torch.compiler._is_exporting_flag
 
 
@@ -160,19 +160,17 @@ def current_stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
-def end_capture_of(device: torch.device, pool: Any) -> None:
-    """Tell the allocator that a capture into a pool is over, as one that was broken off does not.
+def end_capture(device: torch.device, pool: Any) -> None:
+    """Tell the allocator of a GPU that a capture into a pool is over, and that no graph holds it.
 
-    Args:
-        device: where it was.
-        pool: the pool's handle.
+    Where it was told already, it raises.
     """
     torch._C._cuda_endAllocateToPool(device.index, pool)
     torch._C._cuda_releasePool(device.index, pool)
 
 
 def clear_workspaces() -> None:
-    """Forget the workspaces that cuBLAS keeps for each stream, where torch can be told to."""
+    """Let cuBLAS allocate its workspaces anew, on every stream."""
     getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
 
 

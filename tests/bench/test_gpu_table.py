@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
 from throughtime import kernels
-from throughtime.bench import gpu, gpu_goals, gpu_right, gpu_rivals, gpu_steps, gpu_table
+from throughtime.bench import gpu, gpu_ahead, gpu_goals, gpu_right, gpu_rivals, gpu_steps, gpu_table
 
 CPU = torch.device("cpu")
 SIZE = (2, 3, 2, 3)
@@ -57,6 +59,25 @@ def test_the_program_begins_anew_behind_a_row_that_took_the_device_along(way, ta
     assert not gpu_table.Table(table.folder, {}, 5).rows  # a later run begins with none
 
 
+def test_a_process_that_fails_or_hangs_while_it_compiles_is_a_row_and_ends(table, monkeypatch):
+    does = {"GRU": "pass", "LSTM": "import time; time.sleep(99)", "RNN": "raise OSError('gone')"}
+    started, real = [], subprocess.Popen
+
+    def begin(command, **options):
+        started.append(real([sys.executable, "-S", "-c", does[command[3]]], **options))
+        return started[-1]
+
+    monkeypatch.setattr(gpu_ahead.subprocess, "Popen", begin)
+    monkeypatch.setattr(gpu_ahead, "LONGEST", 2)
+    for _ in range(2):
+        gpu_ahead.compile_ahead(table, list(does), CPU, [SIZE], ["bfloat16"])
+    assert len(started) == 3 and all(process.wait() is not None for process in started)
+    fine, hung, gone = table.rows
+    assert (
+        fine["seconds"] > 0 and "timed out" in hung["failed"] and gone["failed"] == "OSError: gone"
+    )
+
+
 def few(monkeypatch, kinds=("GRU",)) -> None:
     monkeypatch.setattr(gpu, "KINDS", kinds)
     monkeypatch.setattr(gpu_right, "KINDS", kinds)
@@ -66,6 +87,7 @@ def few(monkeypatch, kinds=("GRU",)) -> None:
     monkeypatch.setattr(gpu_steps, "JOBS", {})
     monkeypatch.setattr(gpu_rivals, "absent", lambda name: "it is not installed")
     monkeypatch.setattr(torch, "compile", lambda cell, backend: cell)  # it takes ten seconds
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
 def test_all_of_it_runs_with_a_row_for_each_contender(tmp_path, monkeypatch):

@@ -263,17 +263,13 @@ def test_the_table_of_a_gpu_runs_dry_and_leaves_its_rows(tmp_path, monkeypatch):
     assert not [row for row in steps if "failed" in row]
     ours = [row for row in steps if row["who"] == "throughtime"]
     assert {row["what"] for row in ours} == {"all steps", "ragged", "resets"}
-    assert all(row["engine"] == "torch" and row["apart"] == 0 for row in ours)
+    assert all(
+        row["apart"] == 0 for row in ours if row["engine"] == "torch" and row["what"] != "resets"
+    )
+    assert all(row["agrees"] == "yes" for row in steps)
     assert all("TF32" in row["case"] or "bfloat16" in row["case"] for row in steps)
     said = (tmp_path / "gpu.md").read_text()
     assert "times mean nothing" in said and "TF32: named with each case" in said
-
-
-def test_an_engine_that_is_wrong_on_a_gpu_is_not_timed(tmp_path, monkeypatch):
-    monkeypatch.setattr(type(gpu_right.TRITON), "missing", lambda self: "it is slow.")
-    monkeypatch.setattr(gpu_right, "BOUNDS", dict.fromkeys(gpu_right.BOUNDS, 0.0))
-    assert not gpu.run_all(tmp_path, dry=True)
-    assert "A training step" not in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_run_that_is_late_says_what_it_left_out(tmp_path, monkeypatch):

@@ -262,7 +262,9 @@ def test_a_jit_trace_within_a_trace_is_refused():
 def test_a_stream_does_not_lend_its_state_to_a_program(kind, how):
     model = nn.Sequential(kind(I, H)).eval()
     # The compiler passes it on in an error of its own, in which torch 2.8 names its kind alone.
-    told = "from outside the model" + "|raised exception .*UnsupportedError" * (how == "strict export")
+    told = "from outside the model" + "|raised exception .*UnsupportedError" * (
+        how == "strict export"
+    )
     with pytest.raises(Exception, match=told) as caught:
         for part in tt.stream(model, torch.randn(2 * T, B, I), window=T):
             if how == "trace":

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tests.oracles.captured import Captured
 
-from throughtime.replays import Replays, graphs
+from throughtime.replays import Replays, cuda, graphs
 from throughtime.replays.cuda import BusyError, _Graphs
 
 
@@ -217,6 +217,13 @@ def test_outputs_that_are_to_stay_are_not_in_the_pool(device, recorder):
     second.replay()
     others.replay()
     assert float(first.outputs[0][0]) == 10 and float(second.outputs[0][0]) == 2
+
+
+def test_a_first_try_on_a_device_is_not_cut_short_by_another_thread(device, monkeypatch):
+    made, held = _Graphs(), []
+    monkeypatch.setattr(cuda, "_trial", lambda device: held.append(made._lock._is_owned()) or "")
+    assert made.obstacle(torch.device("cuda", 0)) == ""
+    assert held == [True] and not made._lock._is_owned()
 
 
 def test_while_another_thread_records_nobody_waits_and_it_is_tried_again(device, recorder):

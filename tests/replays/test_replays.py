@@ -9,7 +9,7 @@ import torch
 from tests.oracles.captured import Again, Captured
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from throughtime.replays import Replays, graphs, obstacle
+from throughtime.replays import Replays, graphs, obstacle, unrecorded
 from throughtime.replays.cuda import CUDA, WorkRecording
 
 CPU = torch.device("cpu")
@@ -78,6 +78,25 @@ def test_a_recording_made_in_inference_mode_serves_outside_of_it_too(again):
             assert doubled(replays, torch.ones(3)).tensors[0].is_inference()
     assert not doubled(replays, torch.ones(3)).tensors[0].is_inference()
     assert again.log == ["recorded", "replayed", "replayed"]
+
+
+def test_what_was_met_while_recording_was_off_is_recorded_afterwards(again):
+    replays = Replays()
+    with unrecorded():
+        assert "switched off" in [doubled(replays, torch.ones(3)).reason for _ in range(3)][2]
+    assert [doubled(replays, torch.ones(3)).reason for _ in range(2)] == ["", ""]
+    assert again.log == ["recorded", "replayed"]
+
+
+def test_inputs_with_a_graph_leave_none_in_the_recording(again):
+    replays, given = Replays(), torch.ones(3, requires_grad=True)
+    with torch.no_grad():
+        for _ in range(2):
+            doubled(replays, given)
+    done = replays.run("double", lambda a, *_: (2 * a,), (given, None))  # where grad is on
+    assert done.tensors[0].grad_fn is None
+    (made,) = (found for found in replays._known.values() if isinstance(found, WorkRecording))
+    assert made.inputs[0].grad_fn is None and not made.inputs[0].requires_grad
 
 
 def test_threads_take_turns_at_a_recording(again):

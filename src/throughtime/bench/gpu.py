@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import CheckError
 from ..kernels import last_choice
 from ..kernels.choose import TRITON
+from .gpu_ahead import compile_ahead
 from .gpu_meeting import meet
 from .gpu_right import KINDS, right, wrong
 from .gpu_rivals import Case, contenders
@@ -60,6 +61,11 @@ def run_all(out: Path, *, minutes: float = 5, rounds: int = 10, dry: bool = Fals
     table, rounds = Table(out, _about(dry), minutes), 1 if dry else rounds
     if not TRITON.missing():
         meet(table, device)
+        # A dry run tries one process alone.
+        kinds, sizes, precisions = (
+            (KINDS[:1], DRY[:1], PRECISIONS[:1]) if dry else (KINDS, SIZES, PRECISIONS)
+        )
+        compile_ahead(table, kinds, device, sizes, precisions)
     right(table, device, dry)
     right_steps(table, device, dry)
     # Early, since it is short and nothing else shows it.

@@ -16,6 +16,7 @@ import torch
 from .. import cells, kernels
 from ..kernels.comparison import term_error
 from ..kernels.gpu import tiling
+from .gpu_ahead import environment
 from .gpu_table import Table
 
 __all__ = ["meet"]
@@ -23,10 +24,11 @@ __all__ = ["meet"]
 # Programs that share the columns: 5, 16 and 64; the interpreter takes only one.
 SHAPES = [("Elman", 300), ("GRU", 256), ("LSTM", 1024)]
 BOUND, SECONDS = 0.1, 120
+NAME = "Programs that meet, in a process of their own"
 
 
 def meet(table: Table, device: torch.device) -> bool:
-    """Try it, add a row, and leave these kernels out from here on where it fails.
+    """Try it unless it was tried, add a row, and leave these kernels out where it fails.
 
     Args:
         table: what gets the row.
@@ -35,18 +37,26 @@ def meet(table: Table, device: torch.device) -> bool:
     Returns:
         Whether they met and were right.
     """
+    if not table.has(table=NAME):
+        table.add(table=NAME, **_tried(device))
+    fine = table.has(table=NAME, right="yes")
+    if not fine:
+        tiling.WAYS.remove("resident")
+    return fine
+
+
+def _tried(device: torch.device) -> dict[str, object]:
+    """Return what a process of its own found."""
     command = [sys.executable, "-m", __name__, device.type]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=SECONDS, check=False
+        )
         told = [*done.stderr.strip().splitlines(), *done.stdout.strip().splitlines()]
         fine, last = not done.returncode, (told or ["it ended without a word"])[-1]
     except subprocess.TimeoutExpired:
         fine, last = False, f"it took more than {SECONDS} s"
-    row = {"right": "yes", "largest error": float(last)} if fine else {"right": "NO", "why": last}
-    table.add(table="Programs that meet, in a process of their own", **row)
-    if not fine:
-        tiling.WAYS.remove("resident")
-    return fine
+    return {"right": "yes", "largest error": float(last)} if fine else {"right": "NO", "why": last}
 
 
 def largest_error(device: torch.device) -> float:

@@ -56,7 +56,7 @@ def bench(
 
     With --device cuda the layers are held against float64 on the CPU first, then timed against
     cuDNN, torch without it, a compiled loop, FlashRNN and TorchRL; gpu.json and gpu.md are written
-    as rows come. The other options but --out are for the CPU.
+    as rows come, with the goals that were reached. The other options but --out are for the CPU.
 
     Raises:
         FileError: the folder cannot be written.

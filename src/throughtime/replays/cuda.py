@@ -98,8 +98,10 @@ class _Graphs(WorkRecorder):
             return "the caller is recording a CUDA graph of its own."
         if not self._lock.acquire(blocking=False):
             return "another thread is recording."
-        self._lock.release()
-        return _trial(device)
+        try:  # what is kept of a first try must not be that another thread was at it
+            return _trial(device)
+        finally:
+            self._lock.release()
 
     def record(self, work: Work, inputs: Tensors, *, alone: bool = False) -> WorkRecording:
         """Record work in a CUDA graph.
@@ -165,7 +167,7 @@ def _restoring(stream: torch.cuda.Stream, device: torch.device, pool: Any) -> It
     except BaseException:
         torch.cuda.set_stream(stream)
         with suppress(Exception):  # it was told, which is the usual case
-            torch_state.end_capture_of(device, pool)
+            torch_state.end_capture(device, pool)
         raise
 
 
