@@ -3,7 +3,8 @@
 One takes a second or two, and the table needs some two hundred; Triton keeps them on disk. A kernel
 that never comes back is noticed here too, and ends with its process.
 
-Run by `throughtime.bench.gpu`: python -m throughtime.bench.gpu_ahead KIND DEVICE SIZES PRECISIONS WAYS
+Run by `throughtime.bench.gpu`, as: python -m throughtime.bench.gpu_ahead KIND DEVICE SIZES
+PRECISIONS WAYS.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ def environment() -> dict[str, str]:
 
 def run_kind() -> None:
     """Run every step of one kind once; what fails is told by the table's own rows."""
-    kind, name, sizes, precisions, ways = *sys.argv[1:3], *map(json.loads, sys.argv[3:])
+    kind, name = sys.argv[1:3]
+    sizes, precisions, ways = map(json.loads, sys.argv[3:])
     tiling.WAYS[:] = ways
     device = torch.device(name)
     right_of(kind, "triton", device)
