@@ -32,7 +32,8 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """
     packed = io.BytesIO()
     torch.save({"format": FORMAT, **content}, packed)
-    return write_whole(path, packed.getbuffer())
+    with packed.getbuffer() as data:
+        return write_whole(path, data)
 
 
 def load(path: str | os.PathLike[str], keys: Mapping[str, type]) -> dict[str, Any]:
