@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...norms import vector_norm
-from ...replays import REPLAYS, Tensors, Work
+from ...replays import REPLAYS, Tensors, Work, obstacle
 from .meeting import PATIENCE
 from .resident import backward_resident, forward_resident
 from .shape import Bound, Shape, precision, tiles
@@ -53,7 +53,7 @@ def _run(
 ) -> Tensors:
     """Take all steps in one launch where the plan says so and the device can, else one by one.
 
-    Steps are recorded in a CUDA graph on a GPU, unless the caller is recording one already.
+    Steps are recorded in a CUDA graph on a GPU, where nothing is in the way.
     """
     first = inputs[0]
     assert first is not None
@@ -64,7 +64,7 @@ def _run(
             with suppress(OutOfResources), _as_out_of_resources():
                 return ways[way](*what, *inputs)
             _TOO_LARGE.add(key)
-        if first.is_cuda and not torch.cuda.is_current_stream_capturing():
+        if first.is_cuda and not obstacle(first.device):
             return REPLAYS.run(key, lambda *tensors: steps(*what, *tensors), inputs).tensors
         return steps(*what, *inputs)
 
