@@ -18,11 +18,11 @@ from tests.oracles.on_gpu import by_reference, gpu, needs_triton, problem, same
 from throughtime import kernels, sweep
 from throughtime.cells import GRU, LSTM, Elman
 from throughtime.kernels.comparison import poisoned
-from throughtime.kernels.gpu import bare, fused, sending, tiling, two_launches
+from throughtime.kernels.gpu import bare, fused, sending, two_launches
 from throughtime.kernels.gpu.fused import FUSED
 
 from .test_fused import kernel
-from .test_triton import check
+from .test_triton import check, take
 
 __all__ = ["gpu", "kernel"]
 pytestmark = needs_triton
@@ -75,18 +75,34 @@ STEPWISE = [
     ("at_g = v * g_v + (t", "at_g = (t", "tanh"),
     ("to = adjoints + (v * T + t - 1)", "to = adjoints + (t - 1)", "gru"),
 ]
-BOTH = [("whole", *row) for row in WHOLE] + [("stepwise", *row) for row in STEPWISE]
+RESIDENT = [
+    ("tl.load(enters + v)", "tl.load(enters)", "gru"),
+    ("tl.load(floors + v)", "tl.load(floors)", "gru"),
+    ("own = v * rows * S + at_s", "own = at_s", "gru"),
+    ("share, left + v * rows * A", "share, left", "gru"),
+    ("to = leaves + v * rows * A + at", "to = leaves + at", "gru"),
+    ("at_g = v * g_v + (t", "at_g = (t", "tanh"),
+    ("to = adjoints + (v * T + t - 1)", "to = adjoints + (t - 1)", "gru"),
+    ("to = deltas + (v * (T + 1) + t)", "to = deltas + (v * T + t)", "gru"),
+    ("own_norm = ((v * (T + 1) + t)", "own_norm = ((v * T + t)", "gru"),
+    ("v = (tile // tiles)", "v = (tile * 0)", "gru"),
+    ("range(group, V * tiles, groups", "range(group, tiles, groups", "lstm"),
+    ("if t < last:", "if t < T:", "gru"),
+]
+WAYS = {"whole": WHOLE, "stepwise": STEPWISE, "resident": RESIDENT}
+ALL = [(file, *row) for file, rows in WAYS.items() for row in rows]
 
 
-@pytest.mark.parametrize(("file", "old", "new", "name"), BOTH)
+@pytest.mark.parametrize(("file", "old", "new", "name"), ALL)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what nobody has written
 def test_in_the_kernels_of_a_sweep(file, old, new, name, tmp_path, monkeypatch):
-    if file == "stepwise":
-        monkeypatch.setattr(tiling, "SHARED", 0)
     module = changed(file, old, new, tmp_path)
+    take("steps" if file == "stepwise" else file, monkeypatch, module)
     for public in module.__all__:
         monkeypatch.setattr(bare, public, getattr(module, public))
+    many = {"H": 17, "B": 17} if file == "resident" else {"H": 3}
     with kernels.use("auto"), pytest.raises(AssertionError, match="relative errors"):
-        check(name, 3, V=3)
+        check(name, V=3, **many)
 
 
 # --- Two launches a step, for every cell with factors ------------------------------------------
