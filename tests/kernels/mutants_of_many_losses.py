@@ -85,7 +85,7 @@ RESIDENT = [
     ("to = adjoints + (v * T + t - 1)", "to = adjoints + (t - 1)", "gru"),
     ("to = deltas + (v * (T + 1) + t)", "to = deltas + (v * T + t)", "gru"),
     ("own_norm = ((v * (T + 1) + t)", "own_norm = ((v * T + t)", "gru"),
-    ("v = (tile // tiles)", "v = (tile * 0)", "gru"),
+    ("v = (tile // tiles)", "v = (tile // tiles * 0)", "gru"),
     ("range(group, V * tiles, groups", "range(group, tiles, groups", "lstm"),
     ("if t < last:", "if t < T:", "gru"),
 ]
