@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from throughtime.bench import gpu_meeting, gpu_table
-from throughtime.kernels.gpu import tiling
+from throughtime.kernels.gpu import launch, tiling
 from throughtime.kernels.gpu.engine import TRITON
 
 
@@ -30,7 +30,10 @@ def forever(*_, **__):
 @pytest.mark.parametrize(
     ("child", "why"),
     [
-        (ended(stderr="Triton…\nAcceleratorError: device-side assert triggered"), "device-side"),
+        (
+            ended(stderr="AcceleratorError: CUDA error: launch failure\nCompile with …"),
+            "launch fail",
+        ),
         (ended(stderr="an error of 0.3"), "an error of 0.3"),
         (ended(), "without a word"),
         (forever, "more than 120 s"),
@@ -57,4 +60,32 @@ def test_where_they_meet_they_stay(ways, tmp_path, monkeypatch):
 def test_what_the_process_does_is_right_in_the_interpreter(ways, monkeypatch):
     monkeypatch.setattr(gpu_meeting, "SHAPES", [("GRU", 5)])
     assert 0 < gpu_meeting.largest_error(torch.device("cpu")) < gpu_meeting.BOUND
-    assert ways() == ["resident"]
+    assert ways()[0] == "resident"
+    # What a device is tried with before anything else, in float32, has to have a kernel there.
+    assert launch.trial(torch.device("cpu")) == ""
+
+
+@pytest.mark.skipif(bool(TRITON.missing()), reason="there is no Triton")
+@pytest.mark.usefixtures("ways")
+def test_what_comes_out_otherwise_each_time_is_an_error(monkeypatch):
+    monkeypatch.setattr(gpu_meeting, "SHAPES", [("Elman", 5)])
+    swept = gpu_meeting._swept
+    turns = iter(range(99))
+
+    def otherwise(*given):
+        turn = next(turns)
+        return [t + (turn == 4) for t in swept(*given)]
+
+    monkeypatch.setattr(gpu_meeting, "_swept", otherwise)
+    assert gpu_meeting.largest_error(torch.device("cpu")) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("error", "many", "why"), [(0.01, True, "at the same time"), (0.3, False, "an error of 0.3")]
+)
+def test_the_process_says_what_was_wrong(error, many, why, monkeypatch):
+    monkeypatch.setattr(gpu_meeting.sys, "argv", ["", "cpu"])
+    monkeypatch.setattr(gpu_meeting, "largest_error", lambda device: error)
+    monkeypatch.setattr(gpu_meeting, "too_large", lambda: many)
+    with pytest.raises(SystemExit, match=why):
+        gpu_meeting._main()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from throughtime.kernels.gpu.tiling import MULTIPROCESSOR
+from throughtime.kernels.gpu.tiling import MULTIPROCESSOR, RESIDENT_WARPS
 
 SCRIPT = Path(__file__).with_name("compiled_for_sm90.py")
+LAUNCHED = Path(__file__).with_name("launched_for_sm90.py")
 PLAIN = [
     ("lstm", 128, "bf16", "forward_whole", "ragged"),
     ("lstm", 128, "bf16", "backward_whole", "ragged"),
@@ -55,20 +56,24 @@ STACK = {
 }
 
 
-def compiled(kernels: list[tuple]) -> dict[tuple, dict]:
-    """Compile kernels in a process of their own, where Triton does not interpret them."""
+def told(script: Path, *arguments: str) -> list:
+    """Return what a script prints in a process of its own, where Triton does not interpret."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed")
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     # The package and Triton are found where this process finds them.
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    command = [sys.executable, str(SCRIPT), *map(json.dumps, kernels)]
+    command = [sys.executable, str(script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode and "ptxas" in done.stderr and "not found" in done.stderr.lower():
         pytest.skip(f"this Triton has no ptxas for sm_90: {done.stderr.strip().splitlines()[-1]}")
     assert not done.returncode, done.stderr[-2000:]
-    lines = (json.loads(line) for line in done.stdout.splitlines())
-    return {tuple(line[:5]): line[5] for line in lines}
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def compiled(kernels: list[tuple]) -> dict[tuple, dict]:
+    """Return what each kernel takes."""
+    return {tuple(line[:5]): line[5] for line in told(SCRIPT, *map(json.dumps, kernels))}
 
 
 @pytest.mark.slow
@@ -77,7 +82,7 @@ def test_they_fit_and_run_on_the_tensor_cores_without_spilling():
         assert found["shared"] <= MULTIPROCESSOR, (kernel, found)
         assert found["registers"] <= 255, (kernel, found)
         assert found["stack"] <= STACK.get(kernel, 0), (kernel, found)
-        assert found["wgmma"] > 0 and found["mma"] == 0, (kernel, found)
+        assert found["wgmma"] > 0 and found["mma"] == found["calls"] == 0, (kernel, found)
         if found["meets"]:
             they_meet(found["meets"])
 
@@ -87,8 +92,27 @@ def they_meet(order: list[str]) -> None:
     for n, name in enumerate(order):
         assert name != "arrive" or order[n - 1] == "threads", order
         assert name != "look" or order[n + 1] == "threads", order
-    # Without the error a program that never meets the others would hang the device.
-    assert {"arrive", "look", "state", "error"} <= set(order), order
+    # Without the trap a program that never meets the others would hang the device.
+    assert {"arrive", "look", "state", "trap"} <= set(order), order
+
+
+@pytest.mark.slow
+def test_what_a_launch_of_programs_that_meet_asks_of_the_driver():
+    """One step, one row and one loss, which Triton takes for constants unless told not to."""
+    found = told(LAUNCHED, "LSTM", "512", "1", "1")
+    assert [(row["name"], row["grid"]) for row in found] == [
+        ("forward_resident", [32, 1, 1]), ("backward_resident", [32, 1, 1]),
+    ]  # fmt: skip
+    assert all(row["together"] and row["num_warps"] == RESIDENT_WARPS for row in found)
+
+
+@pytest.mark.slow
+def test_where_not_all_programs_run_at_once_the_steps_are_taken_one_by_one():
+    names = [row["name"] for row in told(LAUNCHED, "Elman", "300", "2", "3", "refuses")]
+    assert names == [
+        "forward_resident", "forward_step", "forward_step",
+        "backward_resident", "backward_step", "backward_step", "backward_step",
+    ]  # fmt: skip
 
 
 STEPS_BACK = [

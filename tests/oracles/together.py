@@ -48,6 +48,8 @@ class Turns:
             self._choose()
         for thread in threads:
             thread.join(60)
+        if not self.failed and any(thread.is_alive() for thread in threads):
+            self.failed.append(AssertionError("a program did not end within its minute"))
         if self.failed:
             raise self.failed[0]
 

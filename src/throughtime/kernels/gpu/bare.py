@@ -21,7 +21,7 @@ from .tiling import COLUMNS, INNER, RESIDENT_WARPS
 from .triton_language import OutOfResources
 from .whole import backward_whole, forward_whole
 
-__all__ = ["run_backward", "run_forward"]
+__all__ = ["run_backward", "run_forward", "too_large"]
 
 
 def run_forward(shape: Shape, keep: bool, *inputs: Tensor | None) -> Tensors:
@@ -89,6 +89,11 @@ def _as_out_of_resources() -> Iterator[None]:
 _TOO_LARGE: set[tuple[Any, ...]] = set()
 
 
+def too_large() -> bool:
+    """Check whether a device could not take some sweep in one launch, against the plan."""
+    return bool(_TOO_LARGE)
+
+
 def _kept(shape: Shape, keep: bool, a: Tensor) -> tuple[Tensor | None, Tensor | None]:
     T, B, A = a.shape
     gates = a.new_empty(T, B, A) if keep and shape.gates > 1 else None
@@ -140,8 +145,8 @@ def _meeting(shape: Shape, like: Tensor, tiles: int) -> tuple[tuple[int, int], d
     return (plan.sharing, groups), {
         "counters": like.new_zeros(groups, dtype=torch.int32), "SPREAD": plan.spread,
         "COLUMNS": plan.columns, "WIDE": plan.wide, "PATIENCE": PATIENCE,
-        # All programs run at the same time, or none does; what does not meet is an error there.
-        "launch_cooperative_grid": True, "debug": True, "sanitize_overflow": False,
+        # All programs run at the same time, or none does.
+        "launch_cooperative_grid": True,
         # Nothing of a step is loaded before the one before it is there.
         "num_stages": 1, **shape.options(), "num_warps": RESIDENT_WARPS,
     }  # fmt: skip
