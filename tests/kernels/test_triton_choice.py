@@ -42,13 +42,17 @@ def test_without_a_device_it_is_not_there(monkeypatch):
 
 @pytest.mark.parametrize(
     ("module", "compiler", "why"),
-    [(None, "gcc", "triton is not installed"), ("there", None, "needs a C compiler")],
-)
-def test_a_gpu_without_triton_or_a_compiler_says_why(module, compiler, why, monkeypatch):
+    [
+        (None, "gcc", "triton is not installed"), ("there", None, "needs a C compiler"),
+        ("there", "gcc", "needs Python's headers, and /none has none: install python3-dev"),
+    ],
+)  # fmt: skip
+def test_a_gpu_without_triton_a_compiler_or_headers_says_why(module, compiler, why, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda _: module)
     monkeypatch.setattr(engine.shutil, "which", lambda _: compiler)
+    monkeypatch.setattr(engine.sysconfig, "get_path", lambda _: "/none")
     monkeypatch.setattr(TRITON, "concerns", lambda _: True)  # as on a GPU
     chosen = kernels.choice(LSTM(2, 3))
     assert chosen.name != "triton"

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import sysconfig
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -125,12 +126,15 @@ def _missing() -> str:
 
 
 def compiler_missing() -> str:
-    """Return what is missing of Triton and a compiler for its stubs; "" if nothing is."""
+    """Return what is missing of Triton, a compiler for its stubs and headers; "" if nothing is."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed."
     compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
     if not _interpreted() and not any(c and shutil.which(c) for c in compilers):
         return "Triton needs a C compiler, and there is none: install gcc or set CC."
+    headers = sysconfig.get_path("include")
+    if not _interpreted() and not os.path.exists(os.path.join(headers, "Python.h")):
+        return f"Triton needs Python's headers, and {headers} has none: install python3-dev."
     return ""
 
 
