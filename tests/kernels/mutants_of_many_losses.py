@@ -7,12 +7,9 @@ Not collected by itself, since a mutant takes seconds in Triton's interpreter:
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from tests.oracles.mutants import changed
 from tests.oracles.on_gpu import by_reference, gpu, needs_triton, problem, same
 
 from throughtime import kernels, sweep
@@ -26,19 +23,7 @@ from .test_triton import check, take
 
 __all__ = ["gpu", "kernel"]
 pytestmark = needs_triton
-
-
-def changed(name: str, old: str, new: str, folder: Path):
-    """Return a module of the kernels with one line changed."""
-    full = f"throughtime.kernels.gpu.{name}"
-    text = Path(sys.modules[full].__file__).read_text(encoding="utf-8")
-    assert text.count(old) == 1, (name, old, text.count(old))
-    path = folder / f"{name}.py"
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(full, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PACKAGE = "throughtime.kernels.gpu"
 
 
 # --- The kernels that `use("triton")` asks for -------------------------------------------------
@@ -96,7 +81,7 @@ ALL = [(file, *row) for file, rows in WAYS.items() for row in rows]
 @pytest.mark.parametrize(("file", "old", "new", "name"), ALL)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of what nobody has written
 def test_in_the_kernels_of_a_sweep(file, old, new, name, tmp_path, monkeypatch):
-    module = changed(file, old, new, tmp_path)
+    module = changed(f"{PACKAGE}.{file}", old, new, tmp_path)
     take("steps" if file == "stepwise" else file, monkeypatch, module)
     for public in module.__all__:
         monkeypatch.setattr(bare, public, getattr(module, public))
@@ -162,14 +147,14 @@ def test_what_is_unchanged_passes(kind, kernel):
 
 @pytest.mark.parametrize(("old", "new", "kind"), KERNEL)
 def test_in_the_kernel_of_a_step_back(old, new, kind, kernel, tmp_path):
-    kernel.kernel = changed("pointwise", old, new, tmp_path).step_back
+    kernel.kernel = changed(f"{PACKAGE}.pointwise", old, new, tmp_path).step_back
     with pytest.raises(AssertionError):
         judge(kind)
 
 
 @pytest.mark.parametrize(("file", "old", "new", "kind"), HOST)
 def test_in_what_launches_it(file, old, new, kind, kernel, tmp_path, monkeypatch):
-    module = changed(file, old, new, tmp_path)
+    module = changed(f"{PACKAGE}.{file}", old, new, tmp_path)
     if file == "sending":
         monkeypatch.setattr(fused, "_launch", lambda: module)
         monkeypatch.setattr(module, "send_losses", two_launches.send_losses)

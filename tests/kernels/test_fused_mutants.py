@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from tests.oracles.mutants import changed
 from tests.oracles.on_gpu import F64, Own, by_reference, gpu, needs_triton, problem, same
 
 from throughtime import sweep
@@ -40,15 +37,8 @@ KERNEL += [pytest.param(*mutant, marks=pytest.mark.slow) for mutant in MORE]
 @needs_triton
 @pytest.mark.parametrize(("old", "new", "kind"), KERNEL, ids=lambda part: str(part)[:24])
 def test_a_mutant_of_the_kernel_is_noticed(old, new, kind, kernel, tmp_path, monkeypatch):
-    module = sys.modules[two_launches.step_back.kernel.fn.__module__]
-    text = Path(module.__file__).read_text(encoding="utf-8")
-    assert text.count(old) == 1, old
-    path = tmp_path / "pointwise.py"
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(module.__name__, path)
-    changed = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(changed)
-    kernel.kernel = changed.step_back
+    module = two_launches.step_back.kernel.fn.__module__
+    kernel.kernel = changed(module, old, new, tmp_path).step_back
     cell = kind(2, 3).double()
     given, g, _ = problem(cell, 4, steps=4)
     active = torch.arange(4)[:, None] < torch.tensor([4, 2])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from tests.oracles.captured import Again
+from tests.oracles.mutants import changed
 from tests.oracles.together import run_together
 
 import throughtime as tt
@@ -69,7 +66,6 @@ def test_every_recurrence_by_every_kernel(name, way):
     assert told[way] in reason or kernels.last_choice().name != "triton"
 
 
-@pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.skipif(not INTERPRETED, reason="it looks at the interpreter's programs")
 @pytest.mark.parametrize(("name", "H", "B"), [("tanh", 130, 3), ("gru", 33, 17)])
 def test_programs_that_share_the_columns_meet(name, H, B, monkeypatch):
@@ -252,9 +248,10 @@ MUTANTS = [
     ("whole", "through = takes & kept", "through = takes", "gru"),
     ("whole", "end = tl.maximum(floor, 1)", "end = 1", "tanh"),
     ("whole", "arrives = inside & (j * 0 + t == last)", "arrives = inside", "tanh"),
-    ("whole", "tile_norm(h, c, CELL), exists)\n        if DELTAS",
-     "tile_norm(c, c, CELL), exists)\n        if DELTAS", "tanh"),
-    ("whole", "tl.where(takes, a0, 0.0)", "a0", "tanh"),
+    ("whole", "+ t) * rows + row, tile_norm(h, c", "+ t) * rows + row, tile_norm(c, c", "tanh"),
+    ("whole", "(T + 1) * rows + row, tile_norm(h, c", "(T + 1) * rows + row, tile_norm(c, c",
+     "tanh"),
+    ("whole", "H, inside, takes, a0", "H, inside, inside, a0", "tanh"),
     ("stepwise", "H, live, takes & kept, a0", "H, live, takes, a0", "gru"),
     ("stepwise", "h = tl.where(takes, new, h)", "h = new", "tanh"),
     ("stepwise", "inside & (j * 0 + t <= last) & (j * 0 + t >= floor)",
@@ -277,35 +274,12 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def mutant(file: str, old: str, new: str):
-    """Return a module of the kernels with one line changed, as another module."""
-    package = "throughtime.kernels.gpu"
-    path = Path(sys.modules[f"{package}.{file}"].__file__)
-    text = path.read_text(encoding="utf-8")
-    assert text.count(old) >= 1, f"{file}.py has no {old!r}"
-    return f"{package}.{file}", text.replace(old, new)
-
-
-@pytest.fixture
-def unwritten_is_nan():
-    """What nobody has written is NaN, and not by chance what it should be."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.usefixtures("unwritten_is_nan")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's
 @pytest.mark.parametrize(("file", "old", "new", "name"), MUTANTS)
 def test_a_mutant_is_noticed(file, old, new, name, tmp_path, monkeypatch):
     from throughtime.kernels.gpu import bare, whole
 
-    full, text = mutant(file, old, new)
-    path = tmp_path / f"{file}.py"
-    path.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(full, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = changed(f"throughtime.kernels.gpu.{file}", old, new, tmp_path)
     for public in module.__all__:
         monkeypatch.setattr(
             whole if file == "arithmetic" else bare, public, getattr(module, public), raising=False

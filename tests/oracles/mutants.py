@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -47,6 +50,20 @@ def edited(function: Callable, old: str, new: str) -> Callable:
     space: dict = {}
     exec(source.replace(old, new), function.__globals__, space)
     return space[function.__name__]
+
+
+def changed(module: str, old: str, new: str, folder: Path) -> ModuleType:
+    """Return a module with one piece of its source changed, beside the one that is imported."""
+    path = Path(str(sys.modules[module].__file__))
+    source = path.read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{path.name} holds {old!r} {source.count(old)} times"
+    copy = folder / path.name
+    copy.write_text(source.replace(old, new), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(module, copy)
+    assert spec is not None and spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 MUTANTS = [

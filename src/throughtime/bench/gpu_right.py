@@ -33,8 +33,7 @@ def right(table: Table, device: torch.device, dry: bool) -> None:
     missing = TRITON.missing()
     for engine in ("torch", "triton"):
         for kind in KINDS:
-            for H, name in CHECKED[:2] if dry else CHECKED:
-                H = 5 if dry else H
+            for H, name in _checked(dry):
                 key = {"table": RIGHT, "engine": engine, "kind": kind, "H": H, "dtype": name}
                 if table.has(**key) or (engine == "torch" and kind in NOT_IN_TORCH):
                     continue
@@ -54,9 +53,9 @@ def right_of(kind: str, engine: str, device: torch.device) -> None:
         device: where it runs.
     """
     dry = device.type == "cpu"
-    for H, name in CHECKED[:2] if dry else CHECKED:
+    for H, name in _checked(dry):
         with suppress(Exception):
-            _check(_cell(kind, 5 if dry else H), engine, device, name, dry)
+            _check(_cell(kind, H), engine, device, name, dry)
 
 
 def wrong(table: Table) -> set[tuple[str, str]]:
@@ -69,6 +68,11 @@ def wrong(table: Table) -> set[tuple[str, str]]:
     return {
         (row["engine"], row["kind"]) for row in rows if row.get("right") not in ("yes", "not there")
     }
+
+
+def _checked(dry: bool) -> list[tuple[int, str]]:
+    """Return the widths and precisions that are compared."""
+    return [(5, name) for _, name in CHECKED[:2]] if dry else CHECKED
 
 
 def _cell(kind: str, H: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,17 +70,17 @@ class Case:
         """Check whether the programs of our kernel meet after each step."""
         name = "tanh" if self.kind == "RNN" else self.kind.lower()
         count = processors(self.x.device)
-        return plan_for(name, self.g.shape[2], self.x.dtype, count).way == "resident"
+        return plan_for(name, self.H, self.x.dtype, count).way == "resident"
 
     def grads(self, out: Tensor, module: nn.Module) -> list[Tensor]:
         """Return the gradients of a module's weights and of x."""
         return list(torch.autograd.grad(out, [*module.parameters(), self.x], self.g))
 
-    def own(self, engine: str, ways: tuple[str, ...] = (), **options: Any) -> Step:
+    def own(self, engine: str, ways: Sequence[str] = WAYS, **options: Any) -> Step:
         """Return our layer's step on an engine, whose kernels go these ways alone."""
 
         def step() -> list[Tensor]:
-            with kernels.use(engine), only(*(ways or WAYS)):
+            with kernels.use(engine), only(*ways):
                 return self.grads(self.ours(self.x, **options)[0], self.ours)
 
         return step

@@ -16,6 +16,7 @@ __all__ = [
     "direct_part",
     "drive_of",
     "load_tile",
+    "masks_at",
     "product",
     "put",
     "store_gates",
@@ -132,6 +133,26 @@ def store_gates(to, H, inside, counts, a0, a1, a2, a3, GATES: tl.constexpr):
         put(to + 2 * H, tl.where(counts, a2, 0.0), inside)
     if GATES > 3:
         put(to + 3 * H, tl.where(counts, a3, 0.0), inside)
+
+
+@part
+def masks_at(reset, active, at, exists, RESETS: tl.constexpr, RAGGED: tl.constexpr):
+    """Return whose state was not zeroed before a step, and who takes it, (1, rows).
+
+    Args:
+        reset: in bytes, read where there are ``RESETS``.
+        active: in bytes, read where the batch is ``RAGGED``.
+        at: the places of the step's rows in both.
+        exists: which rows there are.
+        RESETS: whether some states are zeroed.
+        RAGGED: whether some rows do not take some steps.
+    """
+    kept, takes = exists[None, :], exists[None, :]
+    if RESETS:
+        kept = kept & (tl.load(reset + at, mask=exists, other=0)[None, :] == 0)
+    if RAGGED:
+        takes = tl.load(active + at, mask=exists, other=0)[None, :] != 0
+    return kept, takes
 
 
 @part

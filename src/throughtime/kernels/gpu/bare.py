@@ -94,10 +94,14 @@ def too_large() -> bool:
     return bool(_TOO_LARGE)
 
 
-def _kept(shape: Shape, keep: bool, a: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _taped(
+    shape: Shape, keep: bool, a: Tensor, s_0: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return memory for the states, of which the first is there, and for what is kept of a step."""
     T, B, A = a.shape
+    s = torch.cat((s_0[None], a.new_empty(T, *s_0.shape)))
     gates = a.new_empty(T, B, A) if keep and shape.gates > 1 else None
-    return gates, a.new_empty(T, B, shape.H) if keep and shape.name == "gru" else None
+    return s, gates, a.new_empty(T, B, shape.H) if keep and shape.name == "gru" else None
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
@@ -110,8 +114,7 @@ def _forward_whole(
     active: Tensor | None, reset: Tensor | None,
 ) -> Tensors:  # fmt: skip
     T, B, _ = a.shape
-    s = torch.cat((s_0[None], a.new_empty(T, *s_0.shape)))
-    gates, q = _kept(shape, keep, a)
+    s, gates, q = _taped(shape, keep, a, s_0)
     forward_whole[(tiles(B),)](
         a, w, _or(bias, a), s, _or(gates, a), _or(q, a), _or(active, a), _or(reset, a),
         T, B, shape.H, WIDE=shape.plan.wide, KEEP=keep, RAGGED=active is not None,
@@ -125,9 +128,8 @@ def _forward_steps(
     active: Tensor | None, reset: Tensor | None,
 ) -> Tensors:  # fmt: skip
     T, B, _ = a.shape
-    s = torch.cat((s_0[None], a.new_empty(T, *s_0.shape)))
+    s, gates, q = _taped(shape, keep, a, s_0)
     carry = s_0.to(torch.float32, copy=True)
-    gates, q = _kept(shape, keep, a)
     grid = (tiles(shape.H, COLUMNS), tiles(B))
     for t in range(1, T + 1):
         forward_step[grid](
@@ -157,9 +159,8 @@ def _forward_resident(
     active: Tensor | None, reset: Tensor | None,
 ) -> Tensors:  # fmt: skip
     T, B, _ = a.shape
-    s = torch.cat((s_0[None], a.new_empty(T, *s_0.shape)))
+    s, gates, q = _taped(shape, keep, a, s_0)
     carry = s_0.to(torch.float32, copy=True)
-    gates, q = _kept(shape, keep, a)
     grid, options = _meeting(shape, a, tiles(B))
     forward_resident[grid](
         a, w, _or(bias, a), s, carry, _or(gates, a), _or(q, a), _or(active, a), _or(reset, a),

@@ -14,6 +14,7 @@ from .arithmetic import (
     direct_part,
     drive_of,
     load_tile,
+    masks_at,
     product,
     put,
     store_gates,
@@ -84,12 +85,8 @@ def forward_resident(
             exists = row < B
             inside = (j < H) & exists[None, :]
             at, at_s, at_q = row[None, :] * A + j, row[None, :] * S + j, row[None, :] * H + j
-            kept, takes = exists[None, :], exists[None, :]
             before = (t - 1) * rows
-            if RESETS:
-                kept = kept & (tl.load(reset + before + row, mask=exists, other=0)[None, :] == 0)
-            if RAGGED:
-                takes = tl.load(active + before + row, mask=exists, other=0)[None, :] != 0
+            kept, takes = masks_at(reset, active, before + row, exists, RESETS, RAGGED)
             a0, a1, a2, a3 = drive_of(a + before * A, at, H, inside, GATES)
             h = load_tile(carry + at_s, inside & kept)
             c = h
@@ -224,11 +221,7 @@ def backward_resident(
                     put(norms + own_norm + tl.program_id(0), norm, exists)
                 if t > 0:
                     before = (t - 1) * rows
-                    kept, takes = exists[None, :], exists[None, :]
-                    if RESETS:
-                        kept = tl.load(reset + before + row, mask=exists, other=0)[None, :] == 0
-                    if RAGGED:
-                        takes = tl.load(active + before + row, mask=exists, other=0)[None, :] != 0
+                    kept, takes = masks_at(reset, active, before + row, exists, RESETS, RAGGED)
                     a0, a1, a2, a3, b2, direct, direct_c = vjp_pointwise(
                         h, c, s + before * S, s + t * rows * S, gates + before * A,
                         q + before * H, at_s, at, at_q, H, inside, kept, CELL,

@@ -11,6 +11,7 @@ from .arithmetic import (
     direct_part,
     drive_of,
     load_tile,
+    masks_at,
     product,
     put,
     store_gates,
@@ -83,11 +84,7 @@ def forward_step(
     inside = (j < H) & exists[None, :]
     A, S, rows = GATES * H, PARTS * H, B.to(tl.int64)
     at, at_s, at_q = row[None, :] * A + j, row[None, :] * S + j, row[None, :] * H + j
-    kept, takes = exists[None, :], exists[None, :]
-    if RESETS:
-        kept = kept & (tl.load(reset + (t - 1) * rows + row, mask=exists, other=0)[None, :] == 0)
-    if RAGGED:
-        takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
+    kept, takes = masks_at(reset, active, (t - 1) * rows + row, exists, RESETS, RAGGED)
     a0, a1, a2, a3 = drive_of(a + (t - 1) * rows * A, at, H, inside, GATES)
     h = load_tile(carry + at_s, inside & kept)
     c = h
@@ -161,11 +158,7 @@ def backward_step(
         g_h, g_c = arriving(g, at_g, H, G, j, arrives, CELL)
         h += g_h
         c += g_c
-        kept, takes = exists[None, :], exists[None, :]
-        if RESETS:
-            kept = tl.load(reset + (t - 1) * rows + row, mask=exists, other=0)[None, :] == 0
-        if RAGGED:
-            takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
+        kept, takes = masks_at(reset, active, (t - 1) * rows + row, exists, RESETS, RAGGED)
         a0, a1, a2, a3, b2, direct, direct_c = vjp_pointwise(
             h, c, s + (t - 1) * rows * S, s + t * rows * S, gates + (t - 1) * rows * A,
             q + (t - 1) * rows * H, at_s, at, at_q, H, live, kept, CELL,

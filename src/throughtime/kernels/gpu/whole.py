@@ -11,8 +11,10 @@ from .arithmetic import (
     direct_part,
     drive_of,
     load_tile,
+    masks_at,
     product,
     put,
+    store_gates,
     store_kept,
     tile_norm,
     vjp_pointwise,
@@ -151,11 +153,7 @@ def backward_whole(
             put(deltas + (v * (T + 1) + t) * rows * S + at_s, h, inside)
             if PARTS > 1:
                 put(deltas + (v * (T + 1) + t) * rows * S + at_s + H, c, inside)
-        kept, takes = exists[None, :], exists[None, :]
-        if RESETS:
-            kept = tl.load(reset + (t - 1) * rows + row, mask=exists, other=0)[None, :] == 0
-        if RAGGED:
-            takes = tl.load(active + (t - 1) * rows + row, mask=exists, other=0)[None, :] != 0
+        kept, takes = masks_at(reset, active, (t - 1) * rows + row, exists, RESETS, RAGGED)
         a0, a1, a2, a3, b2, direct, direct_c = vjp_pointwise(
             h, c, s + (t - 1) * rows * S, s + t * rows * S, gates + (t - 1) * rows * A,
             q + (t - 1) * rows * H, at_s, at, at_q, H, inside, kept, CELL,
@@ -163,12 +161,7 @@ def backward_whole(
         takes = takes & inside
         if ADJOINTS:
             to = adjoints + (v * T + t - 1) * rows * A + at
-            put(to, tl.where(takes, a0, 0.0), inside)
-            if GATES > 1:
-                put(to + H, tl.where(takes, a1, 0.0), inside)
-                put(to + 2 * H, tl.where(takes, a2, 0.0), inside)
-            if GATES > 3:
-                put(to + 3 * H, tl.where(takes, a3, 0.0), inside)
+            store_gates(to, H, inside, takes, a0, a1, a2, a3, GATES)
         through = takes & kept
         h = direct_part(direct, h, takes, kept)
         c = direct_part(direct_c, c, takes, kept)
